@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Page table dump of IOMMU domains in debugfs: directories
+ *
+ * /sys/kernel/debug/iommu/domains/<id>/ is there for every domain whose page
+ * table can be read, for as long as the table lives.
+ */
+#include <linux/debugfs.h>
+#include <linux/export.h>
+#include <linux/init.h>
+#include <linux/iommu-ptdump.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/xarray.h>
+
+#include "iommu-ptdump.h"
+
+static DEFINE_XARRAY_ALLOC1(ptd_domains);
+static u32 ptd_next_id;
+static struct dentry *ptd_domains_dir;
+
+static int ptd_create_dir(struct iommu_ptd *ptd)
+{
+	char name[12];
+	int ret;
+
+	snprintf(name, sizeof(name), "%u", ptd->id);
+	ptd->dir = debugfs_create_dir(name, ptd_domains_dir);
+	if (IS_ERR(ptd->dir))
+		return PTR_ERR(ptd->dir);
+
+	ret = ptd_create_files(ptd);
+	if (ret)
+		debugfs_remove(ptd->dir);
+	return ret;
+}
+
+/**
+ * iommu_ptd_add() - Offer the dump of a page table
+ * @domain: Whose table it is
+ * @ops: How to read it, valid until iommu_ptd_del()
+ * @table: What @ops take
+ *
+ * The domain must work already as far as @ops go; what the driver fills in
+ * later, like the aperture, is read when it is asked for. Without debugfs or
+ * memory the domain goes without a directory.
+ *
+ * Context: May sleep.
+ */
+void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
+		   void *table)
+{
+	const struct iommu_ptd_bits *b;
+	struct iommu_ptd *ptd;
+
+	domain->ptd = NULL;
+	if (IS_ERR_OR_NULL(ptd_domains_dir))
+		return;
+
+	ptd = kzalloc_obj(*ptd);
+	if (!ptd)
+		return;
+	ptd->domain = domain;
+	ptd->ops = ops;
+	ptd->table = table;
+	for (b = ops->bits; b->mask; b++)
+		if (!(b->flags & IOMMU_PTD_VOLATILE))
+			ptd->merge_mask |= b->mask;
+
+	if (xa_alloc_cyclic(&ptd_domains, &ptd->id, ptd,
+			    XA_LIMIT(1, INT_MAX), &ptd_next_id, GFP_KERNEL) < 0)
+		goto err_free;
+	if (ptd_create_dir(ptd))
+		goto err_erase;
+
+	domain->ptd = ptd;
+	return;
+
+err_erase:
+	xa_erase(&ptd_domains, ptd->id);
+err_free:
+	kfree(ptd);
+}
+EXPORT_SYMBOL_GPL(iommu_ptd_add);
+
+/**
+ * iommu_ptd_del() - Withdraw the dump of a page table
+ * @domain: Whose table it is; nothing happens where it has no directory
+ *
+ * Must be called before the first page of the table is freed. On return no
+ * reader is inside the table, and none will be.
+ *
+ * Context: May sleep, for a batch of a reader at most.
+ */
+void iommu_ptd_del(struct iommu_domain *domain)
+{
+	struct iommu_ptd *ptd = domain->ptd;
+
+	if (!ptd)
+		return;
+	WRITE_ONCE(ptd->dying, true);
+	debugfs_remove(ptd->dir);
+	/* Only now: a new domain must not find the name taken */
+	xa_erase(&ptd_domains, ptd->id);
+	domain->ptd = NULL;
+	kfree(ptd);
+}
+EXPORT_SYMBOL_GPL(iommu_ptd_del);
+
+/**
+ * iommu_ptd_table_ok() - Can the walk follow a table item?
+ * @pa: Physical address that the item has
+ * @size: Size of the table in bytes, a power of two
+ *
+ * A corrupt table must not take the kernel down with it. Leaves point anywhere,
+ * doorbells and BARs included, but a table is memory of this kernel.
+ */
+bool iommu_ptd_table_ok(phys_addr_t pa, size_t size)
+{
+	unsigned long pfn = PHYS_PFN(pa);
+
+	if (pa & (min(size, PAGE_SIZE) - 1))
+		return false;
+#ifdef CONFIG_ARM64
+	/* Holes and reserved memory of a present section are not mapped */
+	if (!pfn_is_map_memory(pfn))
+		return false;
+#endif
+	return pfn_valid(pfn) && pfn_valid(PHYS_PFN(pa + size - 1));
+}
+EXPORT_SYMBOL_GPL(iommu_ptd_table_ok);
+
+static int __init iommu_ptd_init(void)
+{
+	ptd_domains_dir = debugfs_create_dir("domains", iommu_debugfs_dir);
+	return 0;
+}
+
+/* After iommu_debugfs_setup(), before any IOMMU is probed */
+postcore_initcall(iommu_ptd_init);

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The words everything shares: entries, ranges, permissions and what a dump file says.
+
+Terms are those of the kernel's generic_pt glossary (drivers/iommu/generic_pt/pt_defs.h, "Generic Page Table
+Language"): level 0 is the table whose leaves are the smallest pages, OA is the output address. All addresses and
+sizes are in bytes; ``last`` is always inclusive, so the last page of a 64-bit space is representable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Kind(str, Enum):
+    """What one entry of a table is (abi.md, ENT-1)."""
+
+    TABLE = "table"
+    LEAF = "leaf"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Prot:
+    """The six permission columns of a leaf entry (abi.md, PRT-1)."""
+
+    read: bool = False
+    write: bool = False
+    execute: bool = False
+    cacheable: bool = False
+    device: bool = False
+    privileged: bool = False
+
+    COLUMNS = "rwxcmp"
+
+    def __str__(self) -> str:
+        bits = (self.read, self.write, self.execute, self.cacheable, self.device, self.privileged)
+        return "".join(letter if bit else "-" for letter, bit in zip("rwxcmp", bits, strict=True))
+
+    @classmethod
+    def parse(cls, text: str) -> Prot:
+        """Read the six columns, e.g. ``rw-c--``. ValueError when the text is not exactly that."""
+        if len(text) != 6 or any(have not in (want, "-") for have, want in zip(text, "rwxcmp", strict=False)):
+            raise ValueError(f"not a prot column: {text!r}")
+        return cls(*(have != "-" for have in text))
+
+    @classmethod
+    def from_letters(cls, letters: str) -> Prot:
+        """Read a set of letters in any order, e.g. ``rwc``; a scenario's ``prot``. ValueError on others or doubles."""
+        if len(set(letters)) != len(letters) or not set(letters) <= set("rwxcmp"):
+            raise ValueError(f"prot takes each of r w x c m p at most once, not {letters!r}")
+        return cls(*(letter in letters for letter in "rwxcmp"))
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One leaf entry: ``leaf`` bytes from ``iova`` translate to ``oa`` (a contiguous group is one leaf, LVL-2).
+
+    ``flags`` are those that page_table shows, in the format's order; ``volatile`` those that only entries shows.
+    """
+
+    iova: int
+    oa: int
+    level: int
+    leaf: int
+    prot: Prot
+    flags: tuple[str, ...] = ()
+    volatile: tuple[str, ...] = ()
+    raw: int | None = None
+
+    @property
+    def last(self) -> int:
+        return self.iova + self.leaf - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One line of page_table: neighbouring leaves merged by RNG-3."""
+
+    first: int
+    last: int
+    oa: int
+    level: int
+    leaf: int
+    prot: Prot
+    flags: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of entries. ``size`` is the leaf size in bytes (None for tables and bad items)."""
+
+    level: int
+    iova: int
+    kind: Kind
+    size: int | None
+    oa: int
+    raw: int
+    prot: Prot | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LevelStats:
+    """One line of stats."""
+
+    level: int
+    tables: int
+    leaves: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The whole stats file, levels from the top down, and its ``total`` line (whose level is -1)."""
+
+    levels: tuple[LevelStats, ...]
+    total: LevelStats
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """The info file (abi.md, INF-1 to INF-3)."""
+
+    format: str
+    type: str
+    aperture: tuple[int, int]
+    page_sizes: tuple[int, ...]
+    levels: int
+    top: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """All that one domain's directory says, parsed; a part is None when its file was not read."""
+
+    info: Info | None = None
+    ranges: tuple[Range, ...] | None = None
+    entries: tuple[Entry, ...] | None = None
+    stats: Stats | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One live mapping of a domain as the mapping list says it: what EXPECTED is computed from.
+
+    ``leaf`` is the leaf size asked for, or None where the kernel chooses; ``origin`` is the (iova, oa, size) of the
+    map call it is part of, which decides how the kernel cut it into leaves.
+    """
+
+    iova: int
+    oa: int
+    size: int
+    prot: Prot
+    leaf: int | None = None
+    origin: tuple[int, int, int] | None = None
+
+    @property
+    def last(self) -> int:
+        return self.iova + self.size - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TableConfig:
+    """The configuration of one page table, enough to encode and decode it.
+
+    ``granule`` and ``page_sizes`` in bytes, ``ias`` and ``oas`` in bits (input and output address size),
+    ``features`` are words a format knows (e.g. ``hd`` for hardware dirty, ``fwb``, ``force_coherence``).
+    """
+
+    format: str
+    granule: int
+    ias: int
+    oas: int
+    page_sizes: tuple[int, ...]
+    levels: int
+    features: frozenset[str] = frozenset()
+
+
+SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``4K``, ``2M``, ``0x1000`` or ``4096``. ValueError when it is none of these."""
+    text = text.strip()
+    if text and text[-1].upper() in SUFFIXES:
+        return int(text[:-1], 0) * SUFFIXES[text[-1].upper()]
+    return int(text, 0)
+
+
+def format_size(size: int) -> str:
+    """The size in the largest of K M G T P that divides it (abi.md, RNG-4); bytes when none does."""
+    for suffix in "PTGMK":
+        if size and size % SUFFIXES[suffix] == 0:
+            return f"{size // SUFFIXES[suffix]}{suffix}"
+    return str(size)

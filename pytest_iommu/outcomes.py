@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Every way a run can end badly, as one exception each, carrying what the report must show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_iommu.targets.protocol import Evidence
+
+
+class IommuError(Exception):
+    """Base: ``kind`` is the outcome's name in reports; ``evidence`` what is known of the guest."""
+
+    kind = "fail"
+
+    def __init__(self, message: str, evidence: Evidence | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.evidence = evidence
+
+
+class SetupError(IommuError):
+    """The set-up is broken (no QEMU, a kernel that does not build, a bad scenario file): says nothing of the kernel."""
+
+    kind = "setup-error"
+
+
+class KernelCrash(IommuError):
+    """The kernel printed a panic, oops, WARN, KASAN, lockdep or RCU report."""
+
+    kind = "kernel-crash"
+
+
+class KernelHang(IommuError):
+    """The guest runs but its agent did not answer in time."""
+
+    kind = "kernel-hang"
+
+
+class GuestLost(IommuError):
+    """QEMU or the connection went away without a word of the kernel."""
+
+    kind = "guest-lost"
