@@ -156,11 +156,12 @@ struct iommu_ptd {
 	bool dying;
 };
 
+bool iommu_ptd_table_ok(phys_addr_t pa, size_t size);
+
 #ifdef CONFIG_IOMMU_PTDUMP_DEBUGFS
 void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 		   void *table);
 void iommu_ptd_del(struct iommu_domain *domain);
-bool iommu_ptd_table_ok(phys_addr_t pa, size_t size);
 
 /**
  * iommu_ptd_id() - The name of the domain's directory
