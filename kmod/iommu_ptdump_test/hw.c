@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* edu devices and the IOMMU domains that are attached to them. */
+#include <linux/err.h>
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <uapi/linux/iommufd.h>
+
+#include "iommu-priv.h"
+#include "hw.h"
+
+static LIST_HEAD(devices);
+static LIST_HEAD(groups);
+
+/* Whose the groups are: all our devices share one owner, so that two can be in one group */
+static char owner;
+
+/* ptt_find_device() - the device of that name or NULL; ptt_lock held */
+struct ptt_device *ptt_find_device(const char *name)
+{
+	struct ptt_device *dev;
+
+	list_for_each_entry(dev, &devices, node)
+		if (!strcmp(dev->name, name))
+			return dev;
+	return NULL;
+}
+
+/* ptt_group_pause() - detach, but keep what was attached in mind */
+void ptt_group_pause(struct ptt_group *group)
+{
+	if (!group->domain)
+		return;
+	iommu_detach_group_handle(group->domain->domain, group->group);
+	kfree(group->handle);
+	group->handle = NULL;
+}
+
+/* ptt_group_resume() - attach again; when that fails all its devices are detached */
+int ptt_group_resume(struct ptt_group *group)
+{
+	struct ptt_device *dev;
+	int ret;
+
+	if (!group->domain)
+		return 0;
+	ret = iommu_attach_group(group->domain->domain, group->group);
+	if (!ret)
+		return 0;
+	group->domain->attached -= group->attached;
+	group->attached = 0;
+	group->domain = NULL;
+	list_for_each_entry(dev, &devices, node)
+		if (dev->group == group)
+			dev->attached = false;
+	return ret;
+}
+
+static void detach_device(struct ptt_device *dev)
+{
+	struct ptt_group *group = dev->group;
+
+	if (!dev->attached)
+		return;
+	dev->attached = false;
+	group->domain->attached--;
+	if (--group->attached)
+		return;
+	ptt_group_pause(group);
+	group->domain = NULL;
+}
+
+/* ptt_detach_all() - nothing is attached afterwards; ptt_lock held */
+void ptt_detach_all(void)
+{
+	struct ptt_device *dev;
+
+	list_for_each_entry(dev, &devices, node)
+		detach_device(dev);
+}
+
+/* The domain and the device that attach and replace name */
+static int find_both(struct ptt_args *args, struct ptt_domain **d, struct ptt_device **dev,
+		     struct ptt_reply *reply)
+{
+	*d = ptt_find_domain(args->word[1]);
+	if (!*d)
+		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
+	*dev = ptt_find_device(args->word[2]);
+	if (!*dev)
+		return ptt_fail(reply, -ENODEV, "no device %.31s", args->word[2]);
+	if ((*d)->sw)
+		return ptt_fail(reply, -EINVAL, "%s is a software table", (*d)->name);
+	if (!(*dev)->group)
+		return ptt_fail(reply, -ENODEV, "%s has no IOMMU", (*dev)->name);
+	return 0;
+}
+
+/* ptt_cmd_attach() - attach NAME DEV */
+int ptt_cmd_attach(struct ptt_args *args, struct ptt_reply *reply)
+{
+	struct ptt_device *dev;
+	struct ptt_group *group;
+	struct ptt_domain *d;
+	int ret;
+
+	ret = find_both(args, &d, &dev, reply);
+	if (ret)
+		return ret;
+	group = dev->group;
+	if (dev->attached)
+		return ptt_fail(reply, -EBUSY, "%s is attached to %s", dev->name,
+				group->domain->name);
+	/* another device of the group brought it along */
+	if (group->domain && group->domain != d)
+		return ptt_fail(reply, -EBUSY, "the group of %s is attached to %s", dev->name,
+				group->domain->name);
+	if (!group->domain) {
+		ret = iommu_attach_group(d->domain, group->group);
+		if (ret)
+			return ptt_fail(reply, ret, "the kernel refused");
+		group->domain = d;
+	}
+	group->attached++;
+	d->attached++;
+	dev->attached = true;
+	return 0;
+}
+
+/* ptt_cmd_replace() - replace NAME DEV: without a moment on the blocking domain */
+int ptt_cmd_replace(struct ptt_args *args, struct ptt_reply *reply)
+{
+	struct iommu_attach_handle *handle;
+	struct ptt_device *dev;
+	struct ptt_group *group;
+	struct ptt_domain *d;
+	int ret;
+
+	ret = find_both(args, &d, &dev, reply);
+	if (ret)
+		return ret;
+	group = dev->group;
+	if (!dev->attached)
+		return ptt_fail(reply, -ENOTCONN, "%s is not attached", dev->name);
+
+	handle = kzalloc_obj(*handle);
+	if (!handle)
+		return -ENOMEM;
+	ret = iommu_replace_group_handle(group->group, d->domain, handle);
+	if (ret) {
+		kfree(handle);
+		return ptt_fail(reply, ret, "the kernel refused");
+	}
+	kfree(group->handle);
+	group->handle = handle;
+	group->domain->attached -= group->attached;
+	d->attached += group->attached;
+	group->domain = d;
+	return 0;
+}
+
+/* ptt_cmd_detach() - detach DEV */
+int ptt_cmd_detach(struct ptt_args *args, struct ptt_reply *reply)
+{
+	struct ptt_device *dev = ptt_find_device(args->word[1]);
+
+	if (!dev)
+		return ptt_fail(reply, -ENODEV, "no device %.31s", args->word[1]);
+	if (!dev->attached)
+		return ptt_fail(reply, -ENOTCONN, "%s is not attached", dev->name);
+	detach_device(dev);
+	return 0;
+}
+
+/* ptt_show_attached() - names of the devices on a domain, or - */
+void ptt_show_attached(struct seq_file *s, const struct ptt_domain *d)
+{
+	const char *comma = "";
+	struct ptt_device *dev;
+
+	list_for_each_entry(dev, &devices, node) {
+		if (!dev->attached || dev->group->domain != d)
+			continue;
+		seq_printf(s, "%s%s", comma, dev->name);
+		comma = ",";
+	}
+	if (!*comma)
+		seq_putc(s, '-');
+}
+
+/* ptt_show_devices() - one line a device; ptt_lock held */
+void ptt_show_devices(struct seq_file *s)
+{
+	struct iommu_fwspec *fwspec;
+	struct ptt_device *dev;
+
+	list_for_each_entry(dev, &devices, node) {
+		seq_printf(s, "%s %s group=", dev->name, pci_name(dev->pdev));
+		if (dev->group)
+			seq_printf(s, "%d", iommu_group_id(dev->group->group));
+		else
+			seq_putc(s, '-');
+		fwspec = dev_iommu_fwspec_get(&dev->pdev->dev);
+		if (fwspec && fwspec->num_ids)
+			seq_printf(s, " sid=%u\n", fwspec->ids[0]);
+		else
+			seq_puts(s, " sid=-\n");
+	}
+}
+
+static struct ptt_group *get_group(struct pci_dev *pdev)
+{
+	struct iommu_group *iommu_group = iommu_group_get(&pdev->dev);
+	struct ptt_group *group;
+
+	if (!iommu_group)
+		return NULL;
+	list_for_each_entry(group, &groups, node) {
+		if (group->group == iommu_group) {
+			iommu_group_put(iommu_group);
+			group->devices++;
+			return group;
+		}
+	}
+	group = kzalloc_obj(*group);
+	if (!group) {
+		iommu_group_put(iommu_group);
+		return ERR_PTR(-ENOMEM);
+	}
+	group->group = iommu_group;
+	group->devices = 1;
+	list_add_tail(&group->node, &groups);
+	return group;
+}
+
+static void put_group(struct ptt_group *group)
+{
+	if (!group || --group->devices)
+		return;
+	list_del(&group->node);
+	iommu_group_put(group->group);
+	kfree(group);
+}
+
+#define EDU_VENDOR 0x1234
+#define EDU_DEVICE 0x11e8
+
+/* Where it sits among all edus: the order they are probed in changes with a rescan */
+static unsigned int rank_of(struct pci_dev *pdev)
+{
+	struct pci_dev *other = NULL;
+	unsigned int rank = 0;
+
+	while ((other = pci_get_device(EDU_VENDOR, EDU_DEVICE, other))) {
+		int order = pci_domain_nr(other->bus) - pci_domain_nr(pdev->bus);
+
+		if (order < 0 || (!order && pci_dev_id(other) < pci_dev_id(pdev)))
+			rank++;
+	}
+	return rank;
+}
+
+static void name_device(struct ptt_device *dev)
+{
+	unsigned int n = rank_of(dev->pdev);
+
+	scnprintf(dev->name, sizeof(dev->name), "edu%u", n);
+	for (n = 0; ptt_find_device(dev->name); n++)
+		scnprintf(dev->name, sizeof(dev->name), "edu%u", n);
+}
+
+static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	struct ptt_device *dev;
+	int ret;
+
+	ret = pcim_enable_device(pdev);
+	if (ret)
+		return ret;
+	dev = devm_kzalloc(&pdev->dev, sizeof(*dev), GFP_KERNEL);
+	if (!dev)
+		return -ENOMEM;
+	dev->bar = pcim_iomap_region(pdev, 0, "iommu_ptdump_test");
+	if (IS_ERR(dev->bar))
+		return PTR_ERR(dev->bar);
+	dev->pdev = pdev;
+
+	guard(mutex)(&ptt_lock);
+	dev->group = get_group(pdev);
+	if (IS_ERR(dev->group))
+		return PTR_ERR(dev->group);
+	if (dev->group) {
+		ret = iommu_device_claim_dma_owner(&pdev->dev, &owner);
+		if (ret) {
+			put_group(dev->group);
+			return dev_err_probe(&pdev->dev, ret, "its IOMMU group is in use\n");
+		}
+	}
+	name_device(dev);
+	list_add_tail(&dev->node, &devices);
+	pci_set_drvdata(pdev, dev);
+	pci_set_master(pdev);
+	return 0;
+}
+
+static void edu_remove(struct pci_dev *pdev)
+{
+	struct ptt_device *dev = pci_get_drvdata(pdev);
+
+	guard(mutex)(&ptt_lock);
+	pci_clear_master(pdev);
+	detach_device(dev);
+	list_del(&dev->node);
+	if (dev->group)
+		iommu_device_release_dma_owner(&pdev->dev);
+	put_group(dev->group);
+}
+
+static const struct pci_device_id edu_ids[] = {
+	{ PCI_DEVICE(EDU_VENDOR, EDU_DEVICE) },
+	{}
+};
+MODULE_DEVICE_TABLE(pci, edu_ids);
+
+static struct pci_driver edu_driver = {
+	.name = "iommu_ptdump_test",
+	.id_table = edu_ids,
+	.probe = edu_probe,
+	.remove = edu_remove,
+	.driver_managed_dma = true,
+};
+
+int ptt_hw_register(void)
+{
+	return pci_register_driver(&edu_driver);
+}
+
+void ptt_hw_unregister(void)
+{
+	pci_unregister_driver(&edu_driver);
+}

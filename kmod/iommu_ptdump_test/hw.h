@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Devices of the test module: what hw.c and dma.c share. */
+#ifndef __IOMMU_PTDUMP_TEST_HW_H
+#define __IOMMU_PTDUMP_TEST_HW_H
+
+#include <linux/iommu.h>
+#include <linux/list.h>
+#include <linux/pci.h>
+
+#include "ptdump_test.h"
+
+/**
+ * struct ptt_group - an IOMMU group with at least one of our devices
+ * @node: in the list of groups
+ * @group: the core's
+ * @handle: what iommu_replace_group_handle() wants, or NULL
+ * @domain: attached domain or NULL
+ * @devices: number of our devices in it
+ * @attached: how many of them were attached by name
+ */
+struct ptt_group {
+	struct list_head node;
+	struct iommu_group *group;
+	struct iommu_attach_handle *handle;
+	struct ptt_domain *domain;
+	unsigned int devices;
+	unsigned int attached;
+};
+
+/**
+ * struct ptt_device - an edu device
+ * @node: in the list of devices
+ * @name: edu0, edu1, ... in the order of their addresses
+ * @pdev: the device
+ * @bar: its registers
+ * @group: its group, NULL when it has no IOMMU
+ * @attached: it was attached by name
+ */
+struct ptt_device {
+	struct list_head node;
+	char name[PTT_NAME_LEN];
+	struct pci_dev *pdev;
+	void __iomem *bar;
+	struct ptt_group *group;
+	bool attached;
+};
+
+struct ptt_device *ptt_find_device(const char *name);
+void ptt_group_pause(struct ptt_group *group);
+int ptt_group_resume(struct ptt_group *group);
+
+#endif

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test module for page-table dumps: makes IOMMU domains and software page
+ * tables with known mappings, by commands written to debugfs.
+ *
+ *   /sys/kernel/debug/iommu_ptdump_test/control   write a batch of commands
+ *                                       status    what became of each line
+ *                                       domains   the page tables it owns
+ *                                       devices   the devices it drives
+ *
+ * The commands are described in the README beside this file.
+ */
+#include <linux/debugfs.h>
+#include <linux/fs.h>
+#include <linux/module.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "ptdump_test.h"
+
+/* One lock around everything: a batch, a debugfs read, a device's coming and going */
+DEFINE_MUTEX(ptt_lock);
+
+static struct dentry *ptt_dir;
+
+static ssize_t control_write(struct file *file, const char __user *buf, size_t len,
+			     loff_t *ppos)
+{
+	ssize_t ret;
+	char *text;
+
+	if (len > PTT_MAX_BATCH)
+		return -E2BIG;
+
+	text = kvmalloc(len + 1, GFP_KERNEL);
+	if (!text)
+		return -ENOMEM;
+	if (copy_from_user(text, buf, len)) {
+		kvfree(text);
+		return -EFAULT;
+	}
+	text[len] = 0;
+
+	ret = mutex_lock_killable(&ptt_lock);
+	if (!ret) {
+		ret = ptt_run_batch(text, len);
+		mutex_unlock(&ptt_lock);
+	}
+	kvfree(text);
+	return ret;
+}
+
+static const struct file_operations control_fops = {
+	.owner = THIS_MODULE,
+	.write = control_write,
+};
+
+/* An open status file shows the batch that was last when it was opened. */
+static int status_open(struct inode *inode, struct file *file)
+{
+	int ret = mutex_lock_killable(&ptt_lock);
+
+	if (ret)
+		return ret;
+	file->private_data = ptt_status_get();
+	mutex_unlock(&ptt_lock);
+	return 0;
+}
+
+static ssize_t status_read(struct file *file, char __user *buf, size_t len, loff_t *ppos)
+{
+	struct ptt_status *status = file->private_data;
+
+	if (!status)
+		return 0;
+	return simple_read_from_buffer(buf, len, ppos, status->text, status->len);
+}
+
+static int status_release(struct inode *inode, struct file *file)
+{
+	ptt_status_put(file->private_data);
+	return 0;
+}
+
+static const struct file_operations status_fops = {
+	.owner = THIS_MODULE,
+	.open = status_open,
+	.read = status_read,
+	.llseek = default_llseek,
+	.release = status_release,
+};
+
+static int domains_show(struct seq_file *s, void *unused)
+{
+	int ret = mutex_lock_killable(&ptt_lock);
+
+	if (ret)
+		return ret;
+	ptt_show_domains(s);
+	mutex_unlock(&ptt_lock);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(domains);
+
+static int devices_show(struct seq_file *s, void *unused)
+{
+	int ret = mutex_lock_killable(&ptt_lock);
+
+	if (ret)
+		return ret;
+	ptt_show_devices(s);
+	mutex_unlock(&ptt_lock);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(devices);
+
+static int __init ptdump_test_init(void)
+{
+	int ret = ptt_sw_init();
+
+	if (ret)
+		return ret;
+	ret = ptt_hw_register();
+	if (ret) {
+		ptt_sw_exit();
+		return ret;
+	}
+
+	ptt_dir = debugfs_create_dir("iommu_ptdump_test", NULL);
+	debugfs_create_file("control", 0200, ptt_dir, NULL, &control_fops);
+	debugfs_create_file("status", 0400, ptt_dir, NULL, &status_fops);
+	debugfs_create_file("domains", 0400, ptt_dir, NULL, &domains_fops);
+	debugfs_create_file("devices", 0400, ptt_dir, NULL, &devices_fops);
+	return 0;
+}
+module_init(ptdump_test_init);
+
+static void __exit ptdump_test_exit(void)
+{
+	/* waits for those who are in a file, afterwards nobody comes in */
+	debugfs_remove(ptt_dir);
+
+	mutex_lock(&ptt_lock);
+	ptt_reset();
+	ptt_status_drop();
+	mutex_unlock(&ptt_lock);
+
+	ptt_hw_unregister();
+	ptt_sw_exit();
+}
+module_exit(ptdump_test_exit);
+
+MODULE_DESCRIPTION("IOMMU domains with known mappings, for testing page-table dumps");
+MODULE_LICENSE("GPL");
+MODULE_IMPORT_NS("GENERIC_PT_IOMMU");
+MODULE_IMPORT_NS("IOMMUFD_INTERNAL");
