@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Frames between host and agent, over a socket or a pair of pipes.
+
+A frame is magic, type, sequence number and length (u32 each, little endian), then the payload; agent/agent.h says the
+same in C. The agent speaks first. One batch is one frame there and one back. Everything that can go wrong with the
+stream has its own exception; after any of them the stream may be out of step and the channel refuses further use.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Sequence
+
+from pytest_iommu.guest import ops as operations
+from pytest_iommu.targets.protocol import Op, Reply, Result
+
+MAGIC = 0x54504D49
+HELLO, BATCH, REPLY, ERROR = 1, 2, 3, 4
+MAX_FRAME = 64 << 20
+HEAD = struct.Struct("<4I")
+PROTOCOL = "1"
+
+
+class ChannelError(Exception):
+    """Base of all that can go wrong with a channel."""
+
+
+class ChannelClosed(ChannelError):  # noqa: N818 - said of a state, not of an error
+    """The other end is gone."""
+
+
+class HalfFrame(ChannelClosed):
+    """The other end went away in the middle of a frame."""
+
+
+class ChannelTimeout(ChannelError):  # noqa: N818 - like socket.timeout
+    """The answer did not come in time, or not all of it."""
+
+
+class ProtocolError(ChannelError):
+    """What came is no frame, or not the one that was due, or the agent says that ours was none."""
+
+
+class Channel:
+    """One agent at the other end of a socket, or of two descriptors; closes them when it is closed."""
+
+    def __init__(self, stream: socket.socket | tuple[int, int]) -> None:
+        """``stream``: a connected stream socket, or descriptors to read from and to write to."""
+        if isinstance(stream, socket.socket):
+            descriptor = stream.detach()
+            self._in, self._out = descriptor, descriptor
+        else:
+            self._in, self._out = stream
+        os.set_blocking(self._in, False)
+        os.set_blocking(self._out, False)
+        self._seq = 0
+        self._broken = ""
+
+    def hello(self, timeout: float) -> dict[str, str]:
+        """Wait for the agent's first frame, ``timeout`` in seconds: its ``key=value`` lines.
+
+        A key that comes several times (``error``, ``kmsg``) has its values joined by newlines. ProtocolError when the
+        agent speaks another protocol.
+        """
+        kind, _, payload = self._receive(time.monotonic() + timeout)
+        if kind != HELLO:
+            raise self._break(ProtocolError(f"the agent's first frame is of type {kind}, not HELLO"))
+        found: dict[str, str] = {}
+        for line in payload.decode("utf-8", "backslashreplace").splitlines():
+            key, _, value = line.partition("=")
+            found[key] = f"{found[key]}\n{value}" if key in found else value
+        if found.get("protocol") != PROTOCOL:
+            raise self._break(ProtocolError(f"the agent speaks protocol {found.get('protocol')}, not {PROTOCOL}"))
+        return found
+
+    def run(self, ops: Sequence[Op], timeout: float) -> Reply:
+        """Run a batch; ``timeout`` in seconds is for all of it."""
+        deadline = time.monotonic() + timeout
+        self._seq = (self._seq + 1) & 0xFFFFFFFF
+        self._send(BATCH, self._seq, operations.encode(ops), deadline)
+        kind, seq, payload = self._receive(deadline)
+        if kind == ERROR:
+            raise self._break(ProtocolError(f"the agent says: {payload.decode('utf-8', 'backslashreplace')}"))
+        if kind != REPLY or seq != self._seq:
+            what = "HELLO: it was restarted" if kind == HELLO else f"type {kind}, number {seq}"
+            raise self._break(ProtocolError(f"the agent answers batch {self._seq} with a frame of {what}"))
+        try:
+            reply = decode_reply(payload)
+        except ValueError as error:
+            raise self._break(ProtocolError(f"malformed reply: {error}")) from None
+        if len(reply.results) != len(ops):
+            raise self._break(ProtocolError(f"{len(reply.results)} results for {len(ops)} operations"))
+        return reply
+
+    def close(self) -> None:
+        """Close the descriptors; may be called twice."""
+        for descriptor in {self._in, self._out}:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._in = self._out = -1
+        self._broken = self._broken or "the channel was closed"
+
+    def _break(self, error: ChannelError) -> ChannelError:
+        self._broken = self._broken or str(error)
+        return error
+
+    def _usable(self) -> None:
+        if self._broken:
+            raise ChannelClosed(f"the channel is not usable any more: {self._broken}")
+
+    def _send(self, kind: int, seq: int, payload: bytes, deadline: float) -> None:
+        self._usable()
+        if len(payload) > MAX_FRAME:
+            raise ProtocolError(f"a batch of {len(payload)} bytes, more than {MAX_FRAME}")
+        left = memoryview(HEAD.pack(MAGIC, kind, seq, len(payload)) + payload)
+        while left:
+            try:
+                left = left[os.write(self._out, left) :]
+            except BlockingIOError:
+                self._wait(self._out, select.POLLOUT, deadline, f"{len(left)} bytes of the batch were not taken")
+            except OSError as error:
+                raise self._break(ChannelClosed(f"the agent's end is closed ({error.strerror})")) from None
+
+    def _receive(self, deadline: float) -> tuple[int, int, bytes]:
+        """One frame: type, sequence number, payload."""
+        self._usable()
+        head = self._take(HEAD.size, deadline, "a frame's head")
+        magic, kind, seq, size = HEAD.unpack(head)
+        if magic != MAGIC or size > MAX_FRAME:
+            raise self._break(ProtocolError(f"no frame begins with {head.hex(' ', 4)}"))
+        return kind, seq, bytes(self._take(size, deadline, "a frame's payload"))
+
+    def _take(self, size: int, deadline: float, what: str) -> bytearray:
+        data = bytearray(size)
+        view = memoryview(data)
+        have = 0
+        while have < size:
+            try:
+                got = os.readv(self._in, [view[have:]])
+            except BlockingIOError:
+                self._wait(self._in, select.POLLIN, deadline, f"{have} of {size} bytes of {what} came")
+                continue
+            except OSError as error:
+                raise self._ended(have, size, what, f" ({error.strerror})") from None
+            if got == 0:
+                raise self._ended(have, size, what)
+            have += got
+        return data
+
+    def _ended(self, have: int, size: int, what: str, why: str = "") -> ChannelError:
+        if have or "payload" in what:
+            return self._break(HalfFrame(f"the stream ends after {have} of {size} bytes of {what}{why}"))
+        return self._break(ChannelClosed(f"the agent's end is closed{why}"))
+
+    def _wait(self, descriptor: int, event: int, deadline: float, state: str) -> None:
+        poll = select.poll()
+        poll.register(descriptor, event)
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000 + 1):
+            raise self._break(ChannelTimeout(f"the time is over: {state}"))
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """A REPLY's payload: taint, what the kernel said, count, value and data of each. ValueError when it is none."""
+    try:
+        taint, size = struct.unpack_from("<II", payload, 0)
+        kmsg = payload[8 : 8 + size].decode("utf-8", "backslashreplace")
+        at = 8 + size
+        (count,) = struct.unpack_from("<I", payload, at)
+        at += 4
+        results: list[Result] = []
+        for _ in range(count):
+            value, size = struct.unpack_from("<iI", payload, at)
+            at += 8 + size
+            if at > len(payload):
+                raise ValueError(f"result {len(results)} is cut short")
+            results.append(Result(value, payload[at - size : at]))
+    except struct.error as error:
+        raise ValueError(str(error)) from None
+    if at != len(payload):
+        raise ValueError(f"{len(payload) - at} bytes too many")
+    return Reply(tuple(results), taint, kmsg)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The agent's operations, one constructor each; what the agent does is in guest/agent/ops*.c.
+
+A result's ``value`` is what is named after ``->`` here, or -errno; its ``data`` what the function says. Slots are the
+agent's open files, 0 to 63; they outlive a batch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+
+from pytest_iommu.targets.protocol import Op
+
+# Two names for one number: the kernel's.
+_NAMES: dict[int, str] = {
+    **errno.errorcode,
+    errno.EOPNOTSUPP: "EOPNOTSUPP",
+    errno.EAGAIN: "EAGAIN",
+    errno.EDEADLK: "EDEADLK",
+}
+
+
+class Code(IntEnum):
+    """Operation codes; the order of the table in agent/ops.c."""
+
+    READ_FILE = 1
+    WRITE_FILE = 2
+    LIST = 3
+    STAT = 4
+    READLINK = 5
+    OPEN = 6
+    READ = 7
+    PREAD = 8
+    LSEEK = 9
+    WRITE = 10
+    CLOSE = 11
+    IOCTL = 12
+    PARALLEL_READ = 13
+    INSMOD = 14
+    RMMOD = 15
+    POWEROFF = 16
+    PWRITE = 17
+    RUN = 18
+    SLEEP = 19
+    MKDIR = 20
+    MOUNT = 21
+
+
+def read_file(path: str, chunk: int = 0, limit: int = 0) -> Op:
+    """Read to the end, ``chunk`` bytes a read(2) (0: 64 KiB), ``limit`` bytes at most (0: 64 MiB) -> bytes; the bytes.
+
+    What came before an error is in the data too.
+    """
+    return Op(Code.READ_FILE, chunk, limit, path)
+
+
+def write_file(path: str, data: bytes) -> Op:
+    """One write(2) of everything, the file not being created -> bytes written."""
+    return Op(Code.WRITE_FILE, path=path, data=data)
+
+
+def list_directory(path: str) -> Op:
+    """-> count; sorted names, one a line, a directory's with ``/`` and a symlink's with ``@`` behind it."""
+    return Op(Code.LIST, path=path)
+
+
+def stat(path: str) -> Op:
+    """lstat(2) -> st_mode; ``uid gid size nlink`` in decimal."""
+    return Op(Code.STAT, path=path)
+
+
+def readlink(path: str) -> Op:
+    """-> length; the target."""
+    return Op(Code.READLINK, path=path)
+
+
+def open_file(slot: int, path: str, flags: int = os.O_RDONLY) -> Op:
+    """Open into a free slot (else EBUSY) with Linux's O_* flags -> 0."""
+    return Op(Code.OPEN, slot, flags, path)
+
+
+def read(slot: int, size: int) -> Op:
+    """One read(2) of ``size`` bytes -> bytes; the bytes."""
+    return Op(Code.READ, slot, size)
+
+
+def pread(slot: int, size: int, offset: int) -> Op:
+    """One pread(2) -> bytes; the bytes."""
+    return Op(Code.PREAD, slot, size, data=struct.pack("<q", offset))
+
+
+def lseek(slot: int, offset: int, whence: int = os.SEEK_SET) -> Op:
+    """-> 0; the new offset, see split_offset()."""
+    return Op(Code.LSEEK, slot, whence, data=struct.pack("<q", offset))
+
+
+def write(slot: int, data: bytes) -> Op:
+    """One write(2) -> bytes written."""
+    return Op(Code.WRITE, slot, data=data)
+
+
+def pwrite(slot: int, data: bytes, offset: int) -> Op:
+    """One pwrite(2) -> bytes written."""
+    return Op(Code.PWRITE, slot, data=struct.pack("<q", offset) + data)
+
+
+def close(slot: int) -> Op:
+    """-> 0, EBADF for an empty slot."""
+    return Op(Code.CLOSE, slot)
+
+
+def ioctl(slot: int, command: int, argument: bytes = b"") -> Op:
+    """ioctl(2) with a copy of ``argument`` (4 KiB at most) -> its value; the copy afterwards."""
+    return Op(Code.IOCTL, slot, command, data=argument)
+
+
+def parallel_read(path: str, chunk: int = 0, threads: int = 2) -> Op:
+    """Read the whole file in ``threads`` threads (1 to 64) that start together -> threads; see split_parallel()."""
+    return Op(Code.PARALLEL_READ, chunk, threads, path)
+
+
+def insmod(path: str, params: str = "") -> Op:
+    """Load a module file -> 0."""
+    return Op(Code.INSMOD, path=path, data=params.encode())
+
+
+def rmmod(name: str) -> Op:
+    """Unload a module by name, not waiting for its users -> 0."""
+    return Op(Code.RMMOD, path=name)
+
+
+def poweroff() -> Op:
+    """Power the guest off: there is no reply. EPERM when the agent is not the guest's init."""
+    return Op(Code.POWEROFF)
+
+
+def run(program: str, *arguments: str, timeout: int = 10) -> Op:
+    """Run a program, ``timeout`` in seconds of guest time -> exit status (128 + signal); stdout and stderr together.
+
+    ETIMEDOUT when it was killed for its time, 127 when it could not be started.
+    """
+    return Op(Code.RUN, timeout, path=program, data="\0".join(arguments).encode())
+
+
+def sleep(milliseconds: int) -> Op:
+    """-> 0, later."""
+    return Op(Code.SLEEP, milliseconds)
+
+
+def mkdir(path: str, mode: int = 0o755) -> Op:
+    """-> 0."""
+    return Op(Code.MKDIR, mode, path=path)
+
+
+def mount(source: str, target: str, kind: str, options: str = "", flags: int = 0) -> Op:
+    """mount(2) -> 0."""
+    return Op(Code.MOUNT, b=flags, path=target, data=f"{source}\0{kind}\0{options}".encode())
+
+
+def split_parallel(data: bytes) -> list[bytes]:
+    """What each thread of parallel_read() read. ValueError when the data is cut short."""
+    parts: list[bytes] = []
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        part = data[at + 4 : at + 4 + size]
+        if len(part) != size or at + 4 > len(data):
+            raise ValueError(f"part {len(parts)} ends after {len(part)} of {size} bytes")
+        parts.append(part)
+        at += 4 + size
+    return parts
+
+
+def split_offset(data: bytes) -> int:
+    """The new offset that lseek() gives."""
+    return int.from_bytes(data, "little")
+
+
+def errno_name(value: int) -> str:
+    """``ENOENT`` of -2, the way values carry it; ``ok`` of what is no error."""
+    if value >= 0:
+        return "ok"
+    return _NAMES.get(-value, f"errno {-value}")
+
+
+def encode(ops: Sequence[Op]) -> bytes:
+    """A batch's payload: count, then each op's code, a, b, lengths of path and data, path, data."""
+    parts = [struct.pack("<I", len(ops))]
+    for op in ops:
+        path = op.path.encode()
+        parts += [struct.pack("<5I", op.code, op.a, op.b, len(path), len(op.data)), path, op.data]
+    return b"".join(parts)
