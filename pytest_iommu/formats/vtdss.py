@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Intel VT-d second stage (generic_pt format vtdss).
+
+Bits: Intel Virtualization Technology for Directed I/O, 9.8 "Second-Stage Paging Entries".
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pytest_iommu.formats.base import (
+    ConfigError,
+    Flag,
+    Format,
+    Geometry,
+    bits,
+    generic_sizes,
+    no_more,
+    take,
+    take_options,
+)
+from pytest_iommu.model import Kind, Prot, TableConfig
+
+READ, WRITE, PAGE_SIZE, ACCESSED, DIRTY, SNOOP, ADDRESS = (
+    bits(0),
+    bits(1),
+    bits(7),
+    bits(8),
+    bits(9),
+    bits(11),
+    bits(51, 12),
+)
+MAX_LEAF_LEVEL = 2
+
+
+class VtdSs(Format):
+    """``levels`` 3 to 5, ``vasz`` and ``oasz`` in bits, options ``force_coherence`` and ``force_writeable``."""
+
+    name = "vtdss"
+    signature = ("levels", "vasz", "oasz")
+    volatile = (Flag("A", ACCESSED), Flag("D", DIRTY))
+
+    def configure(self, **parameters: object) -> TableConfig:
+        levels = take(parameters, "levels", 4)
+        vasz = take(parameters, "vasz", min(57, 12 + 9 * levels))
+        oasz = take(parameters, "oasz", 52)
+        features = take_options(parameters, frozenset({"force_coherence", "force_writeable"}))
+        no_more(parameters, self.name)
+        if not 3 <= levels <= 5 or not 3 + 9 * levels < vasz <= 12 + 9 * levels or not 32 <= oasz <= 52:
+            raise ConfigError(f"vtdss has no table of {levels} levels, vasz {vasz}, oasz {oasz}")
+        sizes = generic_sizes(1 << 12 | 1 << 21 | 1 << 30, vasz, oasz)
+        return TableConfig(self.name, 4096, vasz, oasz, sizes, levels, features)
+
+    def geometry(self, config: TableConfig) -> Geometry:
+        return _geometry(config)
+
+    def request_bits(self, config: TableConfig, prot: Prot) -> int:
+        raw = SNOOP if "force_coherence" in config.features else 0
+        return raw | (READ if prot.read else 0) | (WRITE if prot.write else 0)
+
+    def prot(self, config: TableConfig, raw: int) -> Prot:
+        return Prot(bool(raw & READ), bool(raw & WRITE), True, bool(raw & SNOOP))
+
+    def kind(self, config: TableConfig, level: int, raw: int) -> Kind | None:
+        if raw == 0:
+            return None
+        if not raw & (READ | WRITE):
+            return Kind.BAD
+        if level == 0 or raw & PAGE_SIZE:
+            return Kind.LEAF if level <= MAX_LEAF_LEVEL else Kind.BAD
+        return Kind.TABLE
+
+    def leaf_bits(self, config: TableConfig, level: int, size: int) -> int:
+        return PAGE_SIZE if level else 0
+
+    def table_bits(self, config: TableConfig, level: int) -> int:
+        return READ | WRITE
+
+    def address_mask(self, config: TableConfig) -> int:
+        return ADDRESS
+
+
+@lru_cache(maxsize=256)
+def _geometry(config: TableConfig) -> Geometry:
+    return Geometry(12, 9, config.levels - 1, config.levels - 1, config.ias)
+
+
+FORMATS: tuple[Format, ...] = (VtdSs(),)

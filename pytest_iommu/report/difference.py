@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One difference between what was expected and what was dumped, and how differences are weighed.
+
+A fault in a kernel shows in several places: a wrong output address also parts lines that should be one. ``Rank`` orders
+differences from cause to consequence, so that the rule named first is the one that was broken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Rank(IntEnum):
+    """Lower is nearer to the cause."""
+
+    POINTER = 0
+    NOT_EMPTY = 2
+    UNREADABLE = 4
+    SIGN = 8
+    LEVEL = 10
+    LEAF = 12
+    PROT = 14
+    FLAGS = 16
+    ADDRESS = 18
+    BOUNDS = 20
+    SIZE_TEXT = 22
+    MERGE = 24
+    PRESENCE = 26
+    INFO = 28
+    ENTRY = 30
+    FILES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """``rule`` is broken. ``expected`` and ``dumped`` are lines of ``file``, None where there is none."""
+
+    rule: str
+    rank: Rank
+    file: str
+    why: str
+    expected: str | None = None
+    dumped: str | None = None
+    also: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The difference as it is shown."""
+        shown = [f"{self.rule}  {self.file}: {self.why}"]
+        shown.append(f"       expected  {'(no line)' if self.expected is None else self.expected}")
+        shown.append(f"       dumped    {'(no line)' if self.dumped is None else self.dumped}")
+        return shown

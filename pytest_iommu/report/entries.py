@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""entries, stats and info: what was expected against what was dumped, each difference with the rule it breaks."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from pytest_iommu.dialects.io_ptdump import render_entry
+from pytest_iommu.dialects.io_ptdump_small import INFO_KEYS, render_info, render_stats
+from pytest_iommu.model import Dump, Entry, Info, Kind, Range, Stats
+from pytest_iommu.oracle import Expected, count, merge
+from pytest_iommu.report.difference import Difference, Rank
+from pytest_iommu.report.ranges import flags_rule_text, prot_rule
+
+FILE = "entries"
+
+
+def entry_differences(expected: Expected, dumped: Sequence[Entry]) -> Iterator[Difference]:
+    """entries, matched by what they are and where: a wrong column is one difference, not a lost and a new line."""
+    pairs, extra, lost = _match(expected.entries, dumped)
+    for entry in lost:
+        yield Difference("ENT-1", Rank.ENTRY, FILE, "an entry is missing", _shown(entry), None)
+    for entry, why in extra:
+        yield Difference("ENT-1", Rank.ENTRY, FILE, why, None, render_entry(entry))
+    for want, have in pairs:
+        yield from _leaf(expected, want, have) if want.kind is Kind.LEAF else _table(expected, want, have)
+    order = [(have.iova, -want.level) for want, have in pairs]
+    if order != sorted(order):
+        place = next(i for i, pair in enumerate(pairwise(order), 1) if pair[1] < pair[0])
+        why = "not depth first, a table before what it holds, ascending"
+        want, have = pairs[place]
+        yield Difference("ENT-1", Rank.ENTRY, FILE, why, _shown(want), render_entry(have))
+    tables = Counter(entry.oa for entry in dumped if entry.kind is Kind.TABLE)
+    for address, number in tables.items():
+        if number > 1:
+            yield Difference("ENT-1", Rank.ENTRY, FILE, f"{number} table items point to 0x{address:x}")
+
+
+def _match(
+    want: Sequence[Entry], have: Sequence[Entry]
+) -> tuple[list[tuple[Entry, Entry]], list[tuple[Entry, str]], list[Entry]]:
+    """Pairs in the order of the dump, what is too much with the reason, what is missing."""
+    waiting: dict[tuple[int, Kind], list[Entry]] = defaultdict(list)
+    for entry in want:
+        waiting[entry.iova, entry.kind].append(entry)
+    # Right levels first: an entry that is there twice must not take the place of the next table under its IOVA.
+    partner: dict[int, Entry] = {}
+    left: dict[tuple[int, Kind], list[int]] = defaultdict(list)
+    for place, entry in enumerate(have):
+        same = waiting.get((entry.iova, entry.kind), ())
+        exact = next((one for one in same if one.level == entry.level), None)
+        if exact is None:
+            left[entry.iova, entry.kind].append(place)
+        else:
+            partner[place] = exact
+            waiting[entry.iova, entry.kind].remove(exact)
+    extra: list[tuple[Entry, str]] = []
+    known = {(entry.iova, entry.kind, entry.level) for entry in want}
+    for key, places in left.items():
+        strange = [place for place in places if (*key, have[place].level) not in known]
+        for place, entry in zip(strange, waiting.get(key, ()), strict=False):
+            partner[place] = entry
+        waiting[key] = waiting.get(key, [])[len(strange) :]
+        for place in places:
+            if place not in partner:
+                again = place not in strange
+                extra.append((have[place], "an entry a second time" if again else "there is no such entry"))
+    pairs = [(partner[place], have[place]) for place in sorted(partner)]
+    return pairs, extra, [entry for entries in waiting.values() for entry in entries]
+
+
+def _leaf(expected: Expected, want: Entry, have: Entry) -> Iterator[Difference]:
+    if want == have:
+        return
+    shown = render_entry(want), render_entry(have)
+    if have.level != want.level:
+        yield Difference("LVL-1", Rank.LEVEL, FILE, f"level is {have.level}, not {want.level}", *shown)
+    if have.size != want.size:
+        yield Difference("LVL-2", Rank.LEAF, FILE, "leaf size", *shown)
+    if have.oa != want.oa:
+        yield Difference("RNG-4", Rank.ADDRESS, FILE, f"OA is 0x{want.oa:x}", *shown, ("ENT-1",))
+    if have.prot != want.prot and have.prot is not None and want.prot is not None:
+        rule = prot_rule(have.prot, want.prot, expected.requested(want.iova))
+        why = f"prot is {have.prot}, not {want.prot}"
+        yield Difference(rule, Rank.PROT, FILE, why, *shown, ("PRT-1",) if rule == "PRT-2" else ())
+    if have.flags != want.flags:
+        yield Difference("PRT-3", Rank.FLAGS, FILE, flags_rule_text(have.flags, want.flags), *shown)
+    if have.raw != want.raw:
+        yield Difference("ENT-1", Rank.ENTRY, FILE, "raw is not the item as it is in memory", *shown)
+
+
+def _table(expected: Expected, want: Entry, have: Entry) -> Iterator[Difference]:
+    fmt, config = expected.format, expected.config
+    shown = _shown(want), render_entry(have)
+    if have.level != want.level:
+        yield Difference("LVL-1", Rank.LEVEL, FILE, f"level is {have.level}, not {want.level}", *shown)
+    elif have.raw & ~fmt.address_mask(config) != want.raw & ~fmt.address_mask(config):
+        yield Difference("ENT-1", Rank.ENTRY, FILE, "raw is not that of a table item", *shown)
+    if have.oa != fmt.unpack(config, have.raw):
+        yield Difference("ENT-1", Rank.ENTRY, FILE, "the address is not the one in raw", *shown)
+    elif have.oa == 0:
+        yield Difference("ENT-1", Rank.ENTRY, FILE, "a table at address 0", *shown)
+
+
+def _shown(entry: Entry) -> str:
+    """An expected entry; the address of a table is not known."""
+    text = render_entry(entry)
+    return text if entry.kind is not Kind.TABLE else text.replace(f"0x{0:016x} raw", f"{'(any)':<18} raw")
+
+
+def stats_differences(expected: Expected, dump: Dump) -> Iterator[Difference]:
+    """stats against entries as dumped (ENT-2), and against what was expected."""
+    if dump.stats is None:
+        return
+    have = dump.stats
+    if have == expected.stats:
+        return
+    want = expected.stats
+    why = "stats is not what entries counts"
+    if dump.entries is not None and counted(expected, dump.entries) == have:
+        why = "stats, like entries, is not what was expected"
+    for wanted, dumped in _rows(want, have):
+        yield Difference("ENT-2", Rank.FILES, "stats", why, wanted, dumped)
+
+
+def _rows(want: Stats, have: Stats) -> Iterator[tuple[str | None, str | None]]:
+    wanted, dumped = render_stats(want).splitlines()[1:], render_stats(have).splitlines()[1:]
+    for number in range(max(len(wanted), len(dumped))):
+        left = wanted[number] if number < len(wanted) else None
+        right = dumped[number] if number < len(dumped) else None
+        if left != right:
+            yield left, right
+
+
+def counted(expected: Expected, entries: Sequence[Entry]) -> Stats:
+    """The stats of a dump's own entries."""
+    leaves = Counter(entry.level for entry in entries if entry.kind is Kind.LEAF)
+    tables = Counter(entry.level - 1 for entry in entries if entry.kind is Kind.TABLE)
+    tables[expected.top] += 1
+    return count(expected.config, expected.top, tables, leaves)
+
+
+def agreement(expected: Expected, dump: Dump) -> Iterator[Difference]:
+    """Whether page_table is entries' leaves, merged (ENT-2)."""
+    if dump.ranges is None or dump.entries is None:
+        return
+    volatile = {flag.name for flag in expected.format.volatile}
+    merged = merge(
+        Range(
+            entry.iova,
+            entry.iova + entry.size - 1,
+            entry.oa,
+            entry.level,
+            entry.size,
+            entry.prot,
+            tuple(word for word in entry.flags if word not in volatile),
+        )
+        for entry in dump.entries
+        if entry.kind is Kind.LEAF and entry.size is not None and entry.prot is not None
+    )
+    if merged != dump.ranges:
+        yield Difference("ENT-2", Rank.FILES, "page_table", "page_table is not the merged leaves of entries")
+
+
+def info_differences(expected: Expected, dump: Dump) -> Iterator[Difference]:
+    """info, key by key; the address of the top is only known to be a place for a table."""
+    have = dump.info
+    if have is None:
+        return
+    want = expected.info
+    placed = Info(want.format, want.type, want.aperture, want.page_sizes, want.levels, have.top)
+    rows = zip(INFO_KEYS.items(), render_info(placed).splitlines(), render_info(have).splitlines(), strict=True)
+    for (key, rule), left, right in rows:
+        if left != right:
+            yield Difference(rule, Rank.INFO, "info", f"{key} differs", left, right)
+    size = max(64, expected.format.geometry(expected.config).table_bytes(expected.top, expected.top))
+    top = f"top: 0x{have.top:016x}"
+    if have.top == 0 or have.top % size:
+        yield Difference("INF-3", Rank.INFO, "info", f"no table can be at top (aligned to {size})", None, top)
+    if any(entry.kind is Kind.TABLE and entry.oa == have.top for entry in dump.entries or ()):
+        yield Difference("INF-3", Rank.INFO, "info", "top is the address of a lower table", None, top)

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Scenarios: YAML files -> suites of instances -> plans of commands and checks."""
+
+from __future__ import annotations
+
+from pytest_iommu.scenario.loader import load
+from pytest_iommu.scenario.plan import Access, Check, Expectation, Phase, Plan, ReadCheck, compile_plan, verify_status
+from pytest_iommu.scenario.reader import ScenarioError
+from pytest_iommu.scenario.schema import Case, DomainSpec, HandLine, Instance, Needs, ReadHow, Suite
+
+__all__ = [
+    "Access",
+    "Case",
+    "Check",
+    "DomainSpec",
+    "Expectation",
+    "HandLine",
+    "Instance",
+    "Needs",
+    "Phase",
+    "Plan",
+    "ReadCheck",
+    "ReadHow",
+    "ScenarioError",
+    "Suite",
+    "compile_plan",
+    "load",
+    "verify_status",
+]

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a scenario file says, as plain data: suites, cases and the steps they are made of.
+
+``line`` is always the line in the file, from 1. Amounts are bytes once they are given a table (amount.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_iommu.model import Prot, Range, TableConfig
+from pytest_iommu.scenario.amount import Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What all steps have: where it is written and, for most, the domain (None: the only one, or all)."""
+
+    line: int
+    domain: str | None = None
+    errno: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MapStep(Step):
+    """Map ``count`` times ``size`` bytes, ``istep`` and ``pstep`` apart (default: size); remap unmaps first."""
+
+    iova: Amount = field(kw_only=True)
+    pa: Amount = field(kw_only=True)
+    size: Amount = field(kw_only=True)
+    prot: Prot = field(kw_only=True)
+    leaf: Amount | None = None
+    count: int = 1
+    istep: Amount | None = None
+    pstep: Amount | None = None
+    remap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnmapStep(Step):
+    """Unmap ``count`` times ``size`` bytes; with ``leaf`` in calls of that many bytes."""
+
+    iova: Amount = field(kw_only=True)
+    size: Amount = field(kw_only=True)
+    leaf: Amount | None = None
+    count: int = 1
+    istep: Amount | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateStep(Step):
+    """Make a domain that is not made at the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyStep(Step):
+    """Free a domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachStep(Step):
+    """Attach devices to the domain."""
+
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DetachStep(Step):
+    """Detach devices from whatever they are attached to."""
+
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStep(Step):
+    """Compare now: one domain, or all that live."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHow:
+    """How to read a file: ``kind`` is chunk, pread, lseek or parallel.
+
+    chunk: read(2) of ``chunk`` bytes each; pread: ``size`` bytes at each of ``offsets``; lseek: to each of ``offsets``
+    and one read(2) of ``size`` bytes there; parallel: ``threads`` readers at once, of ``chunk`` bytes each (0: 64K).
+    """
+
+    kind: str
+    chunk: int = 0
+    offsets: tuple[int, ...] = ()
+    size: int = 0
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStep(Step):
+    """Read a file in pieces; with ``same`` the pieces must be those of the one read."""
+
+    file: str = field(kw_only=True)
+    how: ReadHow = field(kw_only=True)
+    same: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectStep(Step):
+    """What becomes of an access: ``action`` is exists, mode, open, read, write or ioctl; ``want`` is what it gives."""
+
+    action: str = field(kw_only=True)
+    want: str = field(kw_only=True)
+    file: str | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResetStep(Step):
+    """Free everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaterStep(Step):
+    """A step that this version reads but cannot run; ``kind`` is its name."""
+
+    kind: str = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class HandLine:
+    """One hand-written line of page_table; ``flags`` False where `*` says not to compare them."""
+
+    line: int
+    range: Range
+    flags: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a case cannot do without."""
+
+    devices: tuple[str, ...] = ()
+    dialect: str | None = None
+    machine: str | None = None
+    config: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """A software table, or (``stage``) a hardware domain; ``label`` is its part of the item's id."""
+
+    label: str
+    config: TableConfig
+    stage: str | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """One domain of an instance. ``command`` makes it, in the test module's words."""
+
+    name: str
+    config: TableConfig
+    hardware: bool
+    device: str | None
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainDef:
+    """One domain as the case names it; ``table`` None means the variant's."""
+
+    line: int
+    name: str
+    stage: str | None = None
+    table: TableSpec | None = None
+    device: str = "edu0"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case of a suite, before it is expanded."""
+
+    path: Path
+    line: int
+    name: str
+    rules: tuple[str, ...]
+    steps: tuple[Step, ...]
+    domains: tuple[DomainDef, ...]
+    machines: tuple[str, ...]
+    stages: tuple[str, ...]
+    tables: tuple[TableSpec, ...]
+    granule: int
+    needs: Needs = Needs()
+    kernel: str = "plain"
+    fresh: bool = False
+    timeout: float = 10.0
+    repeat: int = 1
+    hand: tuple[tuple[str | None, tuple[HandLine, ...]], ...] = ()
+    later: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One variant of a case: what one test runs. ``later`` names what this version cannot run yet."""
+
+    id: str
+    case: Case
+    machine: str
+    variant: str
+    domains: dict[str, DomainSpec]
+
+    @property
+    def path(self) -> Path:
+        return self.case.path
+
+    @property
+    def line(self) -> int:
+        return self.case.line
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return self.case.rules
+
+    @property
+    def needs(self) -> Needs:
+        return self.case.needs
+
+    @property
+    def kernel(self) -> str:
+        return self.case.kernel
+
+    @property
+    def fresh(self) -> bool:
+        return self.case.fresh
+
+    @property
+    def timeout(self) -> float:
+        return self.case.timeout
+
+    @property
+    def repeat(self) -> int:
+        return self.case.repeat
+
+    @property
+    def later(self) -> tuple[str, ...]:
+        return self.case.later
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One file."""
+
+    path: Path
+    name: str
+    cases: tuple[Case, ...]
+    instances: tuple[Instance, ...]

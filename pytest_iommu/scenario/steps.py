@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The steps of a case: one reader a kind, from YAML to the data of schema.py."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from pytest_iommu.model import Prot
+from pytest_iommu.scenario.amount import Amount, parse_amount
+from pytest_iommu.scenario.reader import Fields, Value, unique
+from pytest_iommu.scenario.schema import (
+    AttachStep,
+    CheckStep,
+    CreateStep,
+    DestroyStep,
+    DetachStep,
+    ExpectStep,
+    LaterStep,
+    MapStep,
+    ReadHow,
+    ReadStep,
+    ResetStep,
+    Step,
+    UnmapStep,
+)
+
+FILES = ("info", "page_table", "entries", "stats")
+ERRNOS = frozenset(errno.errorcode.values())
+ACTIONS = ("exists", "mode", "open", "read", "write", "ioctl")
+
+
+def amount(value: Value) -> Amount:
+    """An address or size."""
+    try:
+        return parse_amount(value.text())
+    except ValueError as problem:
+        raise value.error(str(problem)) from None
+
+
+def errno_name(value: Value) -> str:
+    """The name of an errno."""
+    name = value.text()
+    if name not in ERRNOS:
+        raise value.error(f"unknown errno {name!r}")
+    return name
+
+
+def prot(value: Value) -> Prot:
+    """Letters of r w x c m p, or `-` for none."""
+    text = value.text()
+    try:
+        return Prot.from_letters("" if text == "-" else text)
+    except ValueError as problem:
+        raise value.error(str(problem)) from None
+
+
+def read_steps(value: Value, domains: frozenset[str]) -> tuple[Step, ...]:
+    """The list under ``do``; ``domains`` are the names that the case knows."""
+    steps: list[Step] = []
+    for item in value.list():
+        pairs = list(item.pairs())
+        if len(pairs) != 1:
+            raise item.error("a step is one word with its arguments, such as `map: {...}`")
+        key, arguments = pairs[0]
+        reader = READERS.get(key.text())
+        if reader is None:
+            raise key.error(f"unknown step {key.text()!r}; known: {', '.join(READERS)}")
+        steps.append(reader(key.line, arguments, domains))
+    return tuple(steps)
+
+
+def _domain(fields: Fields, domains: frozenset[str], needed: bool = True) -> str | None:
+    if "domain" in fields:
+        return fields.need("domain").choice(sorted(domains), "domain")
+    if len(domains) == 1:
+        return next(iter(domains)) if needed else None
+    if needed:
+        raise fields.owner.error(f"{fields.what} needs `domain`: there are {', '.join(sorted(domains))}")
+    return None
+
+
+def _failure(fields: Fields) -> str | None:
+    return errno_name(fields.found["errno"]) if "errno" in fields else None
+
+
+def _optional(fields: Fields, key: str) -> Amount | None:
+    return amount(fields.found[key]) if key in fields else None
+
+
+def _count(value: Value) -> int:
+    return value.integer(1)
+
+
+def _map(line: int, value: Value, domains: frozenset[str], remap: bool = False) -> Step:
+    keys = ("iova", "pa", "size", "prot", "leaf", "domain") + (() if remap else ("count", "istep", "pstep", "errno"))
+    fields = value.fields(keys, "remap" if remap else "map")
+    return MapStep(
+        line,
+        _domain(fields, domains),
+        _failure(fields),
+        iova=amount(fields.need("iova")),
+        pa=amount(fields.need("pa")),
+        size=amount(fields.need("size")),
+        prot=prot(fields.need("prot")),
+        leaf=_optional(fields, "leaf"),
+        count=fields.get("count", _count, 1),
+        istep=_optional(fields, "istep"),
+        pstep=_optional(fields, "pstep"),
+        remap=remap,
+    )
+
+
+def _remap(line: int, value: Value, domains: frozenset[str]) -> Step:
+    return _map(line, value, domains, remap=True)
+
+
+def _unmap(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("iova", "size", "leaf", "count", "istep", "domain", "errno"), "unmap")
+    return UnmapStep(
+        line,
+        _domain(fields, domains),
+        _failure(fields),
+        iova=amount(fields.need("iova")),
+        size=amount(fields.need("size")),
+        leaf=_optional(fields, "leaf"),
+        count=fields.get("count", _count, 1),
+        istep=_optional(fields, "istep"),
+    )
+
+
+def _create(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("domain", "errno"), "create")
+    return CreateStep(line, _domain(fields, domains), _failure(fields))
+
+
+def _destroy(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("domain", "errno"), "destroy")
+    return DestroyStep(line, _domain(fields, domains), _failure(fields))
+
+
+def _attach(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("domain", "devices", "errno"), "attach")
+    devices = unique(fields.need("devices").items())
+    return AttachStep(line, _domain(fields, domains), _failure(fields), devices)
+
+
+def _detach(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("devices", "errno"), "detach")
+    return DetachStep(line, None, _failure(fields), unique(fields.need("devices").items()))
+
+
+def _check(line: int, value: Value, domains: frozenset[str]) -> Step:
+    if any(key.text() == "stream" for key, _ in value.pairs()):
+        value.fields(("stream", "config", "domain", "present"), "check")
+        return LaterStep(line, kind="check: {stream}")
+    fields = value.fields(("domain",), "check")
+    return CheckStep(line, _domain(fields, domains, needed=False))
+
+
+def _read(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("file", "how", "same", "domain"), "read")
+    return ReadStep(
+        line,
+        _domain(fields, domains),
+        file=fields.need("file").choice(FILES, "file"),
+        how=_how(fields.need("how")),
+        same=fields.get("same", Value.flag, True),
+    )
+
+
+def _how(value: Value) -> ReadHow:
+    fields = value.fields(("chunk", "pread", "size", "lseek", "parallel"), "how")
+    chunk, size = fields.get("chunk", _count, 0), fields.get("size", _count, 4096)
+    kinds = [kind for kind in ("pread", "lseek", "parallel") if kind in fields]
+    if len(kinds) > 1 or (not kinds and not chunk):
+        raise value.error("a read is exactly one of chunk, pread, lseek and parallel")
+    if not kinds:
+        return ReadHow("chunk", chunk)
+    if kinds[0] == "parallel":
+        return ReadHow("parallel", chunk, threads=fields.need("parallel").integer(1))
+    offsets = tuple(item.integer() for item in fields.need(kinds[0]).items())
+    return ReadHow(kinds[0], chunk, offsets, size)
+
+
+def _expect(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("domain", "file", "path", *ACTIONS), "expect")
+    actions = [action for action in ACTIONS if action in fields]
+    if len(actions) != 1:
+        raise value.error(f"expect takes exactly one of {', '.join(ACTIONS)}")
+    action = actions[0]
+    wanted = fields.found[action]
+    want = wanted.text()
+    if action == "exists":
+        wanted.flag()
+    elif action != "mode" and want != "ok":
+        errno_name(wanted)
+    elif action == "mode":
+        try:
+            want = f"{int(want, 8):04o}"
+        except ValueError:
+            raise wanted.error(f"mode is octal, not {want!r}") from None
+    path = fields.get("path", Value.text, "") or None
+    file = fields.get("file", lambda v: v.choice(FILES, "file"), "") or None
+    if path is not None and (file is not None or "domain" in fields):
+        raise value.error("expect takes either path, or domain and file")
+    domain = None if path is not None else _domain(fields, domains)
+    return ExpectStep(line, domain, action=action, want=want, file=file, path=path)
+
+
+def _reset(line: int, value: Value, domains: frozenset[str]) -> Step:
+    value.fields((), "reset")
+    return ResetStep(line)
+
+
+def _later(kind: str, keys: tuple[str, ...]) -> Callable[[int, Value, frozenset[str]], Step]:
+    def read(line: int, value: Value, domains: frozenset[str]) -> Step:
+        value.fields(keys, kind)
+        return LaterStep(line, kind=kind)
+
+    return read
+
+
+READERS: dict[str, Callable[[int, Value, frozenset[str]], Step]] = {
+    "map": _map,
+    "unmap": _unmap,
+    "remap": _remap,
+    "create": _create,
+    "destroy": _destroy,
+    "attach": _attach,
+    "detach": _detach,
+    "check": _check,
+    "read": _read,
+    "expect": _expect,
+    "reset": _reset,
+    "dma": _later("dma", ("device", "read", "write", "size", "expect")),
+    "replace": _later("replace", ("device", "domain")),
+    "unplug": _later("unplug", ("device",)),
+}

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where a case runs: hardware domains of a machine's stages, and software tables; case -> instances.
+
+What a hardware domain's table looks like is a fact of the machine, as Linux configures it (arm-smmu-v3.c,
+arm_smmu_domain_finalise()): EXPECTED must not take it from the dump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pytest_iommu import formats
+from pytest_iommu.formats import ConfigError
+from pytest_iommu.model import TableConfig
+from pytest_iommu.scenario.reader import ScenarioError, Value
+from pytest_iommu.scenario.schema import Case, DomainDef, DomainSpec, Instance, TableSpec
+
+STAGES = ("s1", "s2")
+GRANULES = {"4K": 4096, "16K": 16384, "64K": 65536}
+#: machine -> stage -> format and its parameters, but the granule, which is the kernel's page size
+MACHINES: dict[str, Mapping[str, tuple[str, Mapping[str, int]]]] = {
+    # QEMU's SMMUv3: OAS 44 bits, no VAX; stage 2's input is as wide as the output (S2T0SZ 20)
+    "smmuv3": {
+        "s1": ("arm_64_lpae_s1", {"ias": 48, "oas": 44}),
+        "s2": ("arm_64_lpae_s2", {"ias": 44, "oas": 44}),
+    },
+}
+_PAGE_OF_FLAVOUR = {"64k": 65536}
+_PARAMETERS = ("granule", "ias", "oas", "levels", "vasz", "oasz")
+
+
+def granule_word(granule: int) -> str:
+    """A granule as ids have it: 4k, 16k, 64k."""
+    return f"{granule >> 10}k"
+
+
+def default_table(value: Value) -> TableSpec:
+    """The software table of a format by name, in its default configuration."""
+    name = value.choice(formats.names(), "format")
+    return _spec(value, name, {}, None)
+
+
+def read_table(value: Value) -> TableSpec:
+    """A software table: ``{format: ..., granule: ..., ...}``."""
+    fields = value.fields(("format", *_PARAMETERS, "quirks", "features", "id"), "table")
+    name = fields.need("format").choice(formats.names(), "format")
+    given: dict[str, int] = {}
+    for key in _PARAMETERS:
+        if key in fields:
+            inner = fields.found[key]
+            given[key] = GRANULES[inner.choice(GRANULES, key)] if key == "granule" else inner.integer(1)
+    word = formats.get(name).options_word
+    if ({"quirks", "features"} - {word}) & set(fields.found):
+        raise value.error(f"{name} takes `{word}`")
+    spec = _spec(value, name, given, fields.words(word) if word in fields else None)
+    return replace(spec, label=fields.found["id"].text()) if "id" in fields else spec
+
+
+def _spec(value: Value, name: str, given: Mapping[str, int], options: tuple[str, ...] | None) -> TableSpec:
+    fmt = formats.get(name)
+    try:
+        config = fmt.configure(**given, **({} if options is None else {"options": options}))
+    except ConfigError as problem:
+        raise value.error(str(problem)) from None
+    words = [name]
+    if "granule" in fmt.signature:
+        words.append(granule_word(config.granule))
+    words += [f"{key}{given[key]}" for key in fmt.signature if key in given and key != "granule"]
+    return TableSpec("-".join((*words, *(options or ()))), config, command=_command(fmt, config, given, options))
+
+
+def _command(
+    fmt: formats.Format, config: TableConfig, given: Mapping[str, int], options: tuple[str, ...] | None
+) -> str:
+    # Everything is passed, so that nothing depends on the module having the same defaults.
+    known = {"granule": config.granule, "ias": config.ias, "oas": config.oas, "levels": config.levels}
+    known |= {"vasz": config.ias, "oasz": config.oas}
+    words = [f"format={fmt.name}"]
+    for key in fmt.signature:
+        number = given.get(key, known[key])
+        words.append(f"{key}={number >> 10}K" if key == "granule" else f"{key}={number}")
+    chosen = sorted(fmt.default_options) if options is None else options
+    if chosen or fmt.default_options:
+        words.append(f"{fmt.options_word}={','.join(chosen) or 'none'}")
+    return " ".join(words)
+
+
+def hardware(machine: str, stage: str, granule: int) -> TableSpec:
+    """A domain of that stage on a machine. ConfigError when the machine has no such stage."""
+    known = MACHINES.get(machine, {})
+    if stage not in known:
+        raise ConfigError(f"{machine} has no stage {stage}")
+    name, parameters = known[stage]
+    config = formats.configure(name, granule=granule, **parameters)
+    return TableSpec(f"{stage}-{granule_word(granule)}", config, stage, f"stage={stage[1:]}")
+
+
+def expand(case: Case) -> list[Instance]:
+    """The instances of a case: machines times stages and tables. ScenarioError when two get the same id."""
+    found: list[Instance] = []
+    seen: set[str] = set()
+    page = _PAGE_OF_FLAVOUR.get(case.kernel, 4096)
+    if case.stages and case.granule != page:
+        problem = f"hardware domains have the kernel's page size as granule, {granule_word(page)} with {case.kernel}"
+        raise ScenarioError(case.path, case.line, problem)
+    for machine in case.machines:
+        for variant in _variants(case, machine):
+            label = variant.label if variant is not None else _label(case, machine, page)
+            name = f"{case.name}[{machine}-{label}]"
+            if name in seen:
+                raise ScenarioError(case.path, case.line, f"two variants are named {name}; give one table an `id`")
+            seen.add(name)
+            domains = {d.name: _domain(case, d, machine, variant, page) for d in case.domains}
+            found.append(Instance(name, case, machine, label, domains))
+    return found
+
+
+def _variants(case: Case, machine: str) -> list[TableSpec | None]:
+    if all(domain.stage or domain.table for domain in case.domains):
+        return [None]
+    return [*(_stage(case, case.line, machine, stage, case.granule) for stage in case.stages), *case.tables]
+
+
+def _stage(case: Case, line: int, machine: str, stage: str, granule: int) -> TableSpec:
+    try:
+        return hardware(machine, stage, granule)
+    except ConfigError as problem:
+        raise ScenarioError(case.path, line, str(problem)) from None
+
+
+def _label(case: Case, machine: str, page: int) -> str:
+    specs = (domain.table or _stage(case, domain.line, machine, domain.stage or "", page) for domain in case.domains)
+    return "+".join(dict.fromkeys(spec.label for spec in specs))
+
+
+def _domain(case: Case, domain: DomainDef, machine: str, variant: TableSpec | None, page: int) -> DomainSpec:
+    spec = domain.table
+    if domain.stage is not None:
+        spec = _stage(case, domain.line, machine, domain.stage, page)
+    if spec is None:
+        spec = variant
+    assert spec is not None
+    device = domain.device if spec.stage is not None else None
+    where = f"dev={device} " if device is not None else ""
+    command = f"domain {domain.name} {where}{spec.command}"
+    return DomainSpec(domain.name, spec.config, device is not None, device, command)
