@@ -42,3 +42,24 @@ class GuestLost(IommuError):
     """QEMU or the connection went away without a word of the kernel."""
 
     kind = "guest-lost"
+
+
+class CheckFailed(IommuError):
+    """What the kernel shows is not what it must show: ``rules`` are broken, ``related`` ones as a consequence.
+
+    ``files`` (name -> content) go to the artefact folder: the dumps that were compared, the commands given.
+    """
+
+    kind = "fail"
+
+    def __init__(
+        self,
+        message: str,
+        rules: tuple[str, ...] = (),
+        related: tuple[str, ...] = (),
+        files: dict[str, bytes] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.rules = rules
+        self.related = related
+        self.files = files or {}

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the fixtures hand out: a guest that can be replaced, and domains in it with a model of what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_iommu import reading
+from pytest_iommu.guest import ops
+from pytest_iommu.model import Dump, Prot, format_size, parse_size
+from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang
+from pytest_iommu.pool import Key
+from pytest_iommu.runner import command_ops, parse_status, status_text
+from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
+
+if TYPE_CHECKING:
+    from pytest_iommu.dialects import Dialect
+    from pytest_iommu.model import TableConfig
+    from pytest_iommu.run import Run
+
+
+class CommandError(Exception):
+    """The test module refused a command: ``errno`` is the name, e.g. ``EEXIST``."""
+
+    def __init__(self, command: str, errno: str, message: str) -> None:
+        super().__init__(f"{command}: {errno}: {message}")
+        self.errno = errno
+
+
+class GuestHandle:
+    """A guest of the pool, by what it is and not which: a test goes on with the next one after fresh()."""
+
+    def __init__(self, run: Run, key: Key, fresh: bool = False) -> None:
+        self._run = run
+        self.key = key
+        self.alive = True
+        self._guest = run.pool.take(key, fresh)
+
+    @property
+    def dialect(self) -> Dialect:
+        """What the kernel's dump is written in; skips where there is none."""
+        return self._run.dialect(self.key, self._guest)
+
+    @property
+    def console(self) -> str:
+        """The last of what the guest printed."""
+        return self.evidence().console
+
+    def evidence(self) -> Evidence:
+        """What a failure report shows of the guest."""
+        return self._guest.evidence()
+
+    def run(self, batch: Sequence[Op], timeout: float = 10.0) -> Reply:
+        """Run operations of pytest_iommu.guest.ops in one round trip; ``timeout`` in seconds."""
+        __tracebackhide__ = True
+        try:
+            return self._guest.run(batch, timeout)
+        except (KernelCrash, KernelHang, GuestLost) as error:
+            self.alive = False
+            self._run.gone(self._guest, error)
+            raise
+
+    def read(self, path: str) -> bytes:
+        """A whole file of the guest. OSError when it cannot be read."""
+        __tracebackhide__ = True
+        (result,) = self.run([ops.read_file(path)]).results
+        if not result.ok:
+            raise OSError(-result.value, ops.errno_name(result.value), path)
+        return result.data
+
+    def fresh(self) -> None:
+        """Go on with a freshly booted guest."""
+        self._guest = self._run.pool.take(self.key, fresh=True)
+        self.alive = True
+
+
+class Domain:
+    """A domain or software table in the guest, and the model of its mappings. Sizes in bytes or as ``16K``."""
+
+    def __init__(self, iommu: Iommu, name: str, number: str, config: TableConfig) -> None:
+        from pytest_iommu.oracle import TableModel
+
+        self.name = name
+        self.id = number
+        self.config = config
+        self.model = TableModel(config)
+        self._iommu = iommu
+
+    def map(self, iova: int, oa: int, size: int | str, prot: str = "rw", leaf: int | str | None = None) -> None:
+        """Map. CommandError when it is refused; then nothing has changed."""
+        __tracebackhide__ = True
+        length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
+        tail = "" if cut is None else f" leaf={format_size(cut)}"
+        self._iommu.command(f"map {self.name} {iova:#x} {oa:#x} {length:#x} {prot}{tail}")
+        self.model.map(iova, oa, length, Prot.from_letters(prot), cut)
+
+    def unmap(self, iova: int, size: int | str, leaf: int | str | None = None) -> None:
+        """Unmap. CommandError when it is refused; then nothing has changed."""
+        __tracebackhide__ = True
+        length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
+        tail = "" if cut is None else f" leaf={format_size(cut)}"
+        self._iommu.command(f"unmap {self.name} {iova:#x} {length:#x}{tail}")
+        self.model.unmap(iova, length, cut)
+
+    def attach(self, device: str) -> None:
+        """Attach a device."""
+        self._iommu.command(f"attach {self.name} {device}")
+
+    def path(self, file: str = "") -> str:
+        """The domain's directory in the guest's debugfs, or a file of it."""
+        return f"{reading.DEBUGFS}/domains/{self.id}/{file}".rstrip("/")
+
+
+class Iommu:
+    """Makes domains in one guest."""
+
+    def __init__(self, guest: GuestHandle, item: pytest.Item) -> None:
+        self._guest = guest
+        self._item = item
+        self._domains: dict[str, Domain] = {}
+
+    def domain(self, stage: str = "s1", device: str = "edu0", granule: int = 4096) -> Domain:
+        """A hardware domain of a device's IOMMU."""
+        from pytest_iommu.scenario.variants import hardware
+
+        spec = hardware(self._guest.key.machine, stage, granule)
+        return self._make(f"dev={device} {spec.command}", spec.config)
+
+    def table(self, format: str, **parameters: int) -> Domain:
+        """A software table; parameters are those of pytest_iommu.formats.configure()."""
+        from pytest_iommu.formats import configure
+
+        words = [f"format={format}", *(f"{name}={value}" for name, value in parameters.items())]
+        return self._make(" ".join(words), configure(format, **parameters))
+
+    def _make(self, words: str, config: TableConfig) -> Domain:
+        name = f"d{len(self._domains)}"
+        values = self.command(f"domain {name} {words}")
+        domain = self._domains[name] = Domain(self, name, values.get("id", "-"), config)
+        return domain
+
+    def command(self, line: str) -> dict[str, str]:
+        """Give the test module one command and return what it answers. CommandError when it refuses."""
+        __tracebackhide__ = True
+        text = status_text(self._guest.run(command_ops(f"{line}\n")).results)
+        status = parse_status(text).get(1)
+        if status is None or status.errno is not None:
+            errno, message = (status.errno or "", status.message) if status else ("EIO", "no answer")
+            raise CommandError(line, errno, message)
+        return status.values
+
+    def texts(self, domain: Domain) -> dict[str, str]:
+        """Every file of a domain's directory, as text."""
+        __tracebackhide__ = True
+        names = self._guest.dialect.files
+        results = self._guest.run([ops.read_file(domain.path(name)) for name in names]).results
+        pairs = zip(names, results, strict=True)
+        return {name: reading.text_of(_readable(domain, name, result)) for name, result in pairs}
+
+    def dump(self, domain: Domain) -> Dump:
+        """Everything that a domain's directory says, parsed. CheckFailed where it is not written as it must be."""
+        __tracebackhide__ = True
+        from pytest_iommu.dialects import DumpSyntaxError
+
+        try:
+            return self._guest.dialect.parse(self.texts(domain))
+        except DumpSyntaxError as error:
+            raise CheckFailed(str(error), (error.rule,)) from error
+
+    def check(self, domain: Domain) -> None:
+        """Compare a domain's dump with its model. CheckFailed with the rules that are broken."""
+        __tracebackhide__ = True
+        from pytest_iommu.report.compare import compare
+
+        texts = self.texts(domain)
+        comparison = compare(domain.model.snapshot(), texts, dialect=self._guest.dialect)
+        self._item.ihook.pytest_iommu_compared(item=self._item, comparison=comparison)
+        if not comparison.ok:
+            files = {f"{domain.name}.{name}.txt": text.encode() for name, text in texts.items()}
+            raise CheckFailed(comparison.text, (comparison.primary,), tuple(comparison.secondary), files)
+
+    def reset(self) -> None:
+        """Free everything in the guest."""
+        self.command("reset")
+        self._domains.clear()
+
+    def finish(self) -> None:
+        """Free everything; the directories of what was made must be gone when that returns (LAY-4)."""
+        made = [domain for domain in self._domains.values() if domain.id != "-"]
+        if not self._guest.alive or not self._domains:
+            return
+        self.reset()
+        if not made:
+            return
+        results = self._guest.run([ops.stat(domain.path()) for domain in made]).results
+        left = [domain.path() for domain, result in zip(made, results, strict=True) if result.ok]
+        if left:
+            raise CheckFailed(f"still there after the domain was freed: {', '.join(left)}", ("LAY-4",))
+
+
+def _bytes(size: int | str) -> int:
+    return parse_size(size) if isinstance(size, str) else size
+
+
+def _readable(domain: Domain, name: str, result: Result) -> Result:
+    if not result.ok:
+        raise CheckFailed(f"reading {domain.path(name)} fails with {ops.errno_name(result.value)}", ("LAY-2",))
+    return result

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Fixtures for tests in Python: a guest, domains in it, their dumps, and the check that all witnesses agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pytest_iommu.domains import Domain, GuestHandle, Iommu
+from pytest_iommu.lifecycle import key_of
+from pytest_iommu.model import Dump
+from pytest_iommu.run import NO_TARGET, RUN
+from pytest_iommu.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def iommu_settings(pytestconfig: pytest.Config) -> Settings:
+    """What the user chose; frozen."""
+    return pytestconfig.stash[RUN].settings
+
+
+@pytest.fixture
+def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
+    """A live guest of this worker: ``run(batch)``, ``read(path)``, ``console``, ``fresh()``.
+
+    One that crashes, hangs or is tainted is replaced before the next test.
+    """
+    item = request.node
+    run = request.config.stash[RUN]
+    if run.settings.target is None:
+        pytest.skip(NO_TARGET)
+    key = key_of(item)
+    if key not in run.allowed:
+        pytest.skip(f"needs {key}: --iommu-machine={key.machine} --iommu-flavour={key.flavour}")
+    needs = item.get_closest_marker("iommu_needs")
+    if needs is not None:
+        reason = run.lacks(key, needs.kwargs.get("devices", ()), needs.kwargs.get("config", ()))
+        if reason:
+            pytest.skip(reason)
+    handle = GuestHandle(run, key, fresh=item.get_closest_marker("iommu_fresh") is not None)
+    dialect = needs.kwargs.get("dialect") if needs else None
+    if dialect is not None and dialect != handle.dialect.name:
+        pytest.skip(f"needs dialect {dialect}, this kernel speaks {handle.dialect.name}")
+    return handle
+
+
+@pytest.fixture
+def iommu(iommu_guest: GuestHandle, request: pytest.FixtureRequest) -> Iterator[Iommu]:
+    """Makes domains in the guest; at the end everything it made is freed, and must be gone from debugfs."""
+    made = Iommu(iommu_guest, request.node)
+    made.reset()
+    yield made
+    made.finish()
+
+
+@pytest.fixture
+def iommu_dump(iommu: Iommu) -> Callable[[Domain], Dump]:
+    """Reads and parses everything that a domain's directory says."""
+    return iommu.dump
+
+
+@pytest.fixture
+def iommu_check(iommu: Iommu) -> Callable[[Domain], None]:
+    """Compares a domain's dump with what its mappings must look like; fails with the rule's id."""
+    return iommu.check

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A child process that cannot outlive us: pdeathsig, its own process group, stderr in memory, ended by pid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pytest_iommu.outcomes import SetupError
+
+STDERR_LIMIT = 65536
+
+
+class Child:
+    """A running child. ``fds`` are inherited under their own numbers and closed here.
+
+    setpriv sends SIGKILL to the child when the *thread* that started it ends, so only the main thread may start one.
+    The own process group keeps the terminal's Ctrl-C away: we end the child ourselves, after reporting.
+    """
+
+    def __init__(self, argv: Sequence[str], fds: Sequence[int] = (), env: Mapping[str, str] | None = None) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("a child with pdeathsig has to be started from the main thread")
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            raise SetupError("setpriv (util-linux) is not on PATH: QEMU could outlive a killed pytest")
+        self.argv = tuple(argv)
+        self._stderr = os.memfd_create("stderr", os.MFD_CLOEXEC)
+        try:
+            self._process = subprocess.Popen(
+                [setpriv, "--pdeathsig", "KILL", *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=self._stderr,
+                stderr=self._stderr,
+                pass_fds=tuple(fds),
+                env={**os.environ, **(env or {})},
+                process_group=0,
+            )
+        except OSError as error:
+            os.close(self._stderr)
+            raise SetupError(f"cannot start {argv[0]}: {error}") from error
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit status when it has ended (negative: a signal), else None."""
+        return self._process.poll()
+
+    def wait(self, timeout: float) -> int | None:
+        """The exit status, or None when it still runs after ``timeout`` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stderr(self) -> str:
+        """What it wrote to stdout and stderr (the last 64 KiB)."""
+        size = os.fstat(self._stderr).st_size
+        start = max(0, size - STDERR_LIMIT)
+        return os.pread(self._stderr, size - start, start).decode("utf-8", "replace")
+
+    def how_it_ended(self) -> str:
+        """For a message: ``was killed by SIGKILL``, ``ended with status 1``, ``still runs``."""
+        status = self.poll()
+        if status is None:
+            return "still runs"
+        if status < 0:
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"ended with status {status}"
+
+    def close(self) -> None:
+        """Kill it, wait for it, free what it held; may be called twice."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._stderr >= 0:
+            os.close(self._stderr)
+            self._stderr = -1
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, by /proc/meminfo and our control group; None when neither says."""
+    found = [_field("/proc/meminfo", "MemAvailable:"), _group_headroom()]
+    return min((size for size in found if size is not None), default=None)
+
+
+def _field(path: str, name: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith(name):
+                    words = line.split()
+                    return int(words[1]) << (10 if words[-1] == "kB" else 0)
+    except OSError:
+        pass
+    return None
+
+
+def _group_headroom() -> int | None:
+    """What cgroup v2 leaves us; its page cache counts as free, it is dropped on demand."""
+    root = "/sys/fs/cgroup"
+    try:
+        limit = int(Path(root, "memory.max").read_text(encoding="ascii"))
+        used = int(Path(root, "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return None
+    return limit - used + (_field(f"{root}/memory.stat", "file ") or 0)

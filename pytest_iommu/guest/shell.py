@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A human in the guest: the same machine and kernel as the tests have, with busybox on the console.
+
+pexpect serves here, where there is only a stream to be passed on; no prompt is ever parsed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_iommu.outcomes import SetupError
+from pytest_iommu.settings import OPTIONS, Settings, default_cache
+
+if TYPE_CHECKING:
+    from pytest_iommu.targets.qemu import Boot
+
+USED = (
+    *("machine", "flavour", "kernel", "image", "modules", "cache", "qemu", "config", "append", "qemu-arg", "make-arg"),
+    "offline",
+)
+HINT = "Ctrl-A X ends the guest; Ctrl-A C is QEMU's monitor."
+CONSOLE = (
+    *("-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"),
+    *("-mon", "chardev=console,mode=readline"),
+)
+
+
+def shell_command(boot: Boot) -> list[str]:
+    """QEMU's command line for a guest whose console is our terminal; its agent has nobody to talk to."""
+    append = " ".join(filter(None, [boot.append, "iommu.shell=1"]))
+    return replace(boot, append=append).command(None, CONSOLE, None, None)
+
+
+def main(argv: Sequence[str]) -> int:
+    """``pytest-iommu shell``: options as pytest's, with or without their ``--iommu-``."""
+    from pytest_iommu.images import Progress, machines, prepare
+    from pytest_iommu.targets.qemu import boot_of
+
+    settings = parse(argv)
+    machine = machines.get(settings.machine)
+    made = prepare(settings, machine, settings.flavour, Progress(sys.stderr), shell=True)
+    print(made.describe(), flush=True)
+    return interact(boot_of(settings, machine, made))
+
+
+def parse(argv: Sequence[str]) -> Settings:
+    """The settings of a shell: pytest's options where they mean something here."""
+    parser = argparse.ArgumentParser(prog="pytest-iommu shell", description=HINT)
+    for option in OPTIONS:
+        if option.name not in USED:
+            continue
+        flags = (f"--{option.name}", option.flag)
+        if option.kind == "flag":
+            parser.add_argument(*flags, dest=option.key, action="store_true", help=option.help)
+        elif option.kind in ("list", "paths"):
+            kind = Path if option.kind == "paths" else str
+            parser.add_argument(*flags, dest=option.key, action="append", default=[], type=kind, help=option.help)
+        else:
+            kind = Path if option.kind == "path" else str
+            default = option.default if option.kind == "text" else None
+            parser.add_argument(*flags, dest=option.key, default=default, type=kind, help=option.help)
+    given = parser.parse_args(argv)
+    here = Path.cwd()
+    return Settings(
+        target="qemu",
+        cache=given.iommu_cache or default_cache(),
+        where=here,
+        folder=here,
+        machines=(given.iommu_machine,),
+        flavours=(given.iommu_flavour,),
+        kernel=given.iommu_kernel,
+        image=given.iommu_image,
+        modules=given.iommu_modules,
+        qemu=given.iommu_qemu,
+        config=tuple(given.iommu_config),
+        append=given.iommu_append,
+        qemu_args=tuple(given.iommu_qemu_arg),
+        make_args=tuple(given.iommu_make_arg),
+        offline=given.iommu_offline,
+    )
+
+
+def interact(boot: Boot) -> int:
+    """Boot a guest on this terminal and return QEMU's exit status. SetupError without a terminal or setpriv."""
+    import pexpect
+
+    if not sys.stdin.isatty():
+        raise SetupError("a shell needs a terminal; stdin is none")
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise SetupError("setpriv (util-linux) is not on PATH: QEMU could outlive us")
+    print(HINT, flush=True)
+    size = shutil.get_terminal_size()
+    child = pexpect.spawn(
+        setpriv,
+        ["--pdeathsig", "KILL", *shell_command(boot)],
+        env={**os.environ, **boot.env},
+        dimensions=(size.lines, size.columns),
+    )
+    try:
+        # Without an escape character of its own every key goes to the guest, Ctrl-] as well.
+        child.interact(escape_character=None)
+    finally:
+        child.close(force=True)
+    return int(child.exitstatus or 0)

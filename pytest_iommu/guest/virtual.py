@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One running QEMU guest: batches go to its agent, and whatever ends badly becomes one of the named outcomes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
+from pytest_iommu.guest.console import TAINT_BITS, Console, Splat, scan, taint_words
+from pytest_iommu.guest.process import Child
+from pytest_iommu.guest.qmp import Qmp, QmpError
+from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.targets.protocol import Evidence, Op, Reply
+
+CONSOLE_LIMIT = 64 << 20
+"""A guest whose console grew beyond this is flooded: its memory is ours, so it is ended."""
+
+TAINT_MASK = sum(1 << bit for bit in TAINT_BITS)
+TAIL = 16384
+KEPT = 4 << 20
+
+
+class VirtualGuest:
+    """A QEMU process with its agent's channel, QMP connection and console; ``console`` is a memfd QEMU writes to."""
+
+    def __init__(self, name: str, child: Child, agent: Channel, qmp: Qmp, console: int) -> None:
+        self.name = name
+        self.child = child
+        self.qmp = qmp
+        self.hello: dict[str, str] = {}
+        self._agent = agent
+        self._console_fd = console
+        self._console = Console(console)
+        self._paused = False
+        self._closed = False
+        self._taint = 0
+        self._splat: Splat | None = None
+        self._registers = ""
+        self._last = Evidence()
+
+    def boot(self, timeout: float) -> None:
+        """Wait for the agent's HELLO, ``timeout`` in seconds. SetupError, KernelCrash or KernelHang when none comes."""
+        try:
+            self.hello = self._agent.hello(timeout)
+        except ChannelTimeout:
+            raise self._hang(f"the guest did not boot within {timeout:.0f} s") from None
+        except ChannelError as error:
+            raise self._ended("while booting", error) from error
+        self._taint = int(self.hello.get("taint", "0"), 0)
+        splat = self._console.scan_new()
+        if splat is not None:
+            raise self._crash(splat, "while booting")
+        if "error" in self.hello:
+            raise SetupError(f"the guest's agent reports: {self.hello['error']}", self.evidence())
+
+    def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
+        """Run a batch. ``timeout`` is in seconds of host time; the guest's own clock may run faster."""
+        __tracebackhide__ = True
+        if self._closed:
+            raise GuestLost("the guest was closed", self._last)
+        try:
+            if self._paused:
+                self.qmp.command("cont")
+                self._paused = False
+            reply = self._agent.run(ops, timeout)
+        except ChannelTimeout:
+            raise self._hang(f"the agent did not answer within {timeout:g} s") from None
+        except (ChannelError, QmpError) as error:
+            raise self._ended("while it ran a batch", error) from None
+        splat = self._console.scan_new() or scan(reply.kmsg)
+        bad = reply.taint & ~self._taint & TAINT_MASK
+        if splat is None and bad:
+            splat = self._late_splat() or Splat("taint", f"the kernel is tainted: {taint_words(bad)}", reply.kmsg)
+        if splat is not None:
+            self._late_splat()
+            raise self._crash(splat, "while it ran a batch")
+        if self._console.size > CONSOLE_LIMIT:
+            raise KernelHang(f"console flood: {self._console.size >> 20} MiB", self.evidence())
+        return reply
+
+    def pause(self) -> None:
+        """Stop the vCPUs: an idle guest under icount burns a core."""
+        if self._paused or self._closed:
+            return
+        try:
+            self.qmp.command("stop")
+            self._paused = True
+        except QmpError:
+            pass  # the next run() meets the same and says it properly
+
+    def close(self) -> None:
+        """Kill QEMU and free everything; never raises, may be called twice."""
+        if self._closed:
+            return
+        self._last = self.evidence()
+        self._closed = True
+        self._agent.close()
+        self.qmp.close()
+        self.child.close()
+        os.close(self._console_fd)
+
+    def evidence(self) -> Evidence:
+        """What is known of it; after close() as it was then."""
+        if self._closed:
+            return self._last
+        files = {"console.txt": self._console.tail(KEPT).encode()}
+        if self._registers:
+            files["registers.txt"] = self._registers.encode()
+        if stderr := self.child.stderr().strip():
+            files["qemu-stderr.txt"] = stderr.encode()
+        return Evidence(
+            command=shlex.join(self.child.argv),
+            console=self._console.tail(TAIL),
+            splat=self._splat.text if self._splat else "",
+            files=files,
+        )
+
+    def _late_splat(self) -> Splat | None:
+        """The console may lag behind the agent: give its printing thread a moment, then look again."""
+        deadline = time.monotonic() + 0.5
+        found: Splat | None = None
+        size = -1
+        while time.monotonic() < deadline and (found is None or self._console.size != size):
+            size = self._console.size
+            time.sleep(0.05)
+            found = found or self._console.scan_new()
+        return found
+
+    def _crash(self, splat: Splat, when: str) -> KernelCrash:
+        # The console has the whole text where the scanner met only its beginning.
+        full = self._console.scan_all()
+        self._splat = full if full is not None and full.title == splat.title else splat
+        return KernelCrash(f"{self._splat.kind} {when}: {self._splat.title}", self.evidence())
+
+    def _ended(self, when: str, cause: Exception) -> IommuError:
+        """The channel broke: a kernel that died took QEMU along (-no-reboot), else QEMU itself went away."""
+        status = self.child.wait(2.0)
+        splat = self._console.scan_all()
+        if splat is not None:
+            return self._crash(splat, when)
+        stderr = self.child.stderr().strip()
+        said = f"; it said: {stderr}" if stderr else ""
+        if not self.hello and status not in (None, 0) and self._console.size == 0:
+            return SetupError(f"QEMU did not start: it {self.child.how_it_ended()}{said}", self.evidence())
+        if status is None:
+            return GuestLost(f"lost the guest's agent {when}: {cause}; QEMU still runs{said}", self.evidence())
+        return GuestLost(f"QEMU {self.child.how_it_ended()} {when}{said}", self.evidence())
+
+    def _hang(self, what: str) -> IommuError:
+        splat = self._console.scan_all()
+        try:
+            status = self.qmp.command("query-status", 2.0)
+            self._registers = f"{status}\n{self.qmp.monitor('info registers -a', 2.0)}"
+        except QmpError as error:
+            state = _process_state(self.child.pid)
+            return GuestLost(f"{what}, and QEMU does not answer either ({state}; {error})", self.evidence())
+        if splat is not None:
+            return self._crash(splat, "and then hung")
+        return KernelHang(f"{what}; QEMU says that the guest is {status['status']}", self.evidence())
+
+
+def _process_state(pid: int) -> str:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "its process is gone"
+    letter = text.rpartition(")")[2].split()[0]
+    return {"T": "its process is stopped", "Z": "its process is dead"}.get(letter, f"its process is in state {letter}")

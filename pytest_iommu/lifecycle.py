@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What plugin.py's hooks do, in the order of a run: configure, prepare kernels, run, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_iommu import settings as options
+from pytest_iommu.collect import ScenarioItem
+from pytest_iommu.domains import GuestHandle, Iommu
+from pytest_iommu.formats import register
+from pytest_iommu.outcomes import GuestLost, IommuError, SetupError
+from pytest_iommu.pool import Key
+from pytest_iommu.report import failure
+from pytest_iommu.report.artefacts import run_folder
+from pytest_iommu.report.summary import BROKEN, KIND, RETRIED, RULES
+from pytest_iommu.report.terminal import Reporter
+from pytest_iommu.run import RUN, Run
+from pytest_iommu.settings import EXIT_SETUP
+
+if TYPE_CHECKING:
+    from pytest_iommu.scheduler import GuestScheduling
+
+HANDOVER = "iommu"
+
+
+def listing(config: pytest.Config) -> bool:
+    """Whether --iommu-list was given."""
+    return bool(config.getoption("iommu_list"))
+
+
+def without_workers(config: pytest.Config) -> None:
+    """Undo -n for a listing; xdist's own hook has run already, or runs next."""
+    if listing(config) and hasattr(config.option, "numprocesses"):
+        config.option.numprocesses = 0
+        config.option.dist = "no"
+        config.option.tx = []
+
+
+def configure(config: pytest.Config) -> None:
+    """Make this process's Run. A wrong option ends pytest as a usage error."""
+    for formats in config.hook.pytest_iommu_formats(config=config):
+        for one in formats:
+            register(one)
+    handed = getattr(config, "workerinput", {}).get(HANDOVER)
+    if handed is not None:
+        config.stash[RUN] = Run.taken_over(config, handed)
+        return
+    try:
+        run = Run(config, options.load(config, run_folder(config.rootpath)))
+        if run.settings.target is not None:
+            for name in run.settings.machines:
+                run.machine(name)
+            assert run.kind
+    except SetupError as error:
+        raise pytest.UsageError(error.message) from error
+    config.stash[RUN] = run
+    config.pluginmanager.register(Reporter(run), "iommu-reporter")
+
+
+def header(config: pytest.Config) -> list[str]:
+    """Lines of pytest's header."""
+    settings = config.stash[RUN].settings
+    if settings.target is None:
+        return []
+    what = f"iommu: target {settings.target}, machine {','.join(settings.machines)}"
+    return [f"{what}, flavour {','.join(settings.flavours)}", *kernel_lines(config.stash[RUN])]
+
+
+def kernel_lines(run: Run) -> list[str]:
+    """What is tested: kernel and QEMU of every prepared guest."""
+    return [f"iommu: {key}: {kernel.describe()}" for key, kernel in run.kernels.items()]
+
+
+def note_rules(items: Iterable[pytest.Item]) -> None:
+    """Put the rules that a test is about into its properties."""
+    for item in items:
+        rules = [str(rule) for mark in item.iter_markers("iommu_rules") for rule in mark.args]
+        if rules:
+            item.user_properties.append((RULES, ",".join(dict.fromkeys(rules))))
+
+
+def _workers(config: pytest.Config) -> bool:
+    return config.pluginmanager.hasplugin("dsession")
+
+
+def prepare_before_workers(session: pytest.Session) -> None:
+    """The controller of workers collects nothing: it prepares whatever the settings allow."""
+    config = session.config
+    run = config.stash[RUN]
+    if run.settings.target is not None and _workers(config) and not config.option.collectonly:
+        _prepare(run, run.allowed)
+
+
+def before_tests(session: pytest.Session) -> bool | None:
+    """True when nothing is to be run: --iommu-list."""
+    config = session.config
+    run = config.stash[RUN]
+    if listing(config):
+        _list(session)
+        return True
+    if run.settings.target is None or _workers(config) or config.option.collectonly or hasattr(config, "workerinput"):
+        return None
+    wanted = {key_of(item) for item in session.items if needs_guest(item)}
+    if wanted and not (session.testsfailed and not config.option.continue_on_collection_errors):
+        _prepare(run, [key for key in run.allowed if key in wanted], show=True)
+    return None
+
+
+def needs_guest(item: pytest.Item) -> bool:
+    """Whether a test runs on a guest."""
+    return isinstance(item, ScenarioItem) or "iommu_guest" in getattr(item, "fixturenames", ())
+
+
+def key_of(item: pytest.Item) -> Key:
+    """The guest a test runs on."""
+    if isinstance(item, ScenarioItem):
+        return item.key()
+    settings = item.config.stash[RUN].settings
+    flavour = item.get_closest_marker("iommu_flavour")
+    needs = item.get_closest_marker("iommu_needs")
+    machine = needs.kwargs.get("machine") if needs else None
+    return Key(machine or settings.machine, flavour.args[0] if flavour else settings.flavour)
+
+
+def _prepare(run: Run, keys: Iterable[Key], show: bool = False) -> None:
+    """Build or find the kernels, the user watching. A set-up that is broken ends the run with its own exit status."""
+    if not run.kind.needs_kernel:
+        return
+    from pytest_iommu.images import Progress
+
+    with _shown(run.config):
+        try:
+            run.prepare(keys, Progress(sys.stdout))
+        except SetupError as error:
+            print(f"\nsetup-error: {error.message}", file=sys.stderr)
+            pytest.exit(f"setup-error: {error.message.splitlines()[0]}", returncode=EXIT_SETUP)
+        if show:
+            print("\n".join(kernel_lines(run)), flush=True)
+
+
+@contextmanager
+def _shown(config: pytest.Config) -> Iterator[None]:
+    """Output goes to the user, not into pytest's capture."""
+    manager = config.pluginmanager.getplugin("capturemanager")
+    if manager is None:
+        yield
+        return
+    with manager.global_and_fixture_disabled():
+        yield
+
+
+def _list(session: pytest.Session) -> None:
+    from pytest_iommu import rules
+    from pytest_iommu.report.listing import lines
+
+    with _shown(session.config):
+        print("\n".join(["", *lines(session.items, rules.RULES)]), flush=True)
+
+
+def scheduler(config: pytest.Config, log: Any) -> GuestScheduling | None:
+    """Our scheduler, when there are guests and -n alone chose the distribution."""
+    if config.stash[RUN].settings.target is None or config.getoption("dist") != "load":
+        return None
+    from pytest_iommu.scheduler import GuestScheduling
+
+    return GuestScheduling(config, log)
+
+
+def call_with_retry(item: pytest.Function) -> bool | None:
+    """Call a test that has a guest; a lost guest says nothing of the kernel, so once more on a fresh one."""
+    handle = item.funcargs.get("iommu_guest")
+    if not isinstance(handle, GuestHandle):
+        return None
+    arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
+    try:
+        item.obj(**arguments)
+    except GuestLost as error:
+        item.user_properties.append((RETRIED, error.message))
+        handle.fresh()
+        made = item.funcargs.get("iommu")
+        if isinstance(made, Iommu):
+            made.reset()
+        item.obj(**arguments)
+    return True
+
+
+def pause_if_idle(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Pause the guests when the next test uses none, or another one.
+
+    With workers always: pausing costs a millisecond, a guest that spins while its worker compares costs the other
+    workers a core.
+    """
+    if not needs_guest(item):
+        return
+    at_once = nextitem is not None and needs_guest(nextitem) and key_of(nextitem) == key_of(item)
+    if not at_once or hasattr(item.config, "workerinput"):
+        item.config.stash[RUN].pool.pause()
+
+
+def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Turn one of our exceptions into the report's text, properties and artefacts."""
+    run = item.config.stash[RUN]
+    if call.excinfo is None or not isinstance(call.excinfo.value, IommuError):
+        return
+    error = call.excinfo.value
+    if not report.failed:
+        return
+    handle = getattr(item, "funcargs", {}).get("iommu_guest")
+    if error.evidence is None and isinstance(handle, GuestHandle):
+        error.evidence = handle.evidence()
+    declared = [rule for name, value in report.user_properties if name == RULES for rule in str(value).split(",")]
+    given = run.settings.given
+    again = failure.rerun_line(item.path, item.nodeid, given, item.config.invocation_params.dir)
+    where = f"{item.path}:{(item.reportinfo()[1] or 0) + 1}"
+    draft = failure.text(error, where, declared, None, again)
+    folder = run.folder.save(item.nodeid, failure.files(error, draft), failed=True)
+    shown = failure.text(error, where, declared, folder, again)
+    if isinstance(item, ScenarioItem):
+        report.longrepr = shown
+    else:
+        report.sections.append(("iommu", shown))
+    report.user_properties.append((KIND, error.kind))
+    report.user_properties.append((BROKEN, ",".join(failure.broken_rules(error, declared))))

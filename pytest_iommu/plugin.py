@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The pytest hooks, and nothing else: options, collection, preparation on the controller, reports, the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_iommu import lifecycle, newhooks, settings
+from pytest_iommu.collect import SUFFIX, ScenarioFile
+from pytest_iommu.run import RUN
+from pytest_iommu.targets.registry import BUILTIN, TargetKind
+
+if TYPE_CHECKING:
+    from pytest_iommu.dialects import Dialect
+    from pytest_iommu.images import Artefacts, Machine, Progress
+
+pytest_plugins = ("pytest_iommu.fixtures",)
+
+MARKERS = (
+    "iommu_rules(*ids): the rules of the dump's contract that a test checks, e.g. RNG-3",
+    "iommu_needs(machine=, devices=, dialect=, config=): skip where one of these is missing, saying which",
+    "iommu_flavour(name): the kernel flavour to run on, e.g. debug",
+    "iommu_fresh: run on a freshly booted guest",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options and their ini twins."""
+    settings.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """The hooks of newhooks.py."""
+    pluginmanager.add_hookspecs(newhooks)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A listing needs no workers."""
+    lifecycle.without_workers(config)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the settings, or take them over from the controller."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    lifecycle.configure(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the guests of this process, however the run ended."""
+    if RUN in config.stash:
+        config.stash[RUN].close()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Target, machine, flavour; and the kernel where it is known by now."""
+    return lifecycle.header(config)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Scenario files."""
+    return ScenarioFile.from_parent(parent, path=file_path) if file_path.name.endswith(SUFFIX) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the rules of every test travel with its report."""
+    lifecycle.note_rules(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """With workers: have the kernels ready before they start."""
+    lifecycle.prepare_before_workers(session)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """List, or have the kernels ready that the collected tests need."""
+    return lifecycle.before_tests(session)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand the settings and the kernels over to a worker."""
+    node.workerinput[lifecycle.HANDOVER] = node.config.stash[RUN].handover()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute by guest and shard, unless another --dist was asked for."""
+    return lifecycle.scheduler(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Call a test once more when its guest was lost."""
+    return lifecycle.call_with_retry(pyfuncitem)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """Stop guests that the next test does not need at once."""
+    try:
+        return (yield)
+    finally:
+        lifecycle.pause_if_idle(item, nextitem)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The text, properties and artefacts of a failure."""
+    report = yield
+    lifecycle.finish_report(item, call, report)
+    return report
+
+
+def pytest_iommu_machines(config: pytest.Config) -> Sequence[Machine]:
+    """Those of qemu-images/."""
+    from pytest_iommu.images import machines
+
+    return [machines.get(name) for name in machines.names()]
+
+
+def pytest_iommu_dialects(config: pytest.Config) -> Sequence[Dialect]:
+    """Those of dialects/."""
+    from pytest_iommu.dialects import DIALECTS
+
+    return list(DIALECTS)
+
+
+def pytest_iommu_targets(config: pytest.Config) -> Mapping[str, TargetKind]:
+    """Those of targets/."""
+    return BUILTIN
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_iommu_kernel(config: pytest.Config, machine: Machine, flavour: str, progress: Progress) -> Artefacts:
+    """Built from a tree, or as given with --iommu-image."""
+    from pytest_iommu import images
+
+    return images.prepare(config.stash[RUN].settings, machine, flavour, progress)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The live guests of one worker: at most two, reused between tests, replaced after a crash, hang or taint."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pytest_iommu.outcomes import IommuError, SetupError
+from pytest_iommu.targets.protocol import Guest
+
+LIMIT = 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """What makes two guests interchangeable."""
+
+    machine: str
+    flavour: str
+
+    def __str__(self) -> str:
+        return f"{self.machine}/{self.flavour}"
+
+
+class Pool:
+    """Hands out guests. ``start`` boots one, ``started`` and ``lost`` are told about its life."""
+
+    def __init__(
+        self,
+        start: Callable[[Key], Guest],
+        started: Callable[[Guest], None],
+        lost: Callable[[Guest, str], None],
+        limit: int = LIMIT,
+    ) -> None:
+        self._start = start
+        self._started = started
+        self._lost = lost
+        self._limit = limit
+        self._guests: OrderedDict[Key, Guest] = OrderedDict()
+        self._broken: dict[Key, IommuError] = {}
+        self.boots = 0
+
+    def take(self, key: Key, fresh: bool = False) -> Guest:
+        """The live guest of that key, else a new one; with ``fresh`` always a new one.
+
+        A key that did not boot twice is not tried again: three hundred tests would wait for it.
+        """
+        if fresh:
+            self._close(key)
+        guest = self._guests.get(key)
+        if guest is None:
+            guest = self._boot(key)
+        self._guests.move_to_end(key)
+        return guest
+
+    def discard(self, guest: Guest, reason: str) -> None:
+        """Throw a guest away; the next take() of its key boots a new one."""
+        self._lost(guest, reason)
+        for key, live in list(self._guests.items()):
+            if live is guest:
+                del self._guests[key]
+        guest.close()
+
+    def pause(self) -> None:
+        """No guest is needed for a while."""
+        for guest in self._guests.values():
+            guest.pause()
+
+    def close(self) -> None:
+        """End all guests."""
+        while self._guests:
+            _, guest = self._guests.popitem()
+            guest.close()
+
+    def _close(self, key: Key) -> None:
+        guest = self._guests.pop(key, None)
+        if guest is not None:
+            guest.close()
+
+    def _boot(self, key: Key) -> Guest:
+        if key in self._broken:
+            error = self._broken[key]
+            first = error.message.partition("\n")[0]
+            raise SetupError(f"no guest of {key}, it did not boot before: {first}", error.evidence)
+        for live in self._guests.values():
+            live.pause()
+        while len(self._guests) >= self._limit:
+            self._close(next(iter(self._guests)))
+        try:
+            guest = self._start_twice(key)
+        except IommuError as error:
+            self._broken[key] = error
+            raise
+        self.boots += 1
+        self._guests[key] = guest
+        self._started(guest)
+        return guest
+
+    def _start_twice(self, key: Key) -> Guest:
+        try:
+            return self._start(key)
+        except SetupError:  # the same command line fails the same way
+            raise
+        except IommuError:
+            return self._start(key)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The artefact folder: ``.pytest-iommu/<run>/<test>/``, with a ``latest`` link to the last run that left something."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = ".pytest-iommu"
+NAME_LIMIT = 120
+
+
+def run_folder(rootdir: Path) -> Path:
+    """The folder of a run that starts now; nothing is created before there is something to put in."""
+    return rootdir / ROOT / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def folder_name(nodeid: str) -> str:
+    """A file name for a test: file, suite and case, shortened with a hash where it would be too long."""
+    short = nodeid.rpartition("/")[2].replace(".iommu.yaml", "")
+    name = re.sub(r"[^\w.@+-]+", "-", short).strip("-")
+    if len(name) > NAME_LIMIT:
+        name = f"{name[:NAME_LIMIT]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
+    return name
+
+
+class Folder:
+    """The artefacts of one run."""
+
+    def __init__(self, path: Path, keep: str) -> None:
+        self.path = path
+        self.keep = keep
+
+    def save(self, nodeid: str, files: Mapping[str, bytes], failed: bool) -> Path | None:
+        """Write a test's files if they are to be kept, and return their folder.
+
+        A disk that is full must not hide the failure these files are about: what could not be written is left out.
+        """
+        if not files or self.keep == "none" or (self.keep == "failed" and not failed):
+            return None
+        folder = self.path / folder_name(nodeid)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._mark()
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
+        except OSError as error:
+            if not folder.is_dir():
+                return None
+            try:
+                (folder / "incomplete").write_text(f"{error}\n")
+            except OSError:
+                pass
+        return folder
+
+    def _mark(self) -> None:
+        """Keep git away, and point ``latest`` here; by rename, another worker does the same."""
+        ignore = self.path.parent / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+        link = self.path.parent / "latest"
+        try:
+            if os.readlink(link) == self.path.name:
+                return
+        except OSError:
+            pass
+        fresh = self.path.parent / f".latest-{os.getpid()}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(self.path.name)
+        fresh.replace(link)

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What one pytest process needs to run tests on guests: settings, machines, kernels, the pool, the artefact folder."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from pytest_iommu.guest import ops
+from pytest_iommu.guest.console import Splat, scan
+from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.pool import Key, Pool
+from pytest_iommu.report.artefacts import Folder
+from pytest_iommu.settings import Settings
+from pytest_iommu.targets.registry import TargetKind
+from pytest_iommu.targets.replay import Recorder
+
+if TYPE_CHECKING:
+    from pytest_iommu.dialects import Dialect
+    from pytest_iommu.images import Artefacts, Machine, Progress
+    from pytest_iommu.scenario import Instance
+    from pytest_iommu.targets.protocol import Guest, Target
+
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+T = TypeVar("T")
+DEBUGFS = "/sys/kernel/debug/iommu"
+
+NO_TARGET = "no --iommu-target given: nothing to run on (try --iommu-target=qemu)"
+
+
+class Run:
+    """One process's part of a run: the controller prepares kernels, every worker has its own guests."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self.folder = Folder(settings.folder, settings.keep)
+        self.kernels: dict[Key, Artefacts] = {}
+        self.pool = Pool(self._start, self._started, self._lost)
+        self._targets: dict[Key, Target] = {}
+        self._dialects: dict[Key, Dialect | None] = {}
+
+    @property
+    def worker(self) -> str:
+        """The xdist worker's name, or ``main``."""
+        return os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+    @cached_property
+    def machines(self) -> dict[str, Machine]:
+        """All machines there are, by name."""
+        found = self.config.hook.pytest_iommu_machines(config=self.config)
+        return {machine.name: machine for machines in reversed(found) for machine in machines}
+
+    @cached_property
+    def dialects(self) -> tuple[Dialect, ...]:
+        """All dialects there are; other plugins' first, they know their kernel better."""
+        found = self.config.hook.pytest_iommu_dialects(config=self.config)
+        return tuple(dialect for dialects in found for dialect in dialects)
+
+    @cached_property
+    def kind(self) -> TargetKind:
+        """The chosen kind of target. SetupError when there is none of that name."""
+        kinds: dict[str, TargetKind] = {}
+        for found in reversed(self.config.hook.pytest_iommu_targets(config=self.config)):
+            kinds.update(found)
+        name = self.settings.target
+        if name not in kinds:
+            raise SetupError(f"no target {name!r}; there are: {', '.join(sorted(kinds))}")
+        return kinds[name]
+
+    @cached_property
+    def recorder(self) -> Recorder | None:
+        """Where guests' answers are recorded, with --iommu-record."""
+        return Recorder(self.settings.record, self.worker) if self.settings.record else None
+
+    def machine(self, name: str) -> Machine:
+        """The machine of that name. SetupError when there is none."""
+        try:
+            return self.machines[name]
+        except KeyError:
+            raise SetupError(f"no machine {name!r}; there are: {', '.join(sorted(self.machines))}") from None
+
+    @property
+    def allowed(self) -> list[Key]:
+        """Every guest that this run's settings allow, the default one first."""
+        return [Key(machine, flavour) for machine in self.settings.machines for flavour in self.settings.flavours]
+
+    def prepare(self, keys: Iterable[Key], progress: Progress) -> None:
+        """Have the kernels of these guests ready; on the controller, before workers start."""
+        if not self.kind.needs_kernel:
+            return
+        for key in keys:
+            if key not in self.kernels:
+                machine = self.machine(key.machine)
+                self.kernels[key] = self.config.hook.pytest_iommu_kernel(
+                    config=self.config, machine=machine, flavour=key.flavour, progress=progress
+                )
+
+    def handover(self) -> bytes:
+        """What a worker needs of the controller."""
+        return pickle.dumps((self.settings, self.kernels))
+
+    @classmethod
+    def taken_over(cls, config: pytest.Config, data: bytes) -> Run:
+        """A worker's Run, from what the controller handed over."""
+        settings, kernels = pickle.loads(data)
+        run = cls(config, settings)
+        run.kernels = kernels
+        return run
+
+    def why_not(self, instance: Instance) -> str | None:
+        """Why a scenario cannot be run with these settings, or None."""
+        settings = self.settings
+        if settings.target is None:
+            return NO_TARGET
+        if instance.machine not in settings.machines:
+            return f"needs machine {instance.machine}: --iommu-machine={instance.machine}"
+        if instance.kernel not in ("plain", *settings.flavours):
+            return f"needs kernel flavour {instance.kernel}: --iommu-flavour=plain,{instance.kernel}"
+        if instance.later:
+            return f"not run yet: {', '.join(instance.later)}"
+        key = Key(instance.machine, settings.flavour if instance.kernel == "plain" else instance.kernel)
+        return self.lacks(key, instance.needs.devices, instance.needs.config)
+
+    def lacks(self, key: Key, devices: Sequence[str] = (), config: Sequence[str] = ()) -> str | None:
+        """What a test needs and the machine or the kernel's configuration does not have, or None.
+
+        A configuration that is not known (a ready image, a recording) is not held against the test.
+        """
+        have = {device.name for device in self.machine(key.machine).devices}
+        missing = [device for device in devices if device not in have]
+        if missing:
+            return f"machine {key.machine} has no {', '.join(missing)}"
+        kernel = self.kernels.get(key)
+        if config and kernel is not None and kernel.config is not None:
+            lines = set(kernel.config.read_text(encoding="utf-8").splitlines())
+            absent = [name for name in config if not lines & {f"CONFIG_{name}=y", f"CONFIG_{name}=m"}]
+            if absent:
+                return f"this kernel is built without {', '.join(absent)}"
+        return None
+
+    def dialect(self, key: Key, guest: Guest) -> Dialect:
+        """What the kernel's dump is written in. Without any dump: skipped, unless we put one in ourselves (LAY-1)."""
+        if key not in self._dialects:
+            names = guest.run([ops.list_directory(DEBUGFS)]).results[0]
+            entries = {name.rstrip("/@") for name in names.data.decode().splitlines()} if names.ok else set()
+            self._dialects[key] = next((one for one in self.dialects if one.probe(entries)), None)
+        found = self._dialects[key]
+        if found is None:
+            what = f"no page-table dump in {DEBUGFS} that any dialect knows"
+            kernel = self.kernels.get(key)
+            if kernel is not None and kernel.reference:
+                raise CheckFailed(f"{what}, but the reference implementation was built in", ("LAY-1",))
+            pytest.skip(f"this kernel has {what}")
+        return found
+
+    def attempt(self, item: pytest.Item, key: Key, body: Callable[[Guest], T], fresh: bool = False) -> T:
+        """Run ``body`` on a guest. A lost guest says nothing of the kernel: once more then, on a fresh one."""
+        guest = self.pool.take(key, fresh)
+        try:
+            try:
+                return body(guest)
+            except GuestLost as error:
+                self.pool.discard(guest, error.message)
+                item.user_properties.append(("iommu_retried", error.message))
+                guest = self.pool.take(key)
+                return body(guest)
+        except (KernelCrash, KernelHang, GuestLost) as error:
+            self.gone(guest, error)
+            raise
+        except IommuError as error:
+            if error.evidence is None:
+                error.evidence = guest.evidence()
+            raise
+
+    def close(self) -> None:
+        """End all guests and finish the recording."""
+        self.pool.close()
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def gone(self, guest: Guest, error: IommuError) -> None:
+        """Throw away a guest that ended badly; a known issue makes the test an expected failure."""
+        self.pool.discard(guest, error.message)
+        if not isinstance(error, KernelCrash) or error.evidence is None:
+            return
+        splat = scan(error.evidence.splat) or Splat("unknown", error.message, error.evidence.splat)
+        known = self.config.hook.pytest_iommu_classify_splat(splat=splat)
+        if known is not None:
+            pytest.xfail(f"known issue {known.name}: {known.reason}")
+
+    def _start(self, key: Key) -> Guest:
+        if key not in self._targets:
+            kernel = self.kernels.get(key)
+            if kernel is None and self.kind.needs_kernel:
+                raise SetupError(f"no kernel was prepared for {key}; --iommu-machine and --iommu-flavour choose")
+            self._targets[key] = self.kind.make(self.settings, self.machine(key.machine), key, kernel)
+        guest = self._targets[key].start()
+        return self.recorder.watch(guest, key) if self.recorder else guest
+
+    def _started(self, guest: Guest) -> None:
+        self.config.hook.pytest_iommu_guest_started(guest=guest)
+
+    def _lost(self, guest: Guest, reason: str) -> None:
+        self.config.hook.pytest_iommu_guest_lost(guest=guest, reason=reason, evidence=guest.evidence())

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Distribution over xdist workers: by machine and flavour, in shards, so that guests are reused and all cores work.
+
+xdist's own loadgroup does nothing with pytest 9.2 (pytest-dev/pytest-xdist#1386), and one group a machine would put
+a single-machine run on one worker.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
+
+from pytest_iommu.collect import SUFFIX, guest_of
+
+SHARD = 25
+"""Items a shard: a second's work, small against a run and large against a boot."""
+
+
+def scopes(nodeids: Iterable[str]) -> dict[str, str]:
+    """The scope of every node id: a scenario's machine, flavour and shard; for all else, its file."""
+    seen: Counter[str] = Counter()
+    found: dict[str, str] = {}
+    for nodeid in nodeids:
+        path = nodeid.partition("::")[0]
+        if path.endswith(SUFFIX):
+            guest = guest_of(nodeid)
+            found[nodeid] = f"{guest} {seen[guest] // SHARD}"
+            seen[guest] += 1
+        else:
+            found[nodeid] = path
+    return found
+
+
+class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type marker
+    """LoadScopeScheduling with our scopes; a test that killed its worker is not run again."""
+
+    def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
+        super().__init__(config, log)
+        self._scopes: dict[str, str] = {}
+
+    def schedule(self) -> None:
+        """Compute the scopes once all workers agree on the collection, then distribute."""
+        if self.collection is None:
+            self._scopes = scopes(next(iter(self.registered_collections.values()), []))
+        super().schedule()
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Take a worker's work back. The test it died of counts as run: it would kill the next worker as well."""
+        units = self.assigned_work.get(node, {})
+        pending = [(unit, nodeid) for unit in units.values() for nodeid, done in unit.items() if not done]
+        if not pending:
+            super().remove_node(node)
+            return None
+        unit, crashed = pending[0]
+        unit[crashed] = True
+        del self.assigned_work[node]
+        self.workqueue.update({scope: unit for scope, unit in units.items() if not all(unit.values())})
+        for other in self.nodes:
+            self._reschedule(other)
+        return str(crashed)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return self._scopes.get(nodeid) or str(super()._split_scope(nodeid))

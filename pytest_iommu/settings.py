@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Command line and ini file -> one frozen Settings object. Every option has an ini twin of the same name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import pytest
+
+from pytest_iommu.outcomes import SetupError
+
+KEEP = ("failed", "all", "none")
+EXIT_SETUP = 6
+"""Exit status of a run whose only failures are of the set-up: 0 to 5 are pytest's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: ``--iommu-<name>`` on the command line, ``iommu_<name>`` in the ini file.
+
+    A ``list`` option may be given several times; the command line's values follow the ini file's.
+    """
+
+    name: str
+    help: str
+    kind: Literal["text", "path", "list", "paths", "flag"] = "text"
+    metavar: str = ""
+    default: str = ""
+
+    @property
+    def flag(self) -> str:
+        return f"--iommu-{self.name}"
+
+    @property
+    def key(self) -> str:
+        return "iommu_" + self.name.replace("-", "_")
+
+
+OPTIONS = (
+    Option("target", "where kernels run: qemu, or replay:DIR for a recording; without it, nothing is run", metavar="T"),
+    Option("machine", "machine(s) to run on, by comma", metavar="NAME", default="smmuv3"),
+    Option("kernel", "kernel tree to test; never written to", kind="path", metavar="DIR"),
+    Option("image", "ready kernel image, instead of a tree", kind="path", metavar="FILE"),
+    Option("modules", "the modules of --iommu-image: a directory or a tar file", kind="path", metavar="PATH"),
+    Option("flavour", "kernel flavour(s) by comma; the first one is the default", metavar="NAME", default="plain"),
+    Option("cache", "where sources, builds and QEMU are kept", kind="path", metavar="DIR"),
+    Option("qemu", "auto (PATH if new enough, else fetched), system, fetched, or a path", metavar="Q", default="auto"),
+    Option("config", "kernel configuration fragment, applied last", kind="paths", metavar="FILE"),
+    Option("append", "text added to the kernel command line", metavar="TEXT"),
+    Option("qemu-arg", "one more argument for QEMU", kind="list", metavar="ARG"),
+    Option("make-arg", "one more argument for the kernel's make, e.g. LLVM=1", kind="list", metavar="ARG"),
+    Option("keep", "artefact folders to keep: failed, all or none", metavar="WHICH", default="failed"),
+    Option("offline", "fetch nothing; fail when something is missing", kind="flag"),
+    Option("list", "list the scenarios and the rules they check, then exit", kind="flag"),
+    Option("record", "record the guests' answers to DIR, for --iommu-target=replay:DIR", kind="path", metavar="DIR"),
+    Option("strict", "a run that checked nothing fails", kind="flag"),
+)
+
+_INI_TYPES: Mapping[str, Literal["string", "args", "linelist", "bool"]] = {
+    "text": "string",
+    "path": "string",
+    "list": "args",
+    "paths": "linelist",
+    "flag": "bool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the user chose. Paths are absolute; ``folder`` is where this run's artefacts go.
+
+    ``target`` is None when no target was given, else its name, and ``target_argument`` what followed its colon.
+    ``where`` is the directory that pytest was started in.
+    """
+
+    target: str | None
+    cache: Path
+    where: Path
+    folder: Path
+    target_argument: str = ""
+    machines: tuple[str, ...] = ("smmuv3",)
+    flavours: tuple[str, ...] = ("plain",)
+    kernel: Path | None = None
+    image: Path | None = None
+    modules: Path | None = None
+    qemu: str = "auto"
+    config: tuple[Path, ...] = ()
+    append: str = ""
+    qemu_args: tuple[str, ...] = ()
+    make_args: tuple[str, ...] = ()
+    keep: str = "failed"
+    offline: bool = False
+    record: Path | None = None
+    strict: bool = False
+    given: tuple[str, ...] = field(default=())
+    """The options as they were given, for the line that runs a test again."""
+
+    @property
+    def machine(self) -> str:
+        """The default machine: the first one."""
+        return self.machines[0]
+
+    @property
+    def flavour(self) -> str:
+        """The default kernel flavour: the first one."""
+        return self.flavours[0]
+
+
+def default_cache() -> Path:
+    """Where sources, builds and QEMU are kept unless --iommu-cache says otherwise."""
+    return Path(platformdirs.user_cache_dir("pytest-iommu"))
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register all options and their ini twins."""
+    group = parser.getgroup("iommu", "IOMMU page-table dumps")
+    for option in OPTIONS:
+        if option.kind == "flag":
+            group.addoption(option.flag, dest=option.key, action="store_true", default=None, help=option.help)
+        elif option.kind in ("list", "paths"):
+            group.addoption(
+                option.flag, dest=option.key, action="append", default=None, metavar=option.metavar, help=option.help
+            )
+        else:
+            group.addoption(option.flag, dest=option.key, default=None, metavar=option.metavar, help=option.help)
+        default: object = {"list": [], "paths": [], "flag": False}.get(option.kind, option.default)
+        parser.addini(option.key, f"{option.help} (as {option.flag})", type=_INI_TYPES[option.kind], default=default)
+
+
+def _value(config: pytest.Config, option: Option) -> Any:
+    given = config.getoption(option.key)
+    ini = config.getini(option.key)
+    if option.kind in ("list", "paths"):
+        values = [*ini, *(given or [])]
+        if option.kind == "list":
+            return tuple(values)
+        # A path of the ini file is relative to the ini file, one of the command line to where the user stands.
+        base = config.rootpath
+        return tuple([base / path for path in ini] + [config.invocation_params.dir / path for path in given or []])
+    if option.kind == "path":
+        if given:
+            return Path(config.invocation_params.dir, os.path.expanduser(given))
+        return Path(config.rootpath, os.path.expanduser(ini)) if ini else None
+    return ini if given is None else given
+
+
+def _given(config: pytest.Config) -> tuple[str, ...]:
+    """What has to be repeated on a command line to run the same again."""
+    words: list[str] = []
+    for option in OPTIONS:
+        value = config.getoption(option.key)
+        if value is None or option.name in ("record", "keep", "list", "strict"):
+            continue
+        if option.kind == "flag":
+            words += [option.flag] if value else []
+        else:
+            words += [f"{option.flag}={one}" for one in (value if isinstance(value, list) else [value])]
+    return tuple(words)
+
+
+def _names(text: str, flag: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise SetupError(f"{flag} names nothing")
+    return tuple(dict.fromkeys(names))
+
+
+def _exists(path: Path | None, flag: str, what: Literal["file", "directory", "path"]) -> Path | None:
+    test = {"file": Path.is_file, "directory": Path.is_dir, "path": Path.exists}[what]
+    if path is not None and not test(path):
+        raise SetupError(f"{flag}: no such {what}: {path}")
+    return path
+
+
+def load(config: pytest.Config, folder: Path) -> Settings:
+    """The settings of this run; ``folder`` is the run's artefact folder. SetupError on a value that cannot be."""
+    value = {option.name: _value(config, option) for option in OPTIONS}
+    if value["keep"] not in KEEP:
+        raise SetupError(f"--iommu-keep is one of {', '.join(KEEP)}, not {value['keep']!r}")
+    if value["image"] and value["kernel"]:
+        raise SetupError("--iommu-kernel and --iommu-image exclude each other: a tree to build, or a ready image")
+    if value["modules"] and not value["image"]:
+        raise SetupError("--iommu-modules goes with --iommu-image")
+    target, _, argument = value["target"].partition(":")
+    configs: Sequence[Path] = value["config"]
+    for path in configs:
+        _exists(path, "--iommu-config", "file")
+    return Settings(
+        target=target or None,
+        target_argument=argument,
+        cache=value["cache"] or default_cache(),
+        where=config.invocation_params.dir,
+        folder=folder,
+        machines=_names(value["machine"], "--iommu-machine"),
+        flavours=_names(value["flavour"], "--iommu-flavour"),
+        kernel=_exists(value["kernel"], "--iommu-kernel", "directory"),
+        image=_exists(value["image"], "--iommu-image", "file"),
+        modules=_exists(value["modules"], "--iommu-modules", "path"),
+        qemu=value["qemu"],
+        config=tuple(configs),
+        append=value["append"],
+        qemu_args=value["qemu-arg"],
+        make_args=value["make-arg"],
+        keep=value["keep"],
+        offline=value["offline"],
+        record=value["record"],
+        strict=value["strict"],
+        given=_given(config),
+    )

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Makes recordings for the replay target: what a kernel, without faults or with one, answers to scenarios."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from pytest_iommu.dialects import IO_PTDUMP
+from pytest_iommu.dialects.io_ptdump import render
+from pytest_iommu.guest.ops import Code
+from pytest_iommu.outcomes import CheckFailed, IommuError
+from pytest_iommu.pool import Key
+from pytest_iommu.runner import Scenario
+from pytest_iommu.scenario import Instance, Phase, compile_plan, load
+from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
+from pytest_iommu.targets.replay import Recorder
+
+Alter = Callable[[str, str, str], str]
+"""(case, file, text) -> what the kernel says instead."""
+
+ENOENT, EIO = -2, -5
+
+
+class TruthfulKernel:
+    """A guest that answers as the model says; ``alter`` makes it lie, ``endings`` (case -> outcome) makes it die."""
+
+    name = "truthful"
+
+    def __init__(self, alter: Alter, endings: Mapping[str, IommuError]) -> None:
+        self._alter = alter
+        self._endings = endings
+        self._ids: dict[str, str] = {}
+        self._next = 0
+        self._status = b""
+        self._texts: dict[str, dict[str, str]] = {}
+        self._case = ""
+        self._phases: list[Phase] = []
+
+    def expect(self, instance: Instance) -> None:
+        """The scenario that comes next."""
+        self._case = instance.case.name
+        self._phases = list(compile_plan(instance).phases) * instance.repeat
+
+    def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
+        if self._case in self._endings and any(op.code == Code.WRITE_FILE for op in ops):
+            raise self._endings[self._case]
+        return Reply(tuple(self._one(op) for op in ops))
+
+    def pause(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def evidence(self) -> Evidence:
+        return Evidence()
+
+    def _one(self, op: Op) -> Result:
+        if op.code == Code.LIST:
+            return Result(1, b"domains/")
+        if op.code == Code.WRITE_FILE:
+            self._command(op.data.decode())
+            return Result(len(op.data))
+        if op.path.endswith("/status"):
+            return Result(len(self._status), self._status)
+        number, file = op.path.split("/")[-2:]
+        texts = next((texts for name, texts in self._texts.items() if self._ids.get(name) == number), None)
+        if op.code != Code.READ_FILE or texts is None:
+            return Result(ENOENT)
+        data = self._alter(self._case, file, texts[file]).encode()
+        return Result(len(data), data)
+
+    def _command(self, script: str) -> None:
+        phase = self._phases.pop(0)
+        assert phase.script == script
+        rows = []
+        for number, want in phase.expect.items():
+            made = re.match(r"domain (\S+)", want.text)
+            if want.text == "reset":
+                self._ids.clear()
+            if made and want.errno is None:
+                self._next += 1
+                self._ids[made[1]] = str(self._next)
+            tail = f" id={self._next}" if made else ""
+            rows.append(f"{number} error {want.errno} refused\n" if want.errno else f"{number} ok{tail}\n")
+        self._status = "".join(rows).encode()
+        self._texts = {check.domain: render(check.expected.dump()) for check in phase.checks}
+
+
+def as_it_is(case: str, file: str, text: str) -> str:
+    """A kernel without faults."""
+    return text
+
+
+def record(
+    directory: Path,
+    scenarios: Path,
+    alter: Alter = as_it_is,
+    endings: Mapping[str, IommuError] | None = None,
+    flavour: str = "plain",
+    worker: str = "main",
+) -> None:
+    """Record what the kernel answers to every scenario of a file."""
+    recorder = Recorder(directory, worker)
+    kernel = TruthfulKernel(alter, endings or {})
+    for instance in load(scenarios).instances:
+        key = Key(instance.machine, flavour)
+        guest = recorder.watch(kernel, key)
+        kernel.expect(instance)
+        guest.run([Op(Code.LIST, path="/sys/kernel/debug/iommu")])
+        hooks = SimpleNamespace(pytest_iommu_compared=lambda **_: None)
+        item = SimpleNamespace(instance=instance, ihook=hooks, key=lambda key=key: key)
+        run = SimpleNamespace(dialect=lambda *_: IO_PTDUMP)
+        try:
+            Scenario(cast(Any, run), cast(Any, item), guest).execute()
+        except (CheckFailed, IommuError):
+            pass  # that is what is to be replayed
+    recorder.close()

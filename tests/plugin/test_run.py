@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whole runs on recordings: verdicts, skips, ids, selection, the summary by rule."""
+
+from __future__ import annotations
+
+import pytest
+from bench import Bench
+
+
+def test_without_a_target_scenarios_are_skipped_and_all_else_runs(bench: Bench) -> None:
+    bench.pytester.makepyfile("def test_mine(): pass")
+    result = bench.pytester.runpytest_subprocess("-rs")
+    result.assert_outcomes(passed=1, skipped=4)
+    result.stdout.fnmatch_lines(["*no --iommu-target given*"])
+    assert "IOMMU rules" not in result.stdout.str()
+    assert result.ret == 0
+
+
+def test_a_run_on_a_recording(recorded: Bench) -> None:
+    result = recorded.run("-v")
+    result.assert_outcomes(passed=3, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "iommu: target replay, machine smmuv3, flavour plain",
+            "basics.iommu.yaml::basics::one-page[[]smmuv3-s1-4k] PASSED*",
+            "basics.iommu.yaml::basics::one-page[[]smmuv3-s2-4k] PASSED*",
+            "basics.iommu.yaml::basics::two-pages[[]smmuv3-s1-4k] PASSED*",
+            "basics.iommu.yaml::basics::needs-debug[[]smmuv3-s1-4k@debug] SKIPPED*",
+            "*IOMMU rules*",
+            "rule     passed failed skipped",
+            "RNG-1         2      0       0  *",
+            "RNG-3         1      0       0  *",
+            "CON-1         0      0       1  *",
+            "no test of this run is about: *LAY-1*",
+        ]
+    )
+    assert not recorded.artefacts().exists()
+
+
+def test_one_test_is_selected_by_its_id(recorded: Bench) -> None:
+    result = recorded.run("basics.iommu.yaml::basics::one-page[smmuv3-s2-4k]")
+    result.assert_outcomes(passed=1)
+
+
+def test_a_suite_is_selected_by_its_id(recorded: Bench) -> None:
+    recorded.run("basics.iommu.yaml::basics").assert_outcomes(passed=3, skipped=1)
+
+
+def test_a_rule_selects_its_tests(recorded: Bench) -> None:
+    recorded.run("-k", "RNG-3").assert_outcomes(passed=1, deselected=3)
+
+
+def test_last_failed_runs_what_failed_last(bench: Bench) -> None:
+    bench.record(lambda case, file, text: text.replace("0x0000000041000000", "0x0000000041000001"))
+    bench.run().assert_outcomes(failed=3, skipped=1)
+    bench.record()
+    bench.run("--lf").assert_outcomes(passed=3)
+
+
+def test_workers_run_the_same(recorded: Bench) -> None:
+    result = recorded.run("-n2")
+    result.assert_outcomes(passed=3, skipped=1)
+    result.stdout.fnmatch_lines(["RNG-1         2      0       0  *"])
+
+
+def test_nothing_of_ours_collected_says_how_the_suite_is_run(pytester: pytest.Pytester, recorded: Bench) -> None:
+    recorded.scenarios.unlink()
+    result = recorded.run()
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.stdout.fnmatch_lines(["*pytest --pyargs pytest_iommu.conformance --iommu-target=replay*"])
+
+
+@pytest.mark.parametrize(("strict", "status"), [("", 0), ("--iommu-strict", 5)])
+def test_a_run_that_checked_nothing(recorded: Bench, strict: str, status: int) -> None:
+    result = recorded.run("-k", "needs-debug", *filter(None, [strict]))
+    result.assert_outcomes(skipped=1, deselected=3)
+    assert result.ret == status
+    result.stdout.fnmatch_lines(["iommu: 1 skipped: needs kernel flavour debug: --iommu-flavour=plain,debug"])
+
+
+def test_the_listing(bench: Bench) -> None:
+    result = bench.pytester.runpytest_subprocess("--iommu-list")
+    result.stdout.fnmatch_lines(
+        ["basics.iommu.yaml::basics::one-page[[]smmuv3-s1-4k]  RNG-1 RNG-4", "RNG-1       2  *", "RNG-2       0  *"]
+    )
+    assert result.ret == 0
+
+
+def test_the_listing_needs_no_workers(bench: Bench) -> None:
+    result = bench.pytester.runpytest_subprocess("--iommu-list", "-n2")
+    result.stdout.fnmatch_lines(["RNG-1       2  *"])
+
+
+def test_ini_twins(recorded: Bench) -> None:
+    recorded.pytester.makeini(f"[pytest]\niommu_target = replay:{recorded.recording}\niommu_strict = true\n")
+    recorded.pytester.runpytest_subprocess().assert_outcomes(passed=3, skipped=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--iommu-target=nowhere", "*no target 'nowhere'; there are: qemu, replay*"),
+        ("--iommu-machine=pdp11", "*no machine 'pdp11'; there are: *smmuv3*"),
+        ("--iommu-keep=some", "*--iommu-keep is one of failed, all, none, not 'some'*"),
+        ("--iommu-kernel=/nowhere", "*--iommu-kernel: no such directory: /nowhere*"),
+        ("--iommu-modules=/tmp", "*--iommu-modules goes with --iommu-image*"),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(recorded: Bench, option: str, message: str) -> None:
+    result = recorded.run(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+def test_a_mistake_in_a_scenario_says_file_and_line(recorded: Bench) -> None:
+    recorded.scenarios.write_text("suite: basics\ncases:\n  - name: x\n    rules: [NO-1]\n    do: []\n")
+    result = recorded.run()
+    result.stdout.fnmatch_lines(["*basics.iommu.yaml:4: *NO-1*"])
+    assert "Traceback" not in result.stdout.str()
+    assert result.ret == pytest.ExitCode.INTERRUPTED

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Shards: by machine and flavour, about 25 items each, every test in exactly one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pytest_iommu.collect import guest_of
+from pytest_iommu.scheduler import SHARD, scopes
+
+
+def ids(count: int, variant: str, file: str = "a/ranges.iommu.yaml") -> list[str]:
+    return [f"{file}::ranges::case-{number}[{variant}]" for number in range(count)]
+
+
+def test_the_guest_of_a_node_id() -> None:
+    assert guest_of("x.iommu.yaml::ranges::case[smmuv3-s1-4k]") == "smmuv3"
+    assert guest_of("x.iommu.yaml::ranges::case[smmuv3-amdv1-levels2@debug]") == "smmuv3@debug"
+
+
+def test_one_machine_gives_work_to_several_workers() -> None:
+    sizes = Counter(scopes(ids(SHARD * 2 + 1, "smmuv3-s1-4k")).values())
+    assert sorted(sizes.values()) == [1, SHARD, SHARD]
+
+
+def test_stages_share_a_guest_and_flavours_do_not() -> None:
+    found = scopes([*ids(2, "smmuv3-s1-4k"), *ids(2, "smmuv3-s2-4k"), *ids(1, "smmuv3-s1-4k@debug")])
+    assert len(set(found.values())) == 2
+
+
+def test_shards_run_across_files() -> None:
+    assert len(set(scopes([*ids(3, "smmuv3-s1"), *ids(3, "smmuv3-s1", "b.iommu.yaml")]).values())) == 1
+
+
+def test_other_tests_stay_with_their_file() -> None:
+    assert scopes(["t/test_a.py::test_x", "t/test_a.py::test_y"]) == {
+        "t/test_a.py::test_x": "t/test_a.py",
+        "t/test_a.py::test_y": "t/test_a.py",
+    }
