@@ -9,10 +9,10 @@ sizes are in bytes; ``last`` is always inclusive, so the last page of a 64-bit s
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What one entry of a table is (abi.md, ENT-1)."""
 
     TABLE = "table"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""FLT-1: every allocation on the way to a dump fails in turn, by /proc/thread-self/fail-nth (Documentation/fault-injection)."""
+"""FLT-1: every allocation on the way to a dump fails in turn, by fail-nth (Documentation/fault-injection)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def arm(nth: int) -> Op:
 @pytest.fixture
 def failing(iommu_guest: GuestHandle) -> Iterator[GuestHandle]:
     """A guest whose slab and page allocations can be made to fail, sleeping ones too, without a word in the log."""
-    settings = {"failslab": ("ignore-gfp-wait", "verbose"), "fail_page_alloc": ("ignore-gfp-wait", "min-order", "verbose")}
+    settings = {
+        "failslab": ("ignore-gfp-wait", "verbose"),
+        "fail_page_alloc": ("ignore-gfp-wait", "min-order", "verbose"),
+    }
     batch = [
         ops.write_file(f"/sys/kernel/debug/{attribute}/{name}", b"0")
         for attribute, names in settings.items()
@@ -71,7 +74,9 @@ def test_reading_fails_with_enomem_and_nothing_else(
 def test_a_domain_is_made_though_its_directory_cannot_be(failing: GuestHandle, iommu: Iommu) -> None:
     without = 0
     for nth in range(1, LIMIT):
-        made = failing.run([arm(nth), ops.write_file(CONTROL, b"domain d dev=edu0 stage=1\n"), arm(0), arm(0)]).results[1]
+        made = failing.run([arm(nth), ops.write_file(CONTROL, b"domain d dev=edu0 stage=1\n"), arm(0), arm(0)]).results[
+            1
+        ]
         listed = failing.read("/sys/kernel/debug/iommu_ptdump_test/domains").decode()
         assert made.ok == listed.startswith("d "), f"allocation {nth}: {made.value}, but the module lists {listed!r}"
         if made.value == -errno.ENOMEM:

@@ -29,7 +29,7 @@ class ChannelError(Exception):
     """Base of all that can go wrong with a channel."""
 
 
-class ChannelClosed(ChannelError):  # noqa: N818 - said of a state, not of an error
+class ChannelClosed(ChannelError):
     """The other end is gone."""
 
 
@@ -37,7 +37,7 @@ class HalfFrame(ChannelClosed):
     """The other end went away in the middle of a frame."""
 
 
-class ChannelTimeout(ChannelError):  # noqa: N818 - like socket.timeout
+class ChannelTimeout(ChannelError):
     """The answer did not come in time, or not all of it."""
 
 

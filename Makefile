@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# make conformance   check Linux's page-table dump on QEMU's SMMUv3: installs, fetches and builds what is missing, then tests
+# make test          this project's own tests, and a short conformance run
+# Everything else goes through the virtual environment: .venv/bin/pytest, .venv/bin/pytest-iommu
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+FLAVOURS ?= plain,debug
+# More options for pytest, e.g. ARGS='-k merge --iommu-kernel=../linux'
+ARGS ?=
+# What `make test` runs of the suite: enough to see that kernel, guest, agent, module and dump work together.
+QUICK ?= -k one-page
+
+CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
+
+.PHONY: conformance test check conformance-all bench mutants setup clean distclean
+
+conformance: setup
+	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
+
+test: check
+	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=plain -n $(JOBS) $(QUICK) $(ARGS)
+
+# No kernel runs in these; those of the kernel code fetch the source if it is not there yet.
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests --ignore=tests/mutants -n $(JOBS)
+
+# Every flavour there is, also those that take hours.
+conformance-all: setup
+	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=$$($(BIN)/pytest-iommu flavours) -n $(JOBS) $(ARGS)
+
+bench: setup
+	$(BIN)/python tools/bench $(ARGS)
+
+mutants: setup
+	$(BIN)/pytest tests/mutants $(ARGS)
+
+setup:
+	@tools/setup
+	@$(MAKE) --no-print-directory $(VENV)/.installed
+
+# The stamp tells whether the project's dependencies may have changed since; only then are they installed anew.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .pytest-iommu
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The cache too: kernel source, builds, QEMU.
+distclean:
+	[ ! -x $(BIN)/pytest-iommu ] || $(BIN)/pytest-iommu cache prune --max-size 0
+	$(MAKE) clean

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From settings to something that boots: kernel, initramfs and QEMU, out of the cache or made now."""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pytest_iommu import paths
+from pytest_iommu.images import agent, busybox, initramfs, kernel, qemu, ready, source
+from pytest_iommu.images.machines import Machine
+from pytest_iommu.images.process import disk_full
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.qemu import Qemu
+from pytest_iommu.images.store import Entry, NeedsWork, Store, digest
+from pytest_iommu.outcomes import SetupError
+
+
+class ImageSettings(Protocol):
+    """What prepare() wants to know; pytest_iommu.settings.Settings has it all."""
+
+    @property
+    def kernel(self) -> Path | None: ...
+    @property
+    def image(self) -> Path | None: ...
+    @property
+    def modules(self) -> Path | None: ...
+    @property
+    def cache(self) -> Path: ...
+    @property
+    def qemu(self) -> str: ...
+    @property
+    def config(self) -> tuple[Path, ...]: ...
+    @property
+    def make_args(self) -> tuple[str, ...]: ...
+    @property
+    def offline(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Artefacts:
+    """All that starts a guest. ``kernel`` says in words what is tested, ``reference`` that the dump in it is ours.
+
+    ``vmlinux`` and ``config`` are None for a ready image; ``timings`` maps a step that had to be done to its seconds.
+    """
+
+    machine: str
+    flavour: str
+    image: Path
+    initrd: Path
+    qemu: Qemu
+    kernel: str
+    reference: bool = False
+    modules: tuple[Path, ...] = ()
+    vmlinux: Path | None = None
+    config: Path | None = None
+    agent: str = ""
+    notes: tuple[str, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    timings: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def describe(self) -> str:
+        """One line for a report's header."""
+        return "; ".join([f"{self.kernel}, flavour {self.flavour}, {self.qemu}", *self.notes])
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    image: Path
+    modules: tuple[Path, ...]
+    description: str
+    reference: bool
+    vmlinux: Path | None = None
+    config: Path | None = None
+    notes: tuple[str, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+# A store holds locks on what it gave out, for as long as the session lives.
+_stores: dict[Path, Store] = {}
+
+
+def store_at(root: Path) -> Store:
+    """This session's store of that cache directory."""
+    return _stores.setdefault(root, Store(root.expanduser().absolute()))
+
+
+def prepare(
+    settings: ImageSettings, machine: Machine, flavour: str, progress: Progress | None = None, shell: bool = False
+) -> Artefacts:
+    """Have a kernel, its initramfs and a QEMU ready. Warm it takes a tenth of a second and starts no program.
+
+    ``shell`` puts a busybox into the initramfs. SetupError with everything the user needs to know when it fails.
+    """
+    progress = progress or Progress(None)
+    store = store_at(settings.cache)
+    began = time.monotonic()
+    try:
+        try:
+            return _prepare(store, settings, machine, flavour, progress, shell)
+        except NeedsWork:
+            pass
+        with store.locked(progress):
+            made = _prepare(store, settings, machine, flavour, progress, shell)
+            _keep_timings(store, progress)
+        progress.note(f"ready after {time.monotonic() - began:.0f}s: {made.describe()}")
+        return made
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(store.root) from error
+        raise SetupError(f"{error.filename or store.root}: {error.strerror}") from error
+
+
+def _keep_timings(store: Store, progress: Progress) -> None:
+    """Remember how long each step took the last time, for `make bench`."""
+    note = store.path("state", "timings.json")
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(json.dumps({**timings(store), **progress.timings}))
+
+
+def timings(store: Store) -> dict[str, float]:
+    """Seconds of each step when it last had to be done, by its name."""
+    try:
+        noted = json.loads(store.path("state", "timings.json").read_text())
+        return {str(name): float(seconds) for name, seconds in noted.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _prepare(
+    store: Store, settings: ImageSettings, machine: Machine, flavour: str, progress: Progress, shell: bool
+) -> Artefacts:
+    # QEMU first: a wrong --iommu-qemu is to be said before a kernel is built for minutes.
+    emulator = qemu.find(store, machine, settings.qemu) or qemu.fetch(store, machine, progress, settings.offline)
+    if settings.image is not None:
+        built = _given(store, settings.image, settings.modules)
+    else:
+        built = _build(store, settings, machine, flavour, progress)
+    program = agent.build(store, machine, progress)
+    sources = {"agent": program["agent"]}
+    if shell:
+        sources["busybox"] = busybox.find(store, machine, progress, settings.offline)
+    initrd = _initramfs(store, sources, built.modules)
+    return Artefacts(
+        machine=machine.name,
+        flavour=flavour,
+        image=built.image,
+        initrd=initrd["initramfs"],
+        qemu=emulator,
+        kernel=built.description,
+        reference=built.reference,
+        modules=built.modules,
+        vmlinux=built.vmlinux,
+        config=built.config,
+        agent=str(program.about["build"]),
+        notes=built.notes,
+        hashes={**built.hashes, **initrd.files},
+        timings=dict(progress.timings),
+    )
+
+
+def _initramfs(store: Store, sources: Mapping[str, Path], modules: Sequence[Path]) -> Entry:
+    manifest = paths.qemu_images() / "initramfs.yaml"
+    inputs: list[object] = [manifest.read_bytes()]
+    for name, path in [*sorted(sources.items()), *((path.name, path) for path in modules)]:
+        inputs += [name, path.read_bytes()]
+    key = digest("initramfs", *inputs)
+    found = store.get("initramfs", key)
+    return found or store.put("initramfs", key, {"initramfs": initramfs.build(sources, modules)}, {})
+
+
+def _given(store: Store, image: Path, modules: Path | None) -> _Kernel:
+    found = tuple(sorted(ready.modules(store, modules).path.glob("*.ko"))) if modules is not None else ()
+    notes = () if found else ("no test module, give --iommu-modules",)
+    return _Kernel(image.absolute(), found, f"{image} as given", reference=False, notes=notes)
+
+
+def _source(store: Store, settings: ImageSettings, progress: Progress) -> source.Source:
+    if settings.kernel is not None:
+        return source.user_tree(settings.kernel)
+    return source.cached(store) or source.fetch(store, progress, settings.offline)
+
+
+def _build(store: Store, settings: ImageSettings, machine: Machine, flavour: str, progress: Progress) -> _Kernel:
+    # Before anything is fetched: without a compiler it would be in vain.
+    kernel.compiler_identity(machine, settings.make_args)
+    found = _source(store, settings, progress)
+    plan = kernel.plan(machine, flavour, found, settings.config, settings.make_args)
+    builder = kernel.Builder(store, plan, progress)
+    if found.immutable and store.get("kernel", plan.key) is None:
+        store.need_lock()
+        if not source.intact(found):
+            progress.note(f"{found.path.name} in the cache is damaged: fetched again")
+            source.drop(store, found)
+            return _build(store, settings, machine, flavour, progress)
+    finished = builder.kernel()
+    modules = builder.modules()
+    lost = [name for name in finished.about["not_taken"] if name not in ("IOMMU_PTDUMP_DEBUGFS",)]
+    return _Kernel(
+        image=finished["Image"],
+        modules=tuple(modules[name] for name in sorted(modules.files)),
+        description=str(finished.about["description"]),
+        reference=plan.reference,
+        vmlinux=builder.vmlinux(),
+        config=finished["config"],
+        notes=(f"not in this kernel: {', '.join(lost)}",) if lost else (),
+        hashes={**finished.files, **modules.files},
+    )

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A static busybox of the guest's kind, for a human's shell only; fetched when one is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_iommu.images.apt import Apt, unpack
+from pytest_iommu.images.machines import Machine
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.store import Store
+from pytest_iommu.outcomes import SetupError
+
+PACKAGE = "busybox-static"
+DEBIAN_ARCH = {"aarch64": "arm64", "x86_64": "amd64"}
+"""Debian's name of an architecture, where it is not QEMU's."""
+
+
+def find(store: Store, machine: Machine, progress: Progress, offline: bool) -> Path:
+    """The program, fetched from the machine's own suite when the cache has none. SetupError when there is none."""
+    arch = DEBIAN_ARCH.get(machine.arch, machine.arch)
+    found = store.get("busybox", arch)
+    if found is None:
+        store.need_lock()
+        apt = Apt(store.path("apt"), progress, offline, arch=arch)
+        package = apt.find([PACKAGE], [apt.mirror.codename])
+        if package is None:
+            raise SetupError(f"{apt.mirror.codename} of this machine's mirror has no {PACKAGE} for {arch}")
+        with progress.step(f"fetching {PACKAGE} for {arch}") as step, store.scratch("busybox") as work:
+            unpack(apt.download(package, step.update), work)
+            programs = [path for path in (work / "bin/busybox", work / "usr/bin/busybox") if path.is_file()]
+            if not programs:
+                raise SetupError(f"{PACKAGE} {package.version} holds no bin/busybox")
+            found = store.put("busybox", arch, {"busybox": programs[0]}, {"version": package.version})
+    return found["busybox"]

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel configuration: fragments laid over each other, and whether the kernel took them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pytest_iommu import paths
+from pytest_iommu.images.machines import Machine
+from pytest_iommu.outcomes import SetupError
+
+_SET = re.compile(r"^CONFIG_(\w+)=(.*)$")
+_NOW = {"PROC_SYSCTL": "SYSCTL"}
+"""Symbols that newer kernels call otherwise; a fragment asks for both names."""
+_UNSET = re.compile(r"^# CONFIG_(\w+) is not set$")
+
+
+def parse(path: Path) -> dict[str, str]:
+    """A fragment's symbols, without CONFIG_; ``n`` for those not set. SetupError with file and line on other text."""
+    symbols = {}
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise SetupError(f"{path}: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        line = line.rstrip()
+        if found := _SET.match(line):
+            symbols[found[1]] = found[2]
+        elif found := _UNSET.match(line):
+            symbols[found[1]] = "n"
+        elif line and not line.startswith("#"):
+            raise SetupError(f"{path}:{number}: neither CONFIG_<symbol>=<value> nor a comment: {line!r}")
+    return symbols
+
+
+def flavours() -> tuple[str, ...]:
+    """The kernel flavours there are: fragments that no machine uses by itself."""
+    from pytest_iommu.images import machines
+
+    shared = {name for machine in machines.names() for name in machines.get(machine).config}
+    found = {path.stem for path in (paths.qemu_images() / "config").glob("*.config")}
+    return tuple(sorted(found - shared))
+
+
+def merged(machine: Machine, flavour: str, extra: Sequence[Path]) -> dict[str, str]:
+    """The machine's fragments, the flavour's on top, the user's last. SetupError when the flavour is unknown."""
+    folder = paths.qemu_images() / "config"
+    if not (folder / f"{flavour}.config").is_file():
+        raise SetupError(f"no kernel flavour {flavour!r}; there are: {', '.join(flavours())}")
+    symbols: dict[str, str] = {}
+    for path in [*(folder / f"{name}.config" for name in (*machine.config, flavour)), *extra]:
+        symbols.update(parse(path))
+    return symbols
+
+
+def text(symbols: Mapping[str, str]) -> str:
+    """As a file for KCONFIG_ALLCONFIG."""
+    return "".join(
+        f"# CONFIG_{name} is not set\n" if value == "n" else f"CONFIG_{name}={value}\n"
+        for name, value in sorted(symbols.items())
+    )
+
+
+def not_taken(wanted: Mapping[str, str], config: Path) -> list[str]:
+    """Symbols that the tree's Kconfig did not take as asked: unknown to it, or a dependency is missing."""
+    have = parse(config)
+    lost = {name for name, value in wanted.items() if have.get(name, "n") != value}
+    return sorted(name for name in lost if _NOW.get(name) not in wanted.keys() - lost)

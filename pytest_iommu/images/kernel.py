@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Build a kernel and its test modules: incrementally in a stable O= directory, finished artefacts into the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_iommu import paths
+from pytest_iommu.images import config, process, tree
+from pytest_iommu.images.machines import Machine
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.source import Source
+from pytest_iommu.images.store import Entry, Store, digest, tree_digest
+from pytest_iommu.outcomes import SetupError
+
+MODULE = "iommu_ptdump_test"
+_ERROR = re.compile(r"\berror\b:|undefined reference|\*\*\* |No space left|Killed|not found", re.IGNORECASE)
+_LINE = re.compile(r"^\s+\[?[A-Z][A-Z0-9_]+\b")
+_GENERATED = re.compile(r"^(include|arch/\w+/include)/|^\.config|^(Makefile|source)$|/\.git")
+_DEFAULT_LINES = 1300
+ERRORS_SHOWN = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a kernel build depends on. ``key`` is the finished kernel's name; ``place`` that of its O= directory."""
+
+    machine: Machine
+    flavour: str
+    source: Source
+    symbols: Mapping[str, str]
+    make_args: tuple[str, ...]
+    compiler: str
+    reference: bool
+    reference_digest: str
+    module_digest: str
+
+    @property
+    def place(self) -> str:
+        parts = (self.source.path, self.machine.make_arch, self.flavour, self.compiler, self.make_args, self.reference)
+        return digest("build", *parts)
+
+    @property
+    def key(self) -> str:
+        return digest("kernel", self.place, self.source.identity, config.text(self.symbols), self.reference_digest)
+
+    @property
+    def modules_key(self) -> str:
+        return digest("modules", self.key, self.module_digest)
+
+    @property
+    def configured(self) -> str:
+        """What the configuration step depends on; any other change of the source needs no new .config."""
+        return digest(self.source.kconfig, config.text(self.symbols), _kconfig_digest() if self.reference else "")
+
+    @property
+    def what(self) -> str:
+        dump = "reference implementation applied" if self.reference else "tree has its own dump"
+        return f"{self.source.description}, {dump}"
+
+
+def _kconfig_digest() -> str:
+    """The reference implementation's configuration questions; hooks count whole, they may hold some."""
+    files = [*paths.reference().rglob("Kconfig*"), *(paths.reference() / "hooks").glob("*.patch")]
+    return digest(*(path.read_bytes() for path in sorted(files)))
+
+
+def compiler_identity(machine: Machine, make_args: Sequence[str]) -> str:
+    """The compiler as its file is now: which, its size and time; nothing is executed. SetupError when there is none."""
+    name = machine.cross_compile + "gcc"
+    for argument in make_args:
+        variable, _, value = argument.partition("=")
+        if variable == "LLVM" and value not in ("", "0"):
+            suffix = value if value.startswith("-") else ""
+            name = (value if value.endswith("/") else "") + "clang" + suffix
+        elif variable == "CC":
+            name = value.split()[-1]
+        elif variable == "CROSS_COMPILE":
+            name = value + "gcc"
+    found = shutil.which(name)
+    if found is None:
+        raise SetupError(f"compiler {name}: not found; `make conformance` installs what is missing")
+    real = os.path.realpath(found)
+    stat = os.stat(real)
+    return f"{real} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def plan(machine: Machine, flavour: str, source: Source, extra: Sequence[Path], make_args: Sequence[str]) -> Plan:
+    """What is to be built; reads our own files only, so it takes milliseconds."""
+    own = tree.has_dump(source.path)
+    return Plan(
+        machine=machine,
+        flavour=flavour,
+        source=source,
+        symbols=config.merged(machine, flavour, extra),
+        make_args=tuple(make_args),
+        compiler=compiler_identity(machine, make_args),
+        reference=not own,
+        reference_digest="" if own else digest(*(tree_digest(paths.reference() / part) for part in ("files", "hooks"))),
+        module_digest=tree_digest(paths.module(MODULE)),
+    )
+
+
+class Builder:
+    """Makes what a plan asks for. Call with the store locked."""
+
+    def __init__(self, store: Store, wanted: Plan, progress: Progress) -> None:
+        self.store = store
+        self.plan = wanted
+        self.progress = progress
+        self.out = store.path("builds", f"{wanted.machine.name}-{wanted.flavour}-{wanted.place}")
+        self.log = store.path("logs", f"{self.out.name}.log")
+        self._state = self.out / ".pytest-iommu.json"
+        self._marker = self.out / ".pytest-iommu-building"
+        self._tree: Path | None = None
+
+    @property
+    def _name(self) -> str:
+        return f"{self.plan.machine.name} {self.plan.flavour}"
+
+    def kernel(self) -> Entry:
+        """The finished kernel, built now when the store has none."""
+        found = self.store.get("kernel", self.plan.key)
+        if found is not None:
+            return found
+        self._build()
+        symbols = self.plan.symbols
+        about = {
+            "description": self.plan.what,
+            "not_taken": config.not_taken(symbols, self.out / ".config"),
+            "build": str(self.out),
+        }
+        files = {"Image": self.out / self.plan.machine.image, "config": self.out / ".config"}
+        return self.store.put("kernel", self.plan.key, files, about)
+
+    def modules(self) -> Entry:
+        """The finished test module, built now when the store has none."""
+        found = self.store.get("modules", self.plan.modules_key)
+        if found is not None:
+            return found
+        self.store.need_lock()
+        if self._read_state().get("built") != self.plan.key:
+            self._build()
+        target = self._module()
+        return self.store.put("modules", self.plan.modules_key, {target.name: target}, {})
+
+    def vmlinux(self) -> Path | None:
+        """The kernel with symbols, when the O= directory still holds this very one."""
+        path = self.out / "vmlinux"
+        return path if self._read_state().get("built") == self.plan.key and path.exists() else None
+
+    def _read_state(self) -> dict[str, object]:
+        try:
+            return dict(json.loads(self._state.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def _write_state(self, **changes: object) -> None:
+        partial = self._state.with_name(self._state.name + ".new")
+        partial.write_text(json.dumps({**self._read_state(), **changes}))
+        os.replace(partial, self._state)
+
+    def tree(self) -> Path:
+        """The tree to build: the source itself, or a link copy of it with the reference implementation."""
+        if self._tree is not None:
+            return self._tree
+        source, clean = self.plan.source, True
+        if not source.immutable:
+            clean = not tree.built_in_place(source.path, self.plan.machine.make_arch)
+        changes = tree.Changes({})
+        if self.plan.reference:
+            with self.store.scratch("patched") as scratch:
+                changes = tree.reference_changes(source.path, paths.reference(), scratch)
+        if clean and not changes.files:
+            self._tree = source.path
+        else:
+            copy = tree.LinkCopy(self.store, source.path, clean)
+            self._tree = copy.update(changes, self.progress, source.immutable)
+        return self._tree
+
+    def _make(
+        self,
+        goals: Sequence[str],
+        on_line: Callable[[str], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> process.Finished:
+        machine = self.plan.machine
+        argv = ["make", "-C", str(self.tree()), f"O={self.out}", f"ARCH={machine.make_arch}"]
+        if machine.cross_compile:
+            argv.append(f"CROSS_COMPILE={machine.cross_compile}")
+        argv += [f"-j{len(os.sched_getaffinity(0))}", *self.plan.make_args, *goals]
+        env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+        env |= {
+            "LC_ALL": "C",
+            # A rebuilt kernel differs only where its source does.
+            "KBUILD_BUILD_TIMESTAMP": "@0",
+            "KBUILD_BUILD_USER": "pytest-iommu",
+            "KBUILD_BUILD_HOST": "pytest-iommu",
+            # Python scripts of the kernel would leave __pycache__ in the user's tree.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **(variables or {}),
+        }
+        return process.run(argv, env=env, log=self.log, on_line=on_line, on_tick=on_tick)
+
+    def _build(self) -> None:
+        self.store.need_lock()
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_bytes(b"")
+        self._drop_interrupted()
+        state = self._read_state()
+        where = str(self.tree())
+        self._marker.write_bytes(b"")
+        # From here to the end the O= directory is of no known state.
+        self._write_state(built=None)
+        reconfigured = state.get("configured") != self.plan.configured or not (self.out / ".config").exists()
+        if reconfigured:
+            self._configure()
+        fresh = state.get("lines") is None
+        # A new configuration may rebuild everything; a changed source what it did the last time.
+        expected = _number(state.get("lines" if fresh or reconfigured else "increment"))
+        expected = expected or (self._all_lines() if fresh or reconfigured else 60)
+        count = 0
+
+        def on_line(line: str) -> None:
+            nonlocal count
+            count += bool(_LINE.match(line))
+
+        with self.progress.step(f"{'building' if fresh else 'rebuilding'} kernel {self._name}") as step:
+            done = self._make([self.plan.machine.target, "modules"], on_line, lambda: step.update(count / expected))
+            if done.status != 0:
+                self._marker.unlink(missing_ok=True)
+                raise self._failed(f"the kernel does not build ({where})", done)
+        self._marker.unlink(missing_ok=True)
+        counted = {"lines": count} if fresh else {} if reconfigured else {"increment": max(count, 20)}
+        self._write_state(built=self.plan.key, **counted)
+
+    def _all_lines(self) -> int:
+        return self.plan.machine.lines.get(self.plan.flavour, _DEFAULT_LINES)
+
+    def _configure(self) -> None:
+        fragment = self.out / ".pytest-iommu.config"
+        fragment.write_text(config.text(self.plan.symbols))
+        with self.progress.step(f"configuring kernel {self._name}"):
+            done = self._make(["allnoconfig"], variables={"KCONFIG_ALLCONFIG": str(fragment)})
+        if done.status != 0:
+            raise self._failed("the kernel cannot be configured", done)
+        missing = set(config.not_taken(self.plan.symbols, self.out / ".config"))
+        needed = [name for name in self.plan.machine.required if name in missing]
+        if self.plan.reference and "IOMMU_PTDUMP_DEBUGFS" in missing:
+            needed.append("IOMMU_PTDUMP_DEBUGFS")
+        if needed:
+            name = self.plan.machine.name
+            raise SetupError(f"this kernel cannot be configured with {', '.join(needed)}, which machine {name} needs")
+        self._write_state(configured=self.plan.configured)
+
+    def _drop_interrupted(self) -> None:
+        """After a kill in the middle: what that build wrote may be half, and make would take it for whole."""
+        try:
+            since = self._marker.stat().st_mtime_ns
+        except OSError:
+            return
+        for folder, _, files in os.walk(self.out):
+            for name in files:
+                path = Path(folder, name)
+                if not _GENERATED.search(str(path.relative_to(self.out))) and path.lstat().st_mtime_ns >= since:
+                    path.unlink()
+
+    def _module(self) -> Path:
+        """Build the test module in a copy of its sources: litter must not get into a wheel."""
+        copy = self.store.path("builds", f"{self.out.name}-{MODULE}")
+        marker = copy / ".pytest-iommu-building"
+        if marker.exists():
+            shutil.rmtree(copy)  # interrupted last time: an object may be half written
+        _mirror(paths.module(MODULE), copy)
+        marker.write_bytes(b"")
+        with self.progress.step(f"building module {MODULE} for {self._name}") as step:
+            done = self._make([f"M={copy}", "modules"], on_tick=step.update)
+        marker.unlink()
+        target = copy / f"{MODULE}.ko"
+        if done.status != 0 or not target.exists():
+            raise self._failed(f"the test module {MODULE} does not build for this kernel", done)
+        return target
+
+    def _failed(self, what: str, done: process.Finished) -> SetupError:
+        errors = [line for line in done.lines if _ERROR.search(line)] or list(done.lines[-ERRORS_SHOWN:])
+        shown = [f"  {line}" for line in errors[:ERRORS_SHOWN]]
+        return SetupError("\n".join([f"{what}:", *shown, f"whole output: {self.log}"]))
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _mirror(source: Path, target: Path) -> None:
+    """Make ``target`` hold ``source``'s files; one that has not changed keeps its time stamp for make."""
+    wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    for name in wanted:
+        data, copy = (source / name).read_bytes(), target / name
+        if not copy.exists() or copy.read_bytes() != data:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data)
+    for path in list(target.rglob("*.[chS]")):
+        if path.relative_to(target) not in wanted and not path.name.endswith(".mod.c"):
+            path.unlink()

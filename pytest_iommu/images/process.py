@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Run a long program: its output goes to a log, and it never outlives us."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pytest_iommu.outcomes import SetupError
+
+TICK = 0.5
+KEPT_LINES = 4000
+NO_SPACE = "No space left on device"
+APT_NO_SPACE = "You don't have enough free space"
+
+# A killed pytest cannot end what it started. make's own children would not see the death signal of make, so a shell
+# gets it and kills the process group that all of them are in.
+GUARD = 'trap "kill -KILL 0" TERM; "$@" & wait "$!"'
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended: exit status and the last lines it wrote (both streams)."""
+
+    status: int
+    lines: tuple[str, ...]
+
+
+def disk_full(path: Path) -> SetupError:
+    """The error for a full disk; ``path`` is where it was to be written."""
+    return SetupError(
+        f"{NO_SPACE}: {path}. A kernel source takes 2 GB, a build 200 MB. Free some, choose another place with "
+        "--iommu-cache=DIR, or drop old entries with: pytest-iommu cache prune"
+    )
+
+
+def guarded(argv: Sequence[str]) -> list[str]:
+    """``argv``, so that it and its children die with us; in the main thread only, whose end the signal follows."""
+    if threading.current_thread() is not threading.main_thread() or shutil.which("setpriv") is None:
+        return list(argv)
+    return ["setpriv", "--pdeathsig", "TERM", "--", "/bin/sh", "-c", GUARD, "pytest-iommu", *argv]
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the whole group: politely first, so that make removes half-written targets."""
+    try:
+        # With the guard, child is the shell and the program its only child; the shell's own TERM kills at once.
+        below = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    except OSError:
+        below = []
+    # Not SIGINT: a shell's background jobs ignore it.
+    for pid in [int(number) for number in below] or [child.pid]:
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+    try:
+        child.wait(5.0)
+    except subprocess.TimeoutExpired:
+        pass
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    on_tick: Callable[[], None] | None = None,
+) -> Finished:
+    """Run ``argv`` to its end and return its status and last lines; both streams are appended to ``log``.
+
+    ``on_tick`` is called at least every half second. SetupError when the program is absent or the disk is full.
+    """
+    lines: deque[str] = deque(maxlen=KEPT_LINES)
+    output: IO[bytes] | None = None
+    try:
+        if shutil.which(argv[0], path=(env or os.environ).get("PATH")) is None:
+            raise SetupError(f"{argv[0]}: not found; `make conformance` installs what is missing")
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = log.open("ab")
+        child = subprocess.Popen(
+            guarded(argv),
+            cwd=cwd,
+            env=None if env is None else dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _pump(child, output, lines, on_line, on_tick)
+            status = child.wait()
+        except BaseException:
+            _end(child)
+            raise
+        finally:
+            assert child.stdout is not None
+            child.stdout.close()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise disk_full(log or cwd or Path(argv[0])) from error
+        raise
+    finally:
+        if output is not None:
+            output.close()
+    if status != 0 and any(NO_SPACE in line or APT_NO_SPACE in line for line in lines):
+        raise disk_full(cwd or log or Path(argv[0]))
+    return Finished(status, tuple(lines))
+
+
+def _pump(
+    child: subprocess.Popen[bytes],
+    output: IO[bytes] | None,
+    lines: deque[str],
+    on_line: Callable[[str], None] | None,
+    on_tick: Callable[[], None] | None,
+) -> None:
+    assert child.stdout is not None
+    descriptor = child.stdout.fileno()
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            ready = selector.select(TICK)
+            if on_tick is not None:
+                on_tick()
+            if not ready:
+                continue
+            data = os.read(descriptor, 65536)
+            if output is not None:
+                output.write(data)
+            *whole, rest = (rest + data).split(b"\n")
+            if not data and rest:
+                whole.append(rest)
+            for raw in whole:
+                line = raw.decode(errors="replace")
+                lines.append(line)
+                if on_line is not None:
+                    on_line(line)
+            if not data:
+                return

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the user sees while something is fetched or built, and how long each step took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+TTY_INTERVAL = 0.2
+LINE_INTERVAL = 10.0
+
+
+def elapsed(seconds: float) -> str:
+    """``7s`` or ``3m07s``."""
+    whole = int(seconds)
+    return f"{whole}s" if whole < 60 else f"{whole // 60}m{whole % 60:02d}s"
+
+
+class Step:
+    """One running step; call update() as often as you like, it prints as often as is useful."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self.name = name
+        self.started = progress.clock()
+        self._progress = progress
+        self._shown = self.started
+        self._fraction: float | None = None
+        self._width = 0
+
+    @property
+    def seconds(self) -> float:
+        return self._progress.clock() - self.started
+
+    def update(self, fraction: float | None = None) -> None:
+        """Say how far it is: 0.0 to 1.0, or None when nobody knows (the last value stays)."""
+        if fraction is not None:
+            self._fraction = min(fraction, 0.99)
+        progress = self._progress
+        now = progress.clock()
+        if now - self._shown < (TTY_INTERVAL if progress.tty else LINE_INTERVAL):
+            return
+        self._shown = now
+        percent = "" if self._fraction is None else f" {self._fraction * 100:.0f}%"
+        text = f"iommu: {self.name}{percent} {elapsed(self.seconds)}"
+        if progress.tty:
+            progress.write("\r" + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            progress.write(text + "\n")
+
+    def finish(self, word: str) -> None:
+        text = f"iommu: {self.name} {word} {elapsed(self.seconds)}"
+        self._progress.write(("\r" + text.ljust(self._width) if self._width else text) + "\n")
+
+
+class Progress:
+    """Prints steps to ``stream`` (None: silent) and keeps their seconds in ``timings``.
+
+    On a terminal a step is one line that is updated; elsewhere it is a line every 10 s, without carriage returns.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.stream = stream
+        self.clock = clock
+        self.tty = stream is not None and stream.isatty()
+        self.timings: dict[str, float] = {}
+
+    def write(self, text: str) -> None:
+        if self.stream is not None:
+            self.stream.write(text)
+            self.stream.flush()
+
+    def note(self, text: str) -> None:
+        """One line that is worth knowing."""
+        self.write(f"iommu: {text}\n")
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Step]:
+        """A step that may take long. Its time is kept under its name, also when it fails."""
+        step = Step(self, name)
+        if not self.tty:
+            self.write(f"iommu: {name}\n")
+        try:
+            yield step
+        except BaseException:
+            step.finish("stopped after")
+            raise
+        finally:
+            self.timings[name] = self.timings.get(name, 0.0) + step.seconds
+        step.finish("done in")

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The cache: finished things are stored by the hash of their inputs, by one rename; what is half done is never seen.
+
+``<cache>/artefacts/<kind>-<hash>/`` holds a finished thing and its manifest.json; ``sources/``, ``trees/``, ``builds/``
+and ``qemu/`` hold what it takes to make them; ``tmp/`` what is being made.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pytest_iommu.images.process import disk_full
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.outcomes import SetupError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+"""Goes into every hash: a change of what is stored or how makes old entries unknown."""
+
+
+def digest(*parts: object) -> str:
+    """A short hash of the parts' text; order and boundaries count."""
+    state = hashlib.sha256(str(FORMAT).encode())
+    for part in parts:
+        text = part if isinstance(part, bytes) else str(part).encode()
+        state.update(f"{len(text)}:".encode() + text)
+    return state.hexdigest()[:24]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tree_digest(root: Path) -> str:
+    """A hash of names and contents of all files below ``root`` (for our own few hundred kilobytes, not for kernels)."""
+    files = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return digest(*(part for path in files for part in (path.relative_to(root), path.read_bytes())))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One finished thing: its directory, the files it was stored with, and what was said of it."""
+
+    path: Path
+    files: Mapping[str, str]
+    about: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Path:
+        return self.path / name
+
+
+class NeedsWork(Exception):
+    """Something is to be made, and the store is not locked for that: lock it and start again."""
+
+
+class Store:
+    """The cache directory; nothing in it is trusted without its checksum."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # Kept open: a shared lock on each manifest tells `cache prune` that this session uses the entry.
+        self._used: dict[Path, IO[bytes]] = {}
+        self._is_locked = False
+        self._numbers = itertools.count()
+
+    def path(self, *parts: str) -> Path:
+        return self.root.joinpath(*parts)
+
+    def get(self, kind: str, key: str) -> Entry | None:
+        """The finished entry, or None; one that is damaged is removed and counts as absent."""
+        path = self.path("artefacts", f"{kind}-{key}")
+        try:
+            guard = (path / MANIFEST).open("rb")
+        except OSError:
+            return None
+        try:
+            fcntl.flock(guard, fcntl.LOCK_SH)
+            manifest = json.load(guard)
+            good = all(file_digest(path / name) == want for name, want in manifest["files"].items())
+            # Removed by somebody between open and lock: the path no longer leads to what we hold.
+            good = good and os.fstat(guard.fileno()).st_nlink > 0
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            good = False
+        if not good:
+            guard.close()
+            shutil.rmtree(path, ignore_errors=True)
+            return None
+        self._used[path] = guard
+        try:
+            os.utime(path)
+        except OSError:
+            pass
+        return Entry(path, manifest["files"], manifest["about"])
+
+    def hold(self, path: Path) -> None:
+        """Keep `cache prune` from a directory with a manifest while this session lives."""
+        if path not in self._used:
+            guard = (path / MANIFEST).open("rb")
+            fcntl.flock(guard, fcntl.LOCK_SH)
+            self._used[path] = guard
+
+    def put(self, kind: str, key: str, files: Mapping[str, Path | bytes], about: Mapping[str, Any]) -> Entry:
+        """Store files (a path is copied) under the hash of their inputs, by one rename. SetupError: disk full."""
+        final = self.path("artefacts", f"{kind}-{key}")
+        with self.making(final) as work:
+            sums = {}
+            for name, source in files.items():
+                target = work / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(source, bytes):
+                    target.write_bytes(source)
+                else:
+                    shutil.copyfile(source, target)
+                sums[name] = file_digest(target)
+            manifest = {"kind": kind, "files": sums, "about": dict(about), "created": time.time()}
+            (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        entry = self.get(kind, key)
+        if entry is None:
+            raise SetupError(f"{final}: what was just written reads back differently; is the disk in order?")
+        return entry
+
+    @contextmanager
+    def making(self, final: Path) -> Iterator[Path]:
+        """A directory to fill, that becomes ``final`` when the block ends well and vanishes when it does not."""
+        with self.scratch(final.name) as work:
+            yield work
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.exists():
+                shutil.rmtree(final)
+            os.rename(work, final)
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """An empty directory that is removed at the end. SetupError when the disk is full."""
+        self.need_lock()
+        # Numbered: one of the same name may be open around this one.
+        work = self.path("tmp", f"{os.getpid()}-{next(self._numbers)}-{name}")
+        try:
+            work.mkdir(parents=True)
+            yield work
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise disk_full(work) from error
+            raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def need_lock(self) -> None:
+        """Say that something is going to be made. NeedsWork when the store is not locked."""
+        if not self._is_locked:
+            raise NeedsWork
+
+    @contextmanager
+    def locked(self, progress: Progress) -> Iterator[None]:
+        """One session at a time makes things; the others say whom they wait for. Dies with its holder."""
+        import filelock
+
+        self._writable()
+        lock = filelock.FileLock(str(self.path("lock")))
+        holder = self.path("lock.holder")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            with progress.step(f"waiting for {_holder(holder)}") as step:
+                while True:
+                    try:
+                        lock.acquire(timeout=0.5)
+                        break
+                    except filelock.Timeout:
+                        step.update()
+        try:
+            holder.write_text(f"pid {os.getpid()} since {time.strftime('%H:%M:%S')}\n")
+            self._sweep()
+            self._is_locked = True
+            yield
+        finally:
+            self._is_locked = False
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def _writable(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.path(f".probe-{os.getpid()}")
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise disk_full(self.root) from error
+            raise SetupError(f"--iommu-cache: {self.root}: {error.strerror}") from error
+
+    def _sweep(self) -> None:
+        """Remove what killed sessions left half done. We hold the lock: nobody else is making anything."""
+        for left in self.path("tmp").glob("*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def release(self) -> None:
+        """Let `cache prune` have the entries this session used."""
+        for guard in self._used.values():
+            guard.close()
+        self._used.clear()
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "another session"
+    except OSError:
+        return "another session"
+
+
+def size_of(path: Path) -> int:
+    """Bytes on disk below ``path``; a file with several names counts in each place."""
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One thing in the cache: ``used`` is when it was last used (seconds since the epoch), ``size`` bytes."""
+
+    path: Path
+    kind: str
+    size: int
+    used: float
+
+
+KINDS = ("artefacts", "builds", "trees", "sources", "qemu", "apt", "logs")
+
+
+def listing(root: Path) -> list[Listed]:
+    """All that the cache holds, least recently used first."""
+    found = []
+    for kind in KINDS:
+        for path in sorted((root / kind).glob("*")):
+            if path.is_dir() and not path.is_symlink():
+                found.append(Listed(path, kind, size_of(path), path.stat().st_mtime))
+    return sorted(found, key=lambda one: one.used)
+
+
+def prune(root: Path, max_size: int, say: Callable[[str], None]) -> int:
+    """Remove least recently used things until at most ``max_size`` bytes are left; returns the bytes removed.
+
+    What a running session uses stays.
+    """
+    everything = listing(root)
+    left = sum(one.size for one in everything)
+    removed = 0
+    for one in everything:
+        if left <= max_size:
+            break
+        if _in_use(one.path):
+            say(f"in use, kept: {one.path.relative_to(root)}")
+            continue
+        shutil.rmtree(one.path, ignore_errors=True)
+        for beside in one.path.parent.glob(one.path.name + ".*"):
+            beside.unlink(missing_ok=True)
+        left -= one.size
+        removed += one.size
+        say(f"removed: {one.path.relative_to(root)}")
+    return removed
+
+
+def _in_use(path: Path) -> bool:
+    try:
+        with (path / MANIFEST).open("rb") as manifest:
+            fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where the data that is not Python lives: kmod/ and qemu-images/, in a wheel or in a checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def data() -> Path:
+    """The directory that holds kmod/ and qemu-images/: ``_data`` of a wheel, else the repository's root."""
+    packaged = PACKAGE / "_data"
+    return packaged if packaged.is_dir() else PACKAGE.parent
+
+
+def kmod() -> Path:
+    """The kernel code. PYTEST_IOMMU_KMOD names another copy of it: that is how mutants are tested."""
+    override = os.environ.get("PYTEST_IOMMU_KMOD")
+    return Path(override).resolve() if override else data() / "kmod"
+
+
+def reference() -> Path:
+    """The reference implementation: ``files/`` at their in-tree paths and ``hooks/*.patch``."""
+    return kmod() / "io_ptdump"
+
+
+def module(name: str = "iommu_ptdump_test") -> Path:
+    """The sources of an out-of-tree module."""
+    return kmod() / name
+
+
+def qemu_images() -> Path:
+    """Machines, configuration fragments and the initramfs manifest."""
+    return data() / "qemu-images"
+
+
+def agent() -> Path:
+    """The C sources of the guest agent."""
+    return PACKAGE / "guest" / "agent"
+
+
+def conformance() -> Path:
+    """The suite's directory."""
+    return PACKAGE / "conformance"

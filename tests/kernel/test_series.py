@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The exported series is what a maintainer can take: git am on a whole tree, checkpatch without a word."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pytest_iommu import paths
+from pytest_iommu.images.export import export_series, read_hook
+from pytest_iommu.outcomes import SetupError
+
+AUTHOR = {"GIT_AUTHOR_NAME": "A Developer", "GIT_AUTHOR_EMAIL": "developer@example.org"}
+NEEDED = ("drivers/iommu", "include/linux", "Documentation/ABI/testing")
+
+
+@pytest.fixture(scope="module")
+def series(kernel_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AUTHOR.items():
+            patch.setenv(name, value)
+        return export_series(kernel_tree, tmp_path_factory.mktemp("series"))
+
+
+def run(*argv: str, cwd: Path) -> str:
+    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(argv)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_a_patch_for_each_hook_and_a_cover_letter(series: list[Path]) -> None:
+    hooks = sorted((paths.reference() / "hooks").glob("*.patch"))
+    assert len(series) == len(hooks) + 1
+    assert series[0].name == "0000-cover-letter.patch"
+    assert "***" not in series[0].read_text()
+
+
+def test_every_new_file_belongs_to_a_step() -> None:
+    files = paths.reference() / "files"
+    there = {str(path.relative_to(files)) for path in files.rglob("*") if path.is_file()}
+    steps = [read_hook(hook) for hook in sorted((paths.reference() / "hooks").glob("*.patch"))]
+    listed = [name for step in steps for name in step.new_files]
+    assert sorted(listed) == sorted(there)
+
+
+def test_git_am_takes_it(series: list[Path], kernel_tree: Path, tmp_path: Path) -> None:
+    work = tmp_path / "linux"
+    for name in NEEDED:
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        run("cp", "-a", str(kernel_tree / name), str(work / name), cwd=tmp_path)
+    run("cp", str(kernel_tree / "MAINTAINERS"), str(work), cwd=tmp_path)
+    run("git", "init", "--quiet", cwd=work)
+    for key, value in (
+        ("user.name", "A Maintainer"),
+        ("user.email", "maintainer@example.org"),
+        ("commit.gpgsign", "false"),
+    ):
+        run("git", "config", key, value, cwd=work)
+    run("git", "add", "--all", "--force", cwd=work)
+    run("git", "commit", "--quiet", "--message=base", cwd=work)
+    run("git", "am", "--quiet", *map(str, series[1:]), cwd=work)
+    subjects = run("git", "log", "--format=%s", f"-{len(series) - 1}", cwd=work).splitlines()
+    hooks = sorted((paths.reference() / "hooks").glob("*.patch"))
+    assert subjects[::-1] == [read_hook(hook).message.splitlines()[0] for hook in hooks]
+    assert run("git", "status", "--short", cwd=work) == ""
+
+
+def test_checkpatch_strict_has_nothing_to_say(series: list[Path], kernel_tree: Path) -> None:
+    checkpatch = kernel_tree / "scripts/checkpatch.pl"
+    argv = ["perl", str(checkpatch), "--strict", "--no-summary", "--terse", *map(str, series)]
+    done = subprocess.run(argv, cwd=kernel_tree, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "", done.stdout
+    assert done.returncode == 0
+
+
+def test_series_can_be_built_step_by_step(series: list[Path]) -> None:
+    """No step uses what a later one brings: names of the dump's API appear only from the patch that declares them."""
+    declared: set[str] = set()
+    for patch in series[1:]:
+        added = "\n".join(line[1:] for line in patch.read_text().splitlines() if re.match(r"\+(?!\+\+)", line))
+        declared |= set(
+            re.findall(r"\b(?:void|bool|u32|int)\s+\*?((?:iommu_ptd|io_pgtable_ptd|iommu_free_table)\w*)\(", added)
+        )
+        used = set(re.findall(r"\b((?:iommu_ptd|io_pgtable_ptd)_(?:add|del|id|table_ok)|iommu_free_table)\(", added))
+        assert used <= declared, f"{patch.name}: {used - declared}"
+
+
+def test_nobody_to_sign_off_is_said(kernel_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in AUTHOR:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SetupError, match="signed off"):
+        export_series(kernel_tree, tmp_path / "out")
+
+
+def test_a_hook_that_does_not_apply_is_named(
+    kernel_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in AUTHOR.items():
+        monkeypatch.setenv(name, value)
+    tree = tmp_path / "tree"
+    for name in ("drivers/iommu", "include/linux"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        run("cp", "-a", str(kernel_tree / name), str(tree / name), cwd=tmp_path)
+    run("cp", str(kernel_tree / "MAINTAINERS"), str(tree), cwd=tmp_path)
+    pages = tree / "drivers/iommu/iommu-pages.c"
+    pages.write_text(pages.read_text().replace("__iommu_free_desc", "somebody_renamed_it"))
+    with pytest.raises(SetupError, match="0001-iommu-pages"):
+        export_series(tree, tmp_path / "out")

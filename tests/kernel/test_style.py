@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Our C as the kernel wants it: checkpatch --strict for the test module, warnings as errors for the agent."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pytest_iommu import paths
+
+MODULE = sorted(path.name for path in paths.module().glob("*.[ch]"))
+AGENT = sorted(path.name for path in paths.agent().glob("*.[ch]"))
+
+
+@pytest.mark.parametrize("name", MODULE)
+def test_checkpatch_accepts_the_module(name: str, kernel_tree: Path) -> None:
+    argv = ["perl", str(kernel_tree / "scripts/checkpatch.pl"), "--strict", "--no-summary", "--terse", "--file"]
+    done = subprocess.run(
+        [*argv, str(paths.module() / name)], cwd=kernel_tree, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "", done.stdout
+
+
+@pytest.mark.parametrize(
+    "path", [paths.module() / name for name in MODULE] + [paths.agent() / name for name in AGENT], ids=str
+)
+def test_licence_is_stated_and_files_are_small(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert "SPDX-License-Identifier: GPL-2.0-only" in lines[0]
+    assert len(lines) <= 400
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "aarch64-linux-gnu-gcc"])
+def test_agent_compiles_without_a_warning(compiler: str, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler}: not found")
+    sources = [str(path) for path in sorted(paths.agent().glob("*.c"))]
+    argv = [
+        compiler,
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pthread",
+        '-DAGENT_BUILD="test"',
+        "-o",
+        str(tmp_path / "agent"),
+    ]
+    done = subprocess.run([*argv, *sources], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel builds without a compiler: a small tree of make rules stands for Linux."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_iommu.images import config, kernel, machines, process, source
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.store import NeedsWork, Store
+from pytest_iommu.outcomes import SetupError
+
+TREE_MAKEFILE = """
+VERSION = 7
+PATCHLEVEL = 3
+SUBLEVEL = 4
+allnoconfig:
+\t@echo "  GEN     .config"; cp $(KCONFIG_ALLCONFIG) $(O)/.config
+Image: $(O)/core.o
+\t@mkdir -p $(O)/arch/arm64/boot; echo "  OBJCOPY Image"; cp $(O)/core.o $(O)/arch/arm64/boot/Image; cp $< $(O)/vmlinux
+$(O)/core.o: core.c
+\t@echo "  CC      core.o"; if grep -q bad core.c; then echo "core.c:1:1: error: bad"; exit 1; fi; cp core.c $@
+modules:
+\t@if [ -n "$(M)" ]; then echo "  LD [M]  test.ko"; cp $(M)/main.c $(M)/iommu_ptdump_test.ko; fi
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    tree = tmp_path / "linux"
+    (tree / "drivers/iommu").mkdir(parents=True)
+    (tree / "Kconfig").write_text("")
+    (tree / "Makefile").write_text(TREE_MAKEFILE)
+    (tree / "core.c").write_text("int core;\n")
+    (tree / "drivers/iommu/Kconfig").write_text("config IOMMU_PTDUMP_DEBUGFS\n")
+    kmod = tmp_path / "kmod/iommu_ptdump_test"
+    kmod.mkdir(parents=True)
+    (kmod / "main.c").write_text("int module;\n")
+    monkeypatch.setenv("PYTEST_IOMMU_KMOD", str(tmp_path / "kmod"))
+    compiler = tmp_path / "bin/aarch64-linux-gnu-gcc"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{compiler.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(machines.platform, "machine", lambda: "x86_64")
+    return SimpleNamespace(tree=tree, kmod=kmod, store=Store(tmp_path / "cache"), said=io.StringIO())
+
+
+def builder(settings: SimpleNamespace) -> kernel.Builder:
+    plan = kernel.plan(machines.get("smmuv3"), "plain", source.user_tree(settings.tree), (), ())
+    return kernel.Builder(settings.store, plan, Progress(settings.said))
+
+
+def build(settings: SimpleNamespace) -> tuple[str, str]:
+    settings.said.truncate(0)
+    with settings.store.locked(Progress(None)):
+        made = builder(settings)
+        return made.kernel()["Image"].read_text(), made.modules()["iommu_ptdump_test.ko"].read_text()
+
+
+def steps(settings: SimpleNamespace) -> list[str]:
+    return re.findall(r"iommu: (.*) done in", settings.said.getvalue())
+
+
+def test_a_kernel_is_built_and_found_again_without_make(settings: SimpleNamespace) -> None:
+    assert build(settings) == ("int core;\n", "int module;\n")
+    assert len(steps(settings)) == 3
+    assert build(settings) == ("int core;\n", "int module;\n")
+    assert steps(settings) == []
+    assert builder(settings).kernel().about["description"].endswith("tree has its own dump")
+
+
+def test_without_the_lock_a_cold_build_asks_for_it(settings: SimpleNamespace) -> None:
+    with pytest.raises(NeedsWork):
+        builder(settings).kernel()
+
+
+def test_an_edited_line_builds_without_configuring(settings: SimpleNamespace) -> None:
+    build(settings)
+    (settings.tree / "core.c").write_text("int core = 1;\n")
+    assert build(settings)[0] == "int core = 1;\n"
+    assert steps(settings) == ["rebuilding kernel smmuv3 plain", "building module iommu_ptdump_test for smmuv3 plain"]
+
+
+def test_an_edited_module_builds_the_module_alone(settings: SimpleNamespace) -> None:
+    build(settings)
+    (settings.kmod / "main.c").write_text("int module = 1;\n")
+    assert build(settings) == ("int core;\n", "int module = 1;\n")
+    assert steps(settings) == ["building module iommu_ptdump_test for smmuv3 plain"]
+    assert [path.name for path in settings.kmod.iterdir()] == ["main.c"]
+
+
+def test_a_module_is_never_built_for_another_state_of_the_tree(settings: SimpleNamespace) -> None:
+    build(settings)
+    first = (settings.tree / "core.c").stat()
+    (settings.tree / "core.c").write_text("int core = 1;\n")
+    build(settings)
+    (settings.tree / "core.c").write_text("int core;\n")
+    os.utime(settings.tree / "core.c", ns=(first.st_atime_ns, first.st_mtime_ns))
+    (settings.kmod / "main.c").write_text("int module = 2;\n")
+    build(settings)
+    assert steps(settings)[0] == "rebuilding kernel smmuv3 plain"
+
+
+def test_errors_of_the_compiler_are_shown(settings: SimpleNamespace) -> None:
+    (settings.tree / "core.c").write_text("bad\n")
+    with pytest.raises(SetupError) as caught:
+        build(settings)
+    assert "core.c:1:1: error: bad" in caught.value.message
+    assert re.search(r"whole output: .*\.log$", caught.value.message)
+    (settings.tree / "core.c").write_text("int core;\n")
+    assert build(settings)[0] == "int core;\n"
+
+
+def test_what_an_interrupted_build_wrote_is_built_again(settings: SimpleNamespace) -> None:
+    build(settings)
+    made = builder(settings)
+    (settings.tree / "core.c").write_text("int core = 1;\n")
+    (made.out / ".pytest-iommu-building").write_bytes(b"")
+    (made.out / "core.o").write_text("ha")  # newer than its source, and half
+    assert build(settings)[0] == "int core = 1;\n"
+
+
+def test_a_full_disk_is_told_from_a_bad_source(settings: SimpleNamespace) -> None:
+    (settings.tree / "Makefile").write_text(
+        TREE_MAKEFILE.replace('echo "  CC      core.o";', 'echo "fatal: core.o: No space left on device"; exit 1;')
+    )
+    with pytest.raises(SetupError, match="No space left on device.*prune"):
+        build(settings)
+
+
+def test_a_tree_that_is_no_kernel_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="is no kernel tree"):
+        source.user_tree(tmp_path)
+
+
+def test_a_missing_compiler_is_named(settings: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SetupError, match="aarch64-linux-gnu-gcc: not found"):
+        builder(settings)
+
+
+def test_required_symbols_that_a_tree_does_not_take_are_an_error(settings: SimpleNamespace) -> None:
+    (settings.tree / "Makefile").write_text(
+        TREE_MAKEFILE.replace("cp $(KCONFIG", "grep -v SMMU $(KCONFIG").replace("ALLCONFIG) $(O)", "ALLCONFIG) > $(O)")
+    )
+    with pytest.raises(SetupError, match="cannot be configured with ARM_SMMU_V3, which machine smmuv3 needs"):
+        build(settings)
+
+
+def test_make_arguments_get_a_build_of_their_own(settings: SimpleNamespace) -> None:
+    plan = builder(settings).plan
+    assert replace(plan, make_args=("LLVM=1",)).place != plan.place
+
+
+def test_fragments_lie_over_each_other(tmp_path: Path) -> None:
+    extra = tmp_path / "my.config"
+    extra.write_text("# mine\nCONFIG_NR_CPUS=4\n# CONFIG_PREEMPT is not set\n")
+    symbols = config.merged(machines.get("smmuv3"), "debug", [extra])
+    assert (symbols["NR_CPUS"], symbols["PREEMPT"], symbols["KASAN"]) == ("4", "n", "y")
+    assert "# CONFIG_PREEMPT is not set\n" in config.text(symbols)
+    extra.write_text("NR_CPUS=4\n")
+    with pytest.raises(SetupError, match=r"my.config:1: "):
+        config.merged(machines.get("smmuv3"), "plain", [extra])
+    with pytest.raises(SetupError, match="no kernel flavour 'x'; there are: debug, plain"):
+        config.merged(machines.get("smmuv3"), "x", ())
+
+
+def test_a_program_that_is_interrupted_leaves_no_children(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        script = f"sleep 1000 & echo $! > {pid_file}; echo started; wait"
+        process.run(["sh", "-c", script], on_line=interrupt)
+    child = Path(f"/proc/{pid_file.read_text().strip()}/cmdline")
+    deadline = time.monotonic() + 5
+    while child.exists() and child.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.01)  # killed, not yet reaped by init
+    assert not child.exists() or not child.read_bytes()
+
+
+def test_a_killed_parent_takes_make_and_its_children_along(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = f"sleep 1000 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait"
+    code = f"from pytest_iommu.images import process; process.run(['sh', '-c', {script!r}])"
+    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        deadline = time.monotonic() + 20
+        while not pid_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        parent.kill()
+    child = Path(f"/proc/{pid_file.read_text().strip()}/cmdline")
+    while child.exists() and child.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not child.exists() or not child.read_bytes()
+
+
+def test_output_is_logged_and_returned(tmp_path: Path) -> None:
+    done = process.run(["sh", "-c", "echo one; echo two >&2; printf three; exit 3"], log=tmp_path / "logs/x.log")
+    assert done == process.Finished(3, ("one", "two", "three"))
+    assert (tmp_path / "logs/x.log").read_text() == "one\ntwo\nthree"
+    assert stat.S_ISREG((tmp_path / "logs/x.log").stat().st_mode)
+
+
+def test_a_renamed_symbol_is_not_missed(tmp_path: Path) -> None:
+    (tmp_path / ".config").write_text("CONFIG_SYSCTL=y\n")
+    wanted = {"SYSCTL": "y", "PROC_SYSCTL": "y", "KASAN": "y", "SMP": "n"}
+    assert config.not_taken(wanted, tmp_path / ".config") == ["KASAN"]
+    (tmp_path / ".config").write_text("")
+    assert config.not_taken(wanted, tmp_path / ".config") == ["KASAN", "PROC_SYSCTL", "SYSCTL"]
