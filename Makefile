@@ -21,6 +21,7 @@ conformance: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
 
 test: check
+	$(BIN)/pytest tests/qemu --iommu-target=qemu -n $(JOBS)
 	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=plain -n $(JOBS) $(QUICK) $(ARGS)
 
 # No kernel runs in these; those of the kernel code fetch the source if it is not there yet.
@@ -37,7 +38,7 @@ bench: setup
 	$(BIN)/python tools/bench $(ARGS)
 
 mutants: setup
-	$(BIN)/pytest tests/mutants $(ARGS)
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 setup:
 	@tools/setup

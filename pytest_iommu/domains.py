@@ -131,10 +131,11 @@ class Iommu:
 
     def table(self, format: str, **parameters: int) -> Domain:
         """A software table; parameters are those of pytest_iommu.formats.configure()."""
-        from pytest_iommu.formats import configure
+        from pytest_iommu import formats
+        from pytest_iommu.scenario.variants import software_command
 
-        words = [f"format={format}", *(f"{name}={value}" for name, value in parameters.items())]
-        return self._make(" ".join(words), configure(format, **parameters))
+        config = formats.configure(format, **parameters)
+        return self._make(software_command(formats.get(format), config, parameters, None), config)
 
     def _make(self, words: str, config: TableConfig) -> Domain:
         name = f"d{len(self._domains)}"

@@ -80,7 +80,7 @@ def check_job(check: Check, where: Where, compared: Callable[[Comparison], None]
             if result.ok:
                 texts[name] = text_of(result)
             else:
-                wrong.append(_unreadable(domain, name, result, where))
+                wrong.append(_unreadable(check, name, result, where))
         if not texts:
             return wrong[:1]
         comparison = compare(check.expected, texts, dialect=where.dialect, hand=check.hand)
@@ -93,13 +93,16 @@ def check_job(check: Check, where: Where, compared: Callable[[Comparison], None]
     return Job([ops.read_file(where.path(domain, name)) for name in names], judge)
 
 
-def _unreadable(domain: str, name: str, result: Result, where: Where) -> CheckFailed:
-    errno = ops.errno_name(result.value)
+def _unreadable(check: Check, name: str, result: Result, where: Where) -> CheckFailed:
+    domain, errno = check.domain, ops.errno_name(result.value)
     if errno == "ENOENT":
         number = where.ids.get(domain, "-")
         what = "has no directory" if number == "-" else f"has the id {number}, and no such file"
         return CheckFailed(f"domain {domain} {what}: {where.path(domain, name)}", ("LAY-2",))
-    return CheckFailed(f"reading {name} of domain {domain} fails with {errno}", (RULE_OF_FILE.get(name, "LAY-2"),))
+    rule = RULE_OF_FILE.get(name, "LAY-2")
+    if name == "page_table" and not check.expected.ranges:
+        rule = "RNG-6"
+    return CheckFailed(f"reading {name} of domain {domain} fails with {errno}", (rule,))
 
 
 def read_job(read: ReadCheck, where: Where) -> Job:

@@ -270,7 +270,8 @@ class Builder:
         for folder, _, files in os.walk(self.out):
             for name in files:
                 path = Path(folder, name)
-                if not _GENERATED.search(str(path.relative_to(self.out))) and path.lstat().st_mtime_ns >= since:
+                kept = _GENERATED.search(str(path.relative_to(self.out))) or name.endswith(".cmd")
+                if not kept and path.lstat().st_mtime_ns >= since and not _is_complete(path):
                     path.unlink()
 
     def _module(self) -> Path:
@@ -293,6 +294,14 @@ class Builder:
         errors = [line for line in done.lines if _ERROR.search(line)] or list(done.lines[-ERRORS_SHOWN:])
         shown = [f"  {line}" for line in errors[:ERRORS_SHOWN]]
         return SetupError("\n".join([f"{what}:", *shown, f"whole output: {self.log}"]))
+
+
+def _is_complete(target: Path) -> bool:
+    """Whether kbuild noted the command that made this: it does so last, when the target is whole."""
+    try:
+        return target.with_name(f".{target.name}.cmd").stat().st_mtime_ns >= target.lstat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _number(value: object) -> int:

@@ -67,12 +67,13 @@ def _spec(value: Value, name: str, given: Mapping[str, int], options: tuple[str,
     if "granule" in fmt.signature:
         words.append(granule_word(config.granule))
     words += [f"{key}{given[key]}" for key in fmt.signature if key in given and key != "granule"]
-    return TableSpec("-".join((*words, *(options or ()))), config, command=_command(fmt, config, given, options))
+    return TableSpec("-".join((*words, *(options or ()))), config, command=software_command(fmt, config, given, options))
 
 
-def _command(
+def software_command(
     fmt: formats.Format, config: TableConfig, given: Mapping[str, int], options: tuple[str, ...] | None
 ) -> str:
+    """What follows ``domain NAME`` in the test module's command for a software table."""
     # Everything is passed, so that nothing depends on the module having the same defaults.
     known = {"granule": config.granule, "ias": config.ias, "oas": config.oas, "levels": config.levels}
     known |= {"vasz": config.ias, "oasz": config.oas}
