@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_iommu.domains import CommandError, Domain, GuestHandle, Iommu
+from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import ops
 from pytest_iommu.targets.protocol import Op
 
 NTH = "/proc/thread-self/fail-nth"
 CONTROL = "/sys/kernel/debug/iommu_ptdump_test/control"
-# Far more than a directory and its files take; that the end is not reached is a failure, not an end.
-LIMIT = 200
+# Allocations that may fail without anybody noticing (kmemleak's, a shrinker's) are in between: the end is reached when
+# so many in a row make no difference.
+QUIET = 25
+LIMIT = 500
 
 pytestmark = [
     pytest.mark.iommu_flavour("debug"),
@@ -49,58 +51,84 @@ def failing(iommu_guest: GuestHandle) -> Iterator[GuestHandle]:
         iommu_guest.run([arm(0), arm(0)])
 
 
+class Allocations:
+    """Counts through the allocations of an operation; each fails in its turn, until QUIET in a row do not matter."""
+
+    def __init__(self) -> None:
+        self._quiet = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for nth in range(1, LIMIT):
+            yield nth
+            self._quiet += 1
+            if self._quiet == QUIET:
+                return
+        pytest.fail(f"allocation {LIMIT} still makes a difference")
+
+    def mattered(self) -> None:
+        """The operation noticed that its allocation failed."""
+        self._quiet = -1
+
+
 @pytest.mark.parametrize("name", ["info", "page_table", "entries", "stats"])
 def test_reading_fails_with_enomem_and_nothing_else(
     name: str, failing: GuestHandle, iommu: Iommu, iommu_check: Callable[[Domain], None]
 ) -> None:
     domain = iommu.domain()
     domain.map(0x1000000, 0x41234000, "64K", "rwc")
-    failed = 0
-    for nth in range(1, LIMIT):
+    failed = {"open": 0, "read": 0}
+    allocations = Allocations()
+    for nth in allocations:
         batch = [arm(nth), ops.open_file(1, domain.path(name)), ops.read(1, 4096), ops.close(1), arm(0), arm(0)]
         _, opened, read, *_ = failing.run(batch).results
-        assert opened.ok or opened.value == -errno.ENOMEM, f"open, allocation {nth}: {opened.value}"
-        if opened.ok:
-            assert read.value > 0 or read.value == -errno.ENOMEM, f"read, allocation {nth}: {read.value}"
-        if opened.ok and read.ok:
-            break
-        failed += 1
-    else:
-        pytest.fail(f"allocation {LIMIT} of a read still fails")
-    assert failed >= 2, "neither the open nor the read failed"
+        step, result = ("read", read) if opened.ok else ("open", opened)
+        if result.ok:
+            assert read.value > 0, f"nothing is read though allocation {nth} failed"
+            continue
+        assert result.value == -errno.ENOMEM, f"{step}, allocation {nth}: {ops.errno_name(result.value)}"
+        failed[step] += 1
+        allocations.mattered()
+    # The buffer of a read is from kvmalloc(), which gets it elsewhere when one allocation fails.
+    assert failed["open"] >= 2, "neither the seq_file nor the state of a reader was made to fail"
     iommu_check(domain)
 
 
 def test_a_domain_is_made_though_its_directory_cannot_be(failing: GuestHandle, iommu: Iommu) -> None:
     without = 0
-    for nth in range(1, LIMIT):
-        made = failing.run([arm(nth), ops.write_file(CONTROL, b"domain d dev=edu0 stage=1\n"), arm(0), arm(0)]).results[
-            1
-        ]
+    allocations = Allocations()
+    for nth in allocations:
+        batch = [arm(nth), ops.write_file(CONTROL, b"domain d dev=edu0 stage=1\n"), arm(0), arm(0)]
+        made = failing.run(batch).results[1]
         listed = failing.read("/sys/kernel/debug/iommu_ptdump_test/domains").decode()
         assert made.ok == listed.startswith("d "), f"allocation {nth}: {made.value}, but the module lists {listed!r}"
-        if made.value == -errno.ENOMEM:
+        if not made.ok:
+            assert made.value == -errno.ENOMEM, f"allocation {nth}: {ops.errno_name(made.value)}"
+            allocations.mattered()
             continue
-        assert made.ok, f"allocation {nth}: {made.value}"
         if " id=- " in listed:
             without += 1
+            allocations.mattered()
             iommu.command("map d 0x1000000 0x41234000 4K rw")
-            iommu.command("destroy d")
-            continue
         iommu.command("destroy d")
-        break
-    else:
-        pytest.fail(f"allocation {LIMIT} of a new domain still fails")
-    assert without, "no allocation of the directory failed"
+    # The directory, its four files, the id: each of them.
+    assert without >= 6, f"only {without} allocations of the directory failed"
 
 
-def test_a_refused_command_leaves_the_domains_as_they_were(failing: GuestHandle, iommu: Iommu) -> None:
-    before = sorted(failing.run([ops.list_directory("/sys/kernel/debug/iommu/domains")]).results[0].data.split())
-    for nth in range(1, LIMIT):
+def directories(guest: GuestHandle) -> list[bytes]:
+    """The names in domains/."""
+    return sorted(guest.run([ops.list_directory("/sys/kernel/debug/iommu/domains")]).results[0].data.split())
+
+
+def test_a_domain_that_could_not_be_made_leaves_no_directory(failing: GuestHandle, iommu: Iommu) -> None:
+    before = directories(failing)
+    refused = 0
+    allocations = Allocations()
+    for nth in allocations:
         batch = [arm(nth), ops.write_file(CONTROL, b"domain d dev=edu0 stage=2\n"), arm(0), arm(0)]
         if failing.run(batch).results[1].ok:
-            break
-        after = sorted(failing.run([ops.list_directory("/sys/kernel/debug/iommu/domains")]).results[0].data.split())
-        assert after == before, f"allocation {nth} leaves a directory behind"
-    with pytest.raises(CommandError):
-        iommu.command("domain d dev=edu0 stage=2")
+            iommu.command("destroy d")
+        else:
+            refused += 1
+            allocations.mattered()
+        assert directories(failing) == before, f"allocation {nth} leaves a directory behind"
+    assert refused, "no allocation of the domain itself failed"
