@@ -67,7 +67,8 @@ def _spec(value: Value, name: str, given: Mapping[str, int], options: tuple[str,
     if "granule" in fmt.signature:
         words.append(granule_word(config.granule))
     words += [f"{key}{given[key]}" for key in fmt.signature if key in given and key != "granule"]
-    return TableSpec("-".join((*words, *(options or ()))), config, command=software_command(fmt, config, given, options))
+    command = software_command(fmt, config, given, options)
+    return TableSpec("-".join((*words, *(options or ()))), config, command=command)
 
 
 def software_command(
