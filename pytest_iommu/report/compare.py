@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_iommu.dialects import IO_PTDUMP, Dialect, DumpSyntaxError
 from pytest_iommu.model import Dump
@@ -88,7 +88,19 @@ def compare(
     found += compare_dump(expected, dump)
     if hand is not None and not found:
         found += _by_hand(hand, dump)
-    return Comparison(tuple(found))
+    return Comparison(_as_printed(found, texts))
+
+
+def _as_printed(found: Sequence[Difference], texts: Mapping[str, str]) -> tuple[Difference, ...]:
+    """Show the lines of page_table as the kernel wrote them, not as they read once they are parsed."""
+    lines = {line.partition("-")[0]: line for line in texts.get("page_table", "").splitlines()}
+
+    def printed(difference: Difference) -> Difference:
+        if difference.file != "page_table" or difference.dumped is None:
+            return difference
+        return replace(difference, dumped=lines.get(difference.dumped.partition("-")[0], difference.dumped))
+
+    return tuple(printed(difference) for difference in found)
 
 
 def compare_dump(expected: Expected, dump: Dump) -> list[Difference]:

@@ -32,6 +32,9 @@ class Rank(IntEnum):
     FILES = 40
 
 
+_UNREADABLE = (Rank.POINTER, Rank.UNREADABLE, Rank.SIZE_TEXT)
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """``rule`` is broken. ``expected`` and ``dumped`` are lines of ``file``, None where there is none."""
@@ -47,6 +50,10 @@ class Difference:
     def lines(self) -> list[str]:
         """The difference as it is shown."""
         shown = [f"{self.rule}  {self.file}: {self.why}"]
-        shown.append(f"       expected  {'(no line)' if self.expected is None else self.expected}")
+        if self.expected is None and self.dumped is None:
+            return shown
+        # A line that cannot be read has no other that it should have been.
+        if self.expected is not None or self.rank not in _UNREADABLE:
+            shown.append(f"       expected  {'(no line)' if self.expected is None else self.expected}")
         shown.append(f"       dumped    {'(no line)' if self.dumped is None else self.dumped}")
         return shown
