@@ -37,6 +37,8 @@ class ScenarioFile(pytest.File):
         """The file's one suite. A mistake in the file is a collection error that says file and line."""
         from pytest_iommu.scenario import ScenarioError, load
 
+        # Scenarios may name machines that another plugin brings.
+        _ = self.config.stash[RUN].machines
         try:
             suite = load(Path(self.path))
         except ScenarioError as error:

@@ -53,8 +53,13 @@ class Run:
     @cached_property
     def machines(self) -> dict[str, Machine]:
         """All machines there are, by name."""
+        from pytest_iommu.scenario import variants
+
         found = self.config.hook.pytest_iommu_machines(config=self.config)
-        return {machine.name: machine for machines in reversed(found) for machine in machines}
+        known = {machine.name: machine for machines in reversed(found) for machine in machines}
+        for machine in known.values():
+            variants.register(machine)
+        return known
 
     @cached_property
     def dialects(self) -> tuple[Dialect, ...]:

@@ -38,6 +38,14 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """The page table of a hardware domain: a format's name, and its parameters but the granule."""
+
+    format: str
+    parameters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One machine that guests run on. ``memory`` in bytes; ``append`` is the kernel command line's fixed part.
 
@@ -62,7 +70,7 @@ class Machine:
     append: str
     devices: tuple[Device, ...]
     agent: Device
-    stages: tuple[str, ...]
+    stages: Mapping[str, Stage] = field(hash=False)
     lines: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
@@ -146,11 +154,16 @@ def _device(reader: _Reader, name: str) -> Device:
     )
 
 
+def _stage(reader: _Reader) -> Stage:
+    parameters = {key: reader.size(key) for key in reader.node if key != "format"}
+    return Stage(reader.text("format"), parameters)
+
+
 def load(path: Path) -> Machine:
     """Read one machine description. SetupError with file and key when it is wrong."""
     top = _Reader(path, "", read_yaml(path))
     qemu, kernel = top.inner("qemu"), top.inner("kernel")
-    lines = kernel.inner("lines")
+    lines, stages = kernel.inner("lines"), top.inner("stages")
     return Machine(
         name=top.text("name"),
         arch=top.text("arch"),
@@ -170,7 +183,7 @@ def load(path: Path) -> Machine:
         append=kernel.text("append"),
         devices=tuple(_device(one, "") for one in top.items("devices")),
         agent=_device(top.inner("agent"), "agent"),
-        stages=top.texts("stages"),
+        stages={name: _stage(stages.inner(name)) for name in stages.node},
         lines={flavour: lines.size(flavour) for flavour in lines.node},
     )
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where a case runs: hardware domains of a machine's stages, and software tables; case -> instances.
 
-What a hardware domain's table looks like is a fact of the machine, as Linux configures it (arm-smmu-v3.c,
-arm_smmu_domain_finalise()): EXPECTED must not take it from the dump.
+What a hardware domain's table looks like is a fact of the machine, as Linux configures it, and stands in its
+description: EXPECTED must not take it from the dump.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from dataclasses import replace
 
 from pytest_iommu import formats
 from pytest_iommu.formats import ConfigError
+from pytest_iommu.images import machines
+from pytest_iommu.images.machines import Machine, Stage
 from pytest_iommu.model import TableConfig
 from pytest_iommu.scenario.reader import ScenarioError, Value
 from pytest_iommu.scenario.schema import Case, DomainDef, DomainSpec, Instance, TableSpec
 
 STAGES = ("s1", "s2")
 GRANULES = {"4K": 4096, "16K": 16384, "64K": 65536}
-#: machine -> stage -> format and its parameters, but the granule, which is the kernel's page size
-MACHINES: dict[str, Mapping[str, tuple[str, Mapping[str, int]]]] = {
-    # QEMU's SMMUv3: OAS 44 bits, no VAX; stage 2's input is as wide as the output (S2T0SZ 20)
-    "smmuv3": {
-        "s1": ("arm_64_lpae_s1", {"ias": 48, "oas": 44}),
-        "s2": ("arm_64_lpae_s2", {"ias": 44, "oas": 44}),
-    },
-}
+#: machine -> stage -> the page table of its domains; those of qemu-images/, and what register() adds
+MACHINES: dict[str, Mapping[str, Stage]] = {name: machines.get(name).stages for name in machines.names()}
 _PAGE_OF_FLAVOUR = {"64k": 65536}
 _PARAMETERS = ("granule", "ias", "oas", "levels", "vasz", "oasz")
+
+
+def register(machine: Machine) -> None:
+    """Make a machine of another plugin known to scenarios."""
+    MACHINES[machine.name] = machine.stages
 
 
 def granule_word(granule: int) -> str:
@@ -93,8 +94,7 @@ def hardware(machine: str, stage: str, granule: int) -> TableSpec:
     known = MACHINES.get(machine, {})
     if stage not in known:
         raise ConfigError(f"{machine} has no stage {stage}")
-    name, parameters = known[stage]
-    config = formats.configure(name, granule=granule, **parameters)
+    config = formats.configure(known[stage].format, granule=granule, **known[stage].parameters)
     return TableSpec(f"{stage}-{granule_word(granule)}", config, stage, f"stage={stage[1:]}")
 
 

@@ -168,3 +168,21 @@ def test_a_format_of_ones_own_can_be_named_in_a_scenario(bench: Bench) -> None:
     bench.scenarios.write_text(bench.scenarios.read_text().replace("stages: [s1, s2]", "formats: [mine]"))
     result = bench.pytester.runpytest_subprocess("--collect-only", "-q")
     result.stdout.fnmatch_lines(["*one-page[[]smmuv3-mine*"])
+
+
+def test_a_machine_of_ones_own_can_be_named_in_a_scenario(bench: Bench) -> None:
+    bench.pytester.makeconftest(
+        """
+        import dataclasses
+
+        from pytest_iommu.images import machines
+
+        def pytest_iommu_machines(config):
+            stages = {"s2": machines.Stage("arm_64_lpae_s2", {"ias": 40, "oas": 40})}
+            return [dataclasses.replace(machines.get("smmuv3"), name="board", stages=stages)]
+        """
+    )
+    text = bench.scenarios.read_text().replace("machines: [smmuv3], stages: [s1, s2]", "machines: [board], stages: [s2]")
+    bench.scenarios.write_text(text.replace("stages: [s1]", "stages: [s2]"))
+    result = bench.pytester.runpytest_subprocess("--collect-only", "-q")
+    result.stdout.fnmatch_lines(["*one-page[[]board-s2-4k*"])

@@ -182,7 +182,9 @@ def test_the_machine_is_what_the_plugin_relies_on() -> None:
     assert [(one.name, one.sid, one.slot) for one in SMMUV3.devices] == [("edu0", 8, "01.0"), ("edu1", 16, "02.0")]
     assert SMMUV3.device("edu0").argument == "edu,dma_mask=0xffffffffffffffff,id=edu0,addr=01.0"
     assert SMMUV3.memory == 512 << 20
-    assert SMMUV3.stages == ("s1", "s2")
+    assert list(SMMUV3.stages) == ["s1", "s2"]
+    assert SMMUV3.stages["s2"].format == "arm_64_lpae_s2"
+    assert SMMUV3.stages["s2"].parameters == {"ias": 44, "oas": 44}
     with pytest.raises(KeyError):
         SMMUV3.device("edu9")
 
@@ -199,7 +201,7 @@ def test_cross_compiling_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch
     [
         ("name: smmuv3\n", "", "name is missing"),
         ("memory: 512M", "memory: lots", "qemu: memory is no number: 'lots'"),
-        ("stages: [s1, s2]", "stages: s1", "stages is to be a list"),
+        ("s1: {format: arm_64_lpae_s1, ias: 48", "s1: {ias: 48", "stages.s1: format is missing"),
         ("sid: 16", "sod: 16", r"devices\[1\]: sid is missing"),
         ("name: smmuv3\n", "name: [\n", "line"),
     ],
