@@ -182,7 +182,7 @@ def test_a_machine_of_ones_own_can_be_named_in_a_scenario(bench: Bench) -> None:
             return [dataclasses.replace(machines.get("smmuv3"), name="board", stages=stages)]
         """
     )
-    text = bench.scenarios.read_text().replace("machines: [smmuv3], stages: [s1, s2]", "machines: [board], stages: [s2]")
-    bench.scenarios.write_text(text.replace("stages: [s1]", "stages: [s2]"))
+    text = bench.scenarios.read_text().replace("machines: [smmuv3]", "machines: [board]")
+    bench.scenarios.write_text(text.replace("[s1, s2]", "[s2]").replace("stages: [s1]", "stages: [s2]"))
     result = bench.pytester.runpytest_subprocess("--collect-only", "-q")
     result.stdout.fnmatch_lines(["*one-page[[]board-s2-4k*"])
