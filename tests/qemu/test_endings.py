@@ -98,8 +98,14 @@ def test_more_memory_than_there_is(boot: Boot) -> None:
 
 
 def test_a_kernel_that_does_not_boot(boot: Boot) -> None:
+    # -S: the processor never runs its first instruction
     with pytest.raises(KernelHang, match="did not boot within 1 s"):
-        QemuTarget(replace(boot, append="rdinit=/nowhere init=/nowhere panic=0"), timeout=1).start()
+        QemuTarget(replace(boot, arguments=["-S"]), timeout=1).start()
+
+
+def test_a_kernel_that_panics_and_stays(boot: Boot) -> None:
+    with pytest.raises(KernelCrash, match="panic and then hung: Kernel panic"):
+        QemuTarget(replace(boot, append="rdinit=/nowhere init=/nowhere panic=0"), timeout=5).start()
 
 
 def test_a_kernel_that_panics_while_booting(boot: Boot) -> None:
