@@ -28,7 +28,7 @@ test: check
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests --ignore=tests/mutants -n $(JOBS)
+	$(BIN)/pytest tests --ignore=tests/mutants --ignore=tests/qemu -n $(JOBS)
 
 # Every flavour there is, also those that take hours.
 conformance-all: setup
