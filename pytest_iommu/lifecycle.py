@@ -14,7 +14,7 @@ from pytest_iommu import settings as options
 from pytest_iommu.collect import ScenarioItem
 from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.formats import register
-from pytest_iommu.outcomes import GuestLost, IommuError, SetupError
+from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, SetupError
 from pytest_iommu.pool import Key
 from pytest_iommu.report import failure
 from pytest_iommu.report.artefacts import run_folder
@@ -206,15 +206,18 @@ def pause_if_idle(item: pytest.Item, nextitem: pytest.Item | None) -> None:
 def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
     """Turn one of our exceptions into the report's text, properties and artefacts."""
     run = item.config.stash[RUN]
-    if call.excinfo is None or not isinstance(call.excinfo.value, IommuError):
+    if call.excinfo is None or not report.failed:
         return
+    declared = [rule for name, value in report.user_properties if name == RULES for rule in str(value).split(",")]
     error = call.excinfo.value
-    if not report.failed:
+    if declared and call.when == "call" and isinstance(error, (AssertionError, pytest.fail.Exception)):
+        # A plain assertion of a test in Python: what it is about is what its marks say.
+        error = CheckFailed(str(error), tuple(declared))
+    if not isinstance(error, IommuError):
         return
     handle = getattr(item, "funcargs", {}).get("iommu_guest")
     if error.evidence is None and isinstance(handle, GuestHandle):
         error.evidence = handle.evidence()
-    declared = [rule for name, value in report.user_properties if name == RULES for rule in str(value).split(",")]
     given = run.settings.given
     again = failure.rerun_line(item.path, item.nodeid, given, item.config.invocation_params.dir)
     where = f"{item.path}:{(item.reportinfo()[1] or 0) + 1}"

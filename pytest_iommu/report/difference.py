@@ -29,6 +29,7 @@ class Rank(IntEnum):
     PRESENCE = 26
     INFO = 28
     ENTRY = 30
+    TOP = 32
     FILES = 40
 
 

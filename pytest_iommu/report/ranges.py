@@ -112,10 +112,10 @@ class RangeDiffer:
 
     def _stray(self, row: Range) -> Difference:
         config = self._expected.config
-        signed = self._want if "sign_extend" in config.features else ()
+        signed = self._want if config.features & {"sign_extend", "ttbr1"} else ()
         for want in signed:
             if want.first != row.first and (want.first ^ row.first) % (1 << config.ias) == 0:
-                why = "the IOVA is not sign-extended"
+                why = "the IOVA lacks its upper bits"
                 return Difference("RNG-5", Rank.SIGN, FILE, why, render_range(want), render_range(row), ("RNG-1",))
         return Difference("RNG-1", Rank.PRESENCE, FILE, "nothing is mapped here", None, render_range(row))
 
