@@ -114,3 +114,19 @@ def test_keep(bench: Bench, keep: str, kept: list[str]) -> None:
     bench.run(f"--iommu-keep={keep}", "-k", "two-pages")
     found = sorted(path.name for path in bench.artefacts().iterdir()) if bench.artefacts().exists() else []
     assert found == kept
+
+
+def test_a_plain_assertion_counts_against_the_rules_of_its_test(bench: Bench) -> None:
+    bench.record()
+    bench.pytester.makepyfile(
+        test_own="""
+        import pytest
+
+        @pytest.mark.iommu_rules("LAY-3", "LAY-4")
+        def test_own():
+            assert [1, 2] == [1]
+        """
+    )
+    result = bench.run("test_own.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*fail: LAY-3, LAY-4 broken*", "again: *test_own.py::test_own*", "LAY-3 *0      1 *"])

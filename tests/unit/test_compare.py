@@ -274,6 +274,16 @@ def test_sign_extension_lost() -> None:
     assert verdict(expected, kernel.texts(expected, cut)) == "RNG-5"
 
 
+def test_upper_half_of_a_split_space_lost() -> None:
+    config = configure("arm_64_lpae_s1", ias=40, options=["ttbr1"])
+    model = TableModel(config)
+    model.map(0xFFFFFF0000001000, 0x41000000, 0x1000, RW)
+    expected = model.snapshot()
+    assert compare(expected, kernel.texts(expected)).ok
+    cut = kernel.each(lambda i: replace(i, iova=i.iova & (1 << 40) - 1))
+    assert verdict(expected, kernel.texts(expected, cut)) == "RNG-5"
+
+
 def test_empty_table() -> None:
     expected = TableModel(configure("amdv1")).snapshot()
     texts = render(expected.dump())
