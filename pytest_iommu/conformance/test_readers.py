@@ -201,7 +201,7 @@ def test_open_files_hold_nobody_up(kind: str, iommu: Iommu, iommu_guest: GuestHa
     iommu_guest.run([ops.close(SLOT + number) for number in range(len(FILES))])
 
 
-@pytest.mark.iommu_rules("CON-7", "CON-9")
+@pytest.mark.iommu_rules("CON-9", "CON-7")
 @pytest.mark.parametrize("kind", ["s1", "s2", "amdv1", "arm_64_lpae_s1"])
 @pytest.mark.parametrize("file", FILES)
 def test_an_open_file_of_a_freed_domain(kind: str, file: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
