@@ -4,10 +4,10 @@
  *
  * A reader takes no lock of map, unmap or attach. Levels of the table are freed
  * by RCU, so a walk is safe but not coherent: it sees each entry as it was at
- * some time during the read. A walk goes on in batches; between two of them the
- * reader reschedules and finds out that the domain is going. The domain itself
- * is kept by debugfs_file_get(), held from ->start() to ->stop() and never while
- * text is copied to user space: iommu_ptd_del() waits for one batch at most.
+ * some time during the read. Between two batches the reader reschedules and
+ * finds out that the domain is going. debugfs_file_get() keeps the domain, from
+ * ->start() to ->stop() and never while text is copied to user space, so that
+ * iommu_ptd_del() waits for one batch at most.
  */
 #include <linux/debugfs.h>
 #include <linux/iommu-ptdump.h>
@@ -98,7 +98,7 @@ static u64 ptd_item_last(const struct iommu_ptd_item *item)
 	return item->iova | (BIT_ULL(item->lg2sz) - 1);
 }
 
-/* RNG-3 of Documentation/ABI: does @item go on where @line ends? */
+/* Does @item go on where @line ends, and look the same? */
 static bool ptd_mergeable(const struct iommu_ptd *ptd,
 			  const struct ptd_range *line,
 			  const struct iommu_ptd_item *item)
@@ -405,7 +405,6 @@ static int ptd_##name##_open(struct inode *inode, struct file *file)	\
 }									\
 									\
 static const struct file_operations ptd_##name##_fops = {		\
-	.owner = THIS_MODULE,						\
 	.open = ptd_##name##_open,					\
 	.read_iter = ptd_read_iter,					\
 	.llseek = ptd_llseek,						\
