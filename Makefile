@@ -28,6 +28,7 @@ test: check
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tests/mutants/run.py --check
 	$(BIN)/pytest tests --ignore=tests/mutants --ignore=tests/qemu -n $(JOBS)
 
 # Every flavour there is, also those that take hours.

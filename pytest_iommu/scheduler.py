@@ -49,6 +49,14 @@ class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has n
             self._scopes = scopes(next(iter(self.registered_collections.values()), []))
         super().schedule()
 
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        # Tests in Python first, the smallest file before: what boots another kernel or a guest of its own is among
+        # them, and left for the end one worker would do it alone.
+        files = [scope for scope in self.workqueue if scope.endswith(".py")]
+        if files:
+            self.workqueue.move_to_end(files[-1], last=False)
+        super()._assign_work_unit(node)
+
     def remove_node(self, node: WorkerController) -> str | None:
         """Take a worker's work back. The test it died of counts as run: it would kill the next worker as well."""
         units = self.assigned_work.get(node, {})

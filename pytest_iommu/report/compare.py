@@ -152,6 +152,8 @@ def _piece(file: str, how: ReadHow, number: int, want: str, have: str) -> Differ
 def _syntax(error: DumpSyntaxError) -> Difference:
     # A size that contradicts its line may be the consequence of a wrong last; anything else is the fault itself.
     rank = Rank.SIZE_TEXT if error.why.startswith(_SIZE_FAULTS) else Rank.UNREADABLE
+    if error.file == "info" and "largest unit" in error.why:
+        rank = Rank.INFO
     return Difference(error.rule, rank, error.file, f"line {error.number}: {error.why}", None, error.line)
 
 

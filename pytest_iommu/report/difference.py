@@ -17,6 +17,7 @@ class Rank(IntEnum):
     POINTER = 0
     NOT_EMPTY = 2
     UNREADABLE = 4
+    FORMAT = 6
     SIGN = 8
     LEVEL = 10
     LEAF = 12

@@ -174,7 +174,9 @@ def info_differences(expected: Expected, dump: Dump) -> Iterator[Difference]:
     rows = zip(INFO_KEYS.items(), render_info(placed).splitlines(), render_info(have).splitlines(), strict=True)
     for (key, rule), left, right in rows:
         if left != right:
-            yield Difference(rule, Rank.INFO, "info", f"{key} differs", left, right)
+            # Columns and flags of another format would be wrong for that reason alone.
+            rank = Rank.FORMAT if key == "format" else Rank.INFO
+            yield Difference(rule, rank, "info", f"{key} differs", left, right)
     size = max(64, expected.format.geometry(expected.config).table_bytes(expected.top, expected.top))
     top = f"top: 0x{have.top:016x}"
     if have.top == 0 or have.top % size:

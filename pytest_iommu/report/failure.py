@@ -63,7 +63,11 @@ def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
     """The rules that a failure counts against: those broken, or all that the test is about when it never got so far."""
     if isinstance(error, CheckFailed):
         return tuple(dict.fromkeys([*error.rules, *error.related]))
-    return tuple(declared) if error.kind in ("kernel-crash", "kernel-hang") else ()
+    if error.kind not in ("kernel-crash", "kernel-hang"):
+        return ()
+    splat = error.evidence.splat if error.evidence is not None else ""
+    # A report out of a read is what LAY-7 forbids, whatever the test was about.
+    return tuple(dict.fromkeys(["LAY-7", *declared] if "vfs_read" in splat else declared))
 
 
 def _headline(error: IommuError) -> str:

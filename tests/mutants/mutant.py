@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a mutant is: a patch with a sentence on what it breaks and the rule that is to be reported for it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+_RULE = re.compile(r"[A-Z]{3}-[0-9]+")
+
+
+class MutantError(Exception):
+    """A patch file that is none, or does not apply any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One patch. ``rule`` must be named first by a failing test; ``also`` may be by others. A parser's has no rule."""
+
+    path: Path
+    what: str
+    rule: str = ""
+    also: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending, e.g. ``06-flag-lost``."""
+        return self.path.stem
+
+    def apply(self, root: Path) -> None:
+        """Patch the tree below ``root``, which the patch's paths are relative to. MutantError when it does not fit."""
+        argv = ["patch", "-p1", "--batch", "--forward", "--no-backup-if-mismatch", "-i", str(self.path)]
+        done = subprocess.run(argv, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode != 0:
+            raise MutantError(f"{self.path.name} does not apply to {root.name}:\n{done.stdout.rstrip()}")
+
+
+def read(path: Path, rules: Iterable[str]) -> Mutant:
+    """Parse a patch's head; ``rules`` are those there are. MutantError for what is no mutant of the kernel."""
+    head, line, _ = path.read_text().partition("\n---\n")
+    fields = dict(re.findall(r"(?m)^(Rule|Also): (.+)$", head))
+    sentence, blank, _ = head.partition("\n\n")
+    named = [*_RULE.findall(fields.get("Rule", "")), *_RULE.findall(fields.get("Also", ""))]
+    if not line or not blank or not named or " " in fields.get("Rule", " "):
+        raise MutantError(f"{path.name}: not a sentence, an empty line, `Rule: ...`, `Also: ...`, `---`, a patch")
+    unknown = sorted(set(named) - set(rules))
+    if unknown:
+        raise MutantError(f"{path.name}: no such rule: {' '.join(unknown)}")
+    return Mutant(path, " ".join(sentence.split()), named[0], tuple(named[1:]))
+
+
+def of_kernel(rules: Iterable[str]) -> list[Mutant]:
+    """The mutants of the reference implementation, in order."""
+    return [read(path, rules) for path in sorted(HERE.glob("*.patch"))]
+
+
+def of_parser() -> list[Mutant]:
+    """The mutants of our own reading and modelling, in order."""
+    found = sorted((HERE / "parser").glob("*.patch"))
+    return [Mutant(path, " ".join(path.read_text().partition("\n---\n")[0].split())) for path in found]

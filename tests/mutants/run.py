@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Can the suite fail? Seeds one bug at a time and looks whether it is found, and under the right rule.
+
+A mutant of the kernel changes a copy of the reference implementation: one incremental build, one run of the suite. It
+is caught when a test fails whose first-named rule is the mutant's. A mutant of the parser changes a copy of this
+project, and the unit tests have to fail. Exit status: 0 when all are caught, 1 when not, 2 for other trouble.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mutant
+import platformdirs
+import verdicts
+from mutant import Mutant, MutantError
+
+from pytest_iommu.report.summary import INFRASTRUCTURE
+from pytest_iommu.rules import RULES
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = ("--pyargs", "pytest_iommu.conformance", "--iommu-target=qemu", "--iommu-flavour=plain", "--iommu-keep=none")
+QUIET = ("-q", "--tb=no", "--no-header", "-p", "no:cacheprovider")
+LIMIT = 1800
+"""Seconds after which a run is given up: a first build of a kernel fits in."""
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "dist")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one run: ``word`` for the table, which rules were named first by how many tests, and details."""
+
+    word: str
+    first: Counter[str]
+    detail: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.word == "caught"
+
+
+@contextmanager
+def scratch(cache: Path) -> Iterator[Path]:
+    """A directory for one mutant's copy."""
+    place = cache / "mutants"
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
+    if not any(place.iterdir()):
+        place.rmdir()
+
+
+def call(argv: Sequence[str], env: dict[str, str], where: Path = ROOT) -> tuple[int, str]:
+    """Run a program to its end; exit status (-1: given up after LIMIT) and all it said."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(argv, env=os.environ | env, cwd=where, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            status = -1
+        finally:
+            if process.poll() is None:
+                # pytest ends its guests on SIGINT; one that is deaf loses them by their parent's death
+                process.terminate()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        output.seek(0)
+        return status, output.read()
+
+
+def conformance(kmod: Path, cache: Path, rule: str, seconds: int, extra: Sequence[str]) -> Outcome:
+    """Build with this copy of kmod/ and run the suite; ``survived`` when all of it passes."""
+    report = kmod.parent / "verdicts.json"
+    argv = [sys.executable, "-m", "pytest", *QUIET, "-p", "verdicts", *SUITE, f"--iommu-cache={cache}", *extra]
+    env = {
+        "PYTEST_IOMMU_KMOD": str(kmod),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(mutant.HERE), os.environ.get("PYTHONPATH")))),
+        verdicts.FILE: str(report),
+        verdicts.RULE: rule,
+        verdicts.SECONDS: str(seconds),
+    }
+    status, output = call(argv, env)
+    try:
+        found = json.loads(report.read_text())
+    except (OSError, ValueError):
+        found = {"passed": 0, "failed": []}
+    said = [(kind, rules) for _, kind, rules in found["failed"] if kind not in INFRASTRUCTURE]
+    first = Counter(rules[0] if rules else kind for kind, rules in said)
+    if said:
+        return Outcome("failed", first)
+    if status == 0 and found["passed"]:
+        return Outcome("survived", first, f"{found['passed']} passed")
+    tail = "\n".join(output.rstrip().splitlines()[-12:])
+    return Outcome("not run", first, f"exit status {status}\n{tail}")
+
+
+def judge(one: Mutant, outcome: Outcome) -> Outcome:
+    """Whether the rule is the right one."""
+    if outcome.word != "failed":
+        return outcome
+    counted = " ".join(f"{rule}:{count}" for rule, count in outcome.first.most_common())
+    stray = sorted(set(outcome.first) - {one.rule, *one.also})
+    detail = counted + (f"  (unforeseen: {' '.join(stray)})" if stray else "")
+    return Outcome("caught" if one.rule in outcome.first else "wrong rule", outcome.first, detail)
+
+
+def entries(cache: Path) -> set[Path]:
+    """Finished kernels, modules and initramfs in the cache."""
+    return set((cache / "artefacts").glob("*"))
+
+
+def run_kernel(one: Mutant, cache: Path, seconds: int, extra: Sequence[str]) -> Outcome:
+    """Build and run one mutant of the reference implementation; what it leaves in the cache is removed."""
+    before = entries(cache)
+    with scratch(cache) as folder:
+        shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
+        one.apply(folder / "kmod" / "io_ptdump")
+        try:
+            return judge(one, conformance(folder / "kmod", cache, one.rule, seconds, extra))
+        finally:
+            for path in entries(cache) - before:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def run_parser(one: Mutant, cache: Path) -> Outcome:
+    """Run the unit tests of a changed copy of this project."""
+    with scratch(cache) as folder:
+        copy = folder / "project"
+        shutil.copytree(ROOT, copy, ignore=LEFT_OUT, symlinks=True)
+        one.apply(copy)
+        # those of images build and fetch; nothing here changes what they are about
+        argv = [sys.executable, "-m", "pytest", *QUIET, "-x", "tests/unit", "--ignore-glob=*/test_images_*"]
+        status, output = call(argv, {"PYTHONPATH": str(copy)}, copy)
+    last = (output.rstrip().splitlines() or [""])[-1]
+    return Outcome({0: "survived", 1: "caught"}.get(status, "not run"), Counter(), last)
+
+
+def sound(cache: Path, seconds: int, extra: Sequence[str]) -> bool:
+    """Whether the suite passes without a mutant; if not, the mutants would prove nothing."""
+    with scratch(cache) as folder:
+        shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
+        outcome = conformance(folder / "kmod", cache, "", seconds, extra)
+    if outcome.word == "survived":
+        print(f"without a mutant: {outcome.detail}", flush=True)
+        return True
+    named = " ".join(f"{rule}:{count}" for rule, count in outcome.first.most_common())
+    print(f"the suite does not pass without a mutant: {named or outcome.detail}")
+    return False
+
+
+def show(name: str, rule: str, outcome: Outcome, what: str, took: float) -> None:
+    """One line of the table."""
+    head, _, rest = outcome.detail.partition("\n")
+    print(f"{outcome.word:<10} {rule:<6} {name:<36} {took:4.0f}s  {head}", flush=True)
+    if not outcome.good and rule:
+        print(f"{'':<17} {what}")
+    if rest:
+        print("\n".join(f"{'':<17} | {line}" for line in rest.splitlines()), flush=True)
+
+
+def chosen(found: Sequence[Mutant], names: Sequence[str]) -> list[Mutant]:
+    """Those whose name has one of ``names`` in it; all without names."""
+    return [one for one in found if not names or any(name in one.name for name in names)]
+
+
+def main() -> int:
+    """The command line."""
+    description = (__doc__ or "").partition("\n\n")[0]
+    parser = argparse.ArgumentParser(description=description, epilog="What follows `--` goes to pytest.")
+    parser.add_argument("names", nargs="*", help="only mutants with one of these in their name")
+    parser.add_argument("--cache", type=Path, help="as pytest's --iommu-cache")
+    parser.add_argument("--only", choices=("kernel", "parser"), help="only mutants of the kernel, or of the parser")
+    parser.add_argument("--seconds", type=int, default=10, help="let a run go on for so long (default 10)")
+    parser.add_argument("--check", action="store_true", help="only look whether the patches apply")
+    words = sys.argv[1:]
+    at = words.index("--") if "--" in words else len(words)
+    given, extra = parser.parse_args(words[:at]), words[at + 1 :]
+    cache = (given.cache or Path(platformdirs.user_cache_dir("pytest-iommu"))).absolute()
+    try:
+        kernel = chosen(mutant.of_kernel(RULES), given.names) if given.only != "parser" else []
+        own = chosen(mutant.of_parser(), given.names) if given.only != "kernel" else []
+        with scratch(cache) as folder:
+            check(folder, kernel, own)
+        if given.check:
+            return 0
+        return run(kernel, own, cache, given.seconds, extra)
+    except MutantError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def check(folder: Path, kernel: Sequence[Mutant], own: Sequence[Mutant]) -> None:
+    """Apply every patch to a copy of its own. MutantError for the first one that does not fit any more."""
+    for one in (*kernel, *own):
+        copy = folder / one.name
+        if one.rule:
+            shutil.copytree(ROOT / "kmod" / "io_ptdump", copy)
+        else:
+            shutil.copytree(ROOT / "pytest_iommu", copy / "pytest_iommu", ignore=LEFT_OUT)
+        one.apply(copy)
+        shutil.rmtree(copy)
+
+
+def run(kernel: Sequence[Mutant], own: Sequence[Mutant], cache: Path, seconds: int, extra: Sequence[str]) -> int:
+    """Run them one after the other and print the table; the exit status."""
+    if kernel and not sound(cache, seconds, extra):
+        return 2
+    words: Counter[str] = Counter()
+    for one in (*own, *kernel):
+        began = time.monotonic()
+        outcome = run_kernel(one, cache, seconds, extra) if one.rule else run_parser(one, cache)
+        words[outcome.word] += 1
+        show(one.name, one.rule or "-", outcome, one.what, time.monotonic() - began)
+    print(", ".join(f"{count} {word}" for word, count in words.most_common()) or "no such mutant")
+    return 2 if words["not run"] or not words else int(words["caught"] != words.total())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
