@@ -8,6 +8,7 @@ the kernel's generic_pt (level 0 holds the smallest leaves), addresses and sizes
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -125,7 +126,7 @@ class Decoded:
     volatile: tuple[str, ...] = ()
 
 
-class Format:
+class Format(ABC):
     """A page-table format; each is a subclass with its bits, in a file of its own.
 
     ``flags`` are the words that page_table shows, in order; ``volatile`` those that only entries shows, after them.
@@ -142,41 +143,41 @@ class Format:
     #: generic_pt frees a table when an unmap covers it; io-pgtable only by an unmap step of the item's block size
     frees_covered_tables = True
 
+    @abstractmethod
     def configure(self, **parameters: object) -> TableConfig:
         """The configuration the kernel would come to. ConfigError when it would refuse, or for unknown parameters."""
-        raise NotImplementedError
 
     def geometry(self, config: TableConfig) -> Geometry:
-        """The shape of the table."""
-        raise NotImplementedError
+        """The shape of the table: 4K pages, 512 items a table and a top that stays, where a format does not differ."""
+        return _plain_geometry(config)
 
     def aperture(self, config: TableConfig) -> tuple[int, int]:
         """First and last IOVA of the domain's aperture."""
         return 0, (1 << self.geometry(config).vasz) - 1
 
+    @abstractmethod
     def request_bits(self, config: TableConfig, prot: Prot) -> int:
         """The attribute bits that the kernel writes for a request (no ``execute`` is IOMMU_NOEXEC)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prot(self, config: TableConfig, raw: int) -> Prot:
         """The six columns of a leaf, from the raw item alone (PRT-2)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def kind(self, config: TableConfig, level: int, raw: int) -> Kind | None:
         """What the item is; None when it is empty."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leaf_bits(self, config: TableConfig, level: int, size: int) -> int:
         """The bits that say "leaf of ``size`` bytes at ``level``", without address and attributes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table_bits(self, config: TableConfig, level: int) -> int:
         """All bits of a table item at ``level`` but the address."""
-        raise NotImplementedError
 
+    @abstractmethod
     def address_mask(self, config: TableConfig) -> int:
         """The bits of an item that hold an address."""
-        raise NotImplementedError
 
     def pack(self, config: TableConfig, address: int) -> int:
         """An address as it stands in an item."""
@@ -213,6 +214,11 @@ class Format:
     def encode_table(self, config: TableConfig, level: int, address: int) -> int:
         """The raw item at ``level`` that points to a table at the physical ``address``."""
         return self.table_bits(config, level) | self.pack(config, address)
+
+
+@lru_cache(maxsize=256)
+def _plain_geometry(config: TableConfig) -> Geometry:
+    return Geometry(12, 9, config.levels - 1, config.levels - 1, config.ias)
 
 
 def words(flags: tuple[Flag, ...], raw: int) -> tuple[str, ...]:

@@ -6,13 +6,10 @@ Bits: The RISC-V Instruction Set Manual, volume II, 12.4 to 12.6 and chapters "S
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from pytest_iommu.formats.base import (
     ConfigError,
     Flag,
     Format,
-    Geometry,
     bits,
     generic_sizes,
     no_more,
@@ -57,9 +54,6 @@ class RiscV64(Format):
         possible = sum(1 << 12 + 9 * level for level in range(LEVELS[vasz])) | (1 << 16 if "svnapot" in features else 0)
         sizes = generic_sizes(possible, vasz, oasz)
         return TableConfig(self.name, 4096, vasz, oasz, sizes, LEVELS[vasz], features)
-
-    def geometry(self, config: TableConfig) -> Geometry:
-        return _geometry(config)
 
     def aperture(self, config: TableConfig) -> tuple[int, int]:
         return 0, (1 << config.ias - ("sign_extend" in config.features)) - 1
@@ -106,13 +100,8 @@ class RiscV64(Format):
         return (raw & PPN) << 2
 
     def leaf_span(self, config: TableConfig, level: int, raw: int) -> tuple[int, int]:
-        size = 1 << 16 if raw & NAPOT else 1 << _geometry(config).item_lg2(level)
+        size = 1 << 16 if raw & NAPOT else 1 << self.geometry(config).item_lg2(level)
         return self.unpack(config, raw) & -size, size
-
-
-@lru_cache(maxsize=256)
-def _geometry(config: TableConfig) -> Geometry:
-    return Geometry(12, 9, config.levels - 1, config.levels - 1, config.ias)
 
 
 FORMATS: tuple[Format, ...] = (RiscV64(),)

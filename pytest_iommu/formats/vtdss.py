@@ -6,13 +6,10 @@ Bits: Intel Virtualization Technology for Directed I/O, 9.8 "Second-Stage Paging
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from pytest_iommu.formats.base import (
     ConfigError,
     Flag,
     Format,
-    Geometry,
     bits,
     generic_sizes,
     no_more,
@@ -51,9 +48,6 @@ class VtdSs(Format):
         sizes = generic_sizes(1 << 12 | 1 << 21 | 1 << 30, vasz, oasz)
         return TableConfig(self.name, 4096, vasz, oasz, sizes, levels, features)
 
-    def geometry(self, config: TableConfig) -> Geometry:
-        return _geometry(config)
-
     def request_bits(self, config: TableConfig, prot: Prot) -> int:
         raw = SNOOP if "force_coherence" in config.features else 0
         return raw | (READ if prot.read else 0) | (WRITE if prot.write else 0)
@@ -78,11 +72,6 @@ class VtdSs(Format):
 
     def address_mask(self, config: TableConfig) -> int:
         return ADDRESS
-
-
-@lru_cache(maxsize=256)
-def _geometry(config: TableConfig) -> Geometry:
-    return Geometry(12, 9, config.levels - 1, config.levels - 1, config.ias)
 
 
 FORMATS: tuple[Format, ...] = (VtdSs(),)

@@ -7,13 +7,10 @@ table holds sign-extended IOVAs (RNG-5).
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from pytest_iommu.formats.base import (
     ConfigError,
     Flag,
     Format,
-    Geometry,
     bits,
     generic_sizes,
     no_more,
@@ -56,9 +53,6 @@ class X8664(Format):
         sizes = generic_sizes(1 << 12 | 1 << 21 | 1 << 30, vasz, oasz)
         return TableConfig(self.name, 4096, vasz, oasz, sizes, levels, features)
 
-    def geometry(self, config: TableConfig) -> Geometry:
-        return _geometry(config)
-
     def aperture(self, config: TableConfig) -> tuple[int, int]:
         return 0, (1 << config.ias - ("sign_extend" in config.features)) - 1
 
@@ -91,11 +85,6 @@ class X8664(Format):
 
     def address_mask(self, config: TableConfig) -> int:
         return ADDRESS
-
-
-@lru_cache(maxsize=256)
-def _geometry(config: TableConfig) -> Geometry:
-    return Geometry(12, 9, config.levels - 1, config.levels - 1, config.ias)
 
 
 FORMATS: tuple[Format, ...] = (X8664(),)
