@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,11 @@ from pytest_iommu.targets.qemu import Boot
 def test_a_shell_in_the_guest(boot: Boot, iommu_settings: Settings) -> None:
     if iommu_settings.offline:
         pytest.skip("a shell's busybox may have to be fetched, --iommu-offline")
+    try:
+        for end in os.openpty():
+            os.close(end)
+    except OSError as error:
+        pytest.skip(f"a shell needs a terminal: {error}")
     arguments = [word for word in iommu_settings.given if not word.startswith("--iommu-target")]
     child = pexpect.spawn(
         sys.executable, ["-m", "pytest_iommu.cli", "shell", *arguments], timeout=180, encoding="utf-8"
