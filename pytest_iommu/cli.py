@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_iommu import paths
 from pytest_iommu.outcomes import SetupError
 
 if TYPE_CHECKING:
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
     from pytest_iommu.images.store import Store
 
 DEFAULT_PRUNE = "10G"
-
-
-def default_cache() -> Path:
-    """Where the cache is when nobody says otherwise; the same as the plugin's."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("pytest-iommu"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +144,7 @@ def _kconfig(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pytest-iommu", description=__doc__)
-    parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR", help="the cache directory")
+    parser.add_argument("--cache", type=Path, default=paths.default_cache(), metavar="DIR", help="the cache directory")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     cache = commands.add_parser("cache", help="what the cache holds").add_subparsers(required=True, metavar="ACTION")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where the data that is not Python lives: kmod/ and qemu-images/, in a wheel or in a checkout."""
+"""Where what is not Python lives: kmod/ and qemu-images/, in a wheel or in a checkout, and the cache."""
 
 from __future__ import annotations
 
@@ -44,3 +44,10 @@ def agent() -> Path:
 def conformance() -> Path:
     """The suite's directory."""
     return PACKAGE / "conformance"
+
+
+def default_cache() -> Path:
+    """Where sources, builds and QEMU are kept unless --iommu-cache says otherwise."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("pytest-iommu"))

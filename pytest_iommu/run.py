@@ -15,7 +15,9 @@ from pytest_iommu.guest import ops
 from pytest_iommu.guest.console import Splat, scan
 from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.pool import Key, Pool
+from pytest_iommu.reading import DEBUGFS
 from pytest_iommu.report.artefacts import Folder
+from pytest_iommu.report.summary import RETRIED
 from pytest_iommu.settings import Settings
 from pytest_iommu.targets.registry import TargetKind
 from pytest_iommu.targets.replay import Recorder
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 T = TypeVar("T")
-DEBUGFS = "/sys/kernel/debug/iommu"
 
 NO_TARGET = "no --iommu-target given: nothing to run on (try --iommu-target=qemu)"
 
@@ -172,7 +173,7 @@ class Run:
                 return body(guest)
             except GuestLost as error:
                 self.pool.discard(guest, error.message)
-                item.user_properties.append(("iommu_retried", error.message))
+                item.user_properties.append((RETRIED, error.message))
                 guest = self.pool.take(key)
                 return body(guest)
         except (KernelCrash, KernelHang, GuestLost) as error:

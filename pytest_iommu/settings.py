@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
 import pytest
 
+from pytest_iommu import paths
 from pytest_iommu.outcomes import SetupError
 
 KEEP = ("failed", "all", "none")
@@ -111,11 +111,6 @@ class Settings:
         return self.flavours[0]
 
 
-def default_cache() -> Path:
-    """Where sources, builds and QEMU are kept unless --iommu-cache says otherwise."""
-    return Path(platformdirs.user_cache_dir("pytest-iommu"))
-
-
 def add_options(parser: pytest.Parser) -> None:
     """Register all options and their ini twins."""
     group = parser.getgroup("iommu", "IOMMU page-table dumps")
@@ -193,7 +188,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
     return Settings(
         target=target or None,
         target_argument=argument,
-        cache=value["cache"] or default_cache(),
+        cache=value["cache"] or paths.default_cache(),
         where=config.invocation_params.dir,
         folder=folder,
         machines=_names(value["machine"], "--iommu-machine"),

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from pytest_iommu.conformance.test_directories import directories
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import ops
+from pytest_iommu.runner import MODULE
 from pytest_iommu.targets.protocol import Op
 
 NTH = "/proc/thread-self/fail-nth"
-CONTROL = "/sys/kernel/debug/iommu_ptdump_test/control"
+CONTROL = f"{MODULE}/control"
 # Allocations that may fail without anybody noticing (kmemleak's, a shrinker's) are in between: the end is reached when
 # so many in a row make no difference.
 QUIET = 25
@@ -99,7 +101,7 @@ def test_a_domain_is_made_though_its_directory_cannot_be(failing: GuestHandle, i
     for nth in allocations:
         batch = [arm(nth), ops.write_file(CONTROL, b"domain d dev=edu0 stage=1\n"), arm(0), arm(0)]
         made = failing.run(batch).results[1]
-        listed = failing.read("/sys/kernel/debug/iommu_ptdump_test/domains").decode()
+        listed = failing.read(f"{MODULE}/domains").decode()
         assert made.ok == listed.startswith("d "), f"allocation {nth}: {made.value}, but the module lists {listed!r}"
         if not made.ok:
             assert made.value == -errno.ENOMEM, f"allocation {nth}: {ops.errno_name(made.value)}"
@@ -112,11 +114,6 @@ def test_a_domain_is_made_though_its_directory_cannot_be(failing: GuestHandle, i
         iommu.command("destroy d")
     # The directory, its four files, the id: each of them.
     assert without >= 6, f"only {without} allocations of the directory failed"
-
-
-def directories(guest: GuestHandle) -> list[bytes]:
-    """The names in domains/."""
-    return sorted(guest.run([ops.list_directory("/sys/kernel/debug/iommu/domains")]).results[0].data.split())
 
 
 def test_a_domain_that_could_not_be_made_leaves_no_directory(failing: GuestHandle, iommu: Iommu) -> None:

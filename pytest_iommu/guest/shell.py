@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_iommu import paths
 from pytest_iommu.outcomes import SetupError
-from pytest_iommu.settings import OPTIONS, Settings, default_cache
+from pytest_iommu.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
     from pytest_iommu.targets.qemu import Boot
@@ -70,7 +71,7 @@ def parse(argv: Sequence[str]) -> Settings:
     here = Path.cwd()
     return Settings(
         target="qemu",
-        cache=given.iommu_cache or default_cache(),
+        cache=given.iommu_cache or paths.default_cache(),
         where=here,
         folder=here,
         machines=(given.iommu_machine,),

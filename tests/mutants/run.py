@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mutant
-import platformdirs
 import verdicts
 from mutant import Mutant, MutantError
 
+from pytest_iommu import paths
 from pytest_iommu.report.summary import INFRASTRUCTURE
 from pytest_iommu.rules import RULES
 
@@ -190,7 +190,7 @@ def main() -> int:
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
     given, extra = parser.parse_args(words[:at]), words[at + 1 :]
-    cache = (given.cache or Path(platformdirs.user_cache_dir("pytest-iommu"))).absolute()
+    cache = (given.cache or paths.default_cache()).absolute()
     try:
         kernel = chosen(mutant.of_kernel(RULES), given.names) if given.only != "parser" else []
         own = chosen(mutant.of_parser(), given.names) if given.only != "kernel" else []
