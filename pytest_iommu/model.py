@@ -182,6 +182,65 @@ class TableConfig:
     features: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Ste:
+    """A stream table entry of an SMMUv3, as the file ``ste`` says it or as decoded from its ``words`` (abi.md, STE-2).
+
+    ``config`` is the word that the file has for it; an address that Config gives no meaning is 0; ``words`` are the
+    eight 64-bit words; ``domain`` the id of the domain whose top ``s2ttb`` is, None where there is none.
+    """
+
+    sid: int
+    valid: bool
+    config: str
+    s1_context_ptr: int
+    s2ttb: int
+    words: tuple[int, ...]
+    domain: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cd:
+    """A context descriptor of an SMMUv3, as the file ``cd`` says it or as decoded from its ``words`` (abi.md, STE-6).
+
+    ``tg0`` is the granule in bytes, None for the reserved value; ``ips`` in bits; ``words`` are the eight 64-bit words;
+    ``domain`` the id of the domain whose top ``ttb0`` is, None where there is none or ``epd0`` is set.
+    """
+
+    sid: int
+    ssid: int
+    valid: bool
+    asid: int
+    t0sz: int
+    tg0: int | None
+    ips: int
+    epd0: bool
+    ttb0: int
+    mair: int
+    words: tuple[int, ...]
+    domain: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One record of an SMMUv3's event queue: what went wrong for which stream.
+
+    ``name`` is the specification's, e.g. ``F_TRANSLATION``. ``ssid``, ``iova``, ``write``, ``stage`` (1 or 2) and
+    ``access`` (what the SMMU was reading: ``CD``, ``TTD`` a table, ``IN`` the device's own access) are None where this
+    kind of record does not have them; ``address`` is the IPA of a stage-2 fault or what could not be fetched.
+    """
+
+    name: str
+    sid: int
+    words: tuple[int, ...]
+    ssid: int | None = None
+    iova: int | None = None
+    write: bool | None = None
+    stage: int | None = None
+    access: str | None = None
+    address: int | None = None
+
+
 SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 
 

@@ -30,7 +30,7 @@ VALID, READ, WRITE, EXECUTE, USER, GLOBAL, ACCESSED, DIRTY = (
 )
 PPN, PBMT, NAPOT = bits(53, 10), bits(62, 61), bits(63)
 PBMT_NC, PBMT_IO = 1 << 61, 2 << 61
-NAPOT_64K = 0x8 << 10
+NAPOT_SIZE, NAPOT_64K = bits(13, 10), 0x8 << 10
 LEVELS = {39: 3, 48: 4, 57: 5}
 
 
@@ -79,6 +79,9 @@ class RiscV64(Format):
         if raw == 0:
             return None
         if not raw & VALID:
+            return Kind.BAD
+        # Svnapot: reserved but for 64K at level 0; without the extension, at all
+        if raw & NAPOT and (level or "svnapot" not in config.features or raw & NAPOT_SIZE != NAPOT_64K):
             return Kind.BAD
         if raw & (READ | WRITE | EXECUTE):
             return Kind.LEAF

@@ -110,7 +110,7 @@ class TableModel:
                     last = piece.iova + piece.size * piece.count - 1
                     self._free(piece.iova, last, self.geometry.level_of(piece.size))
 
-    def _check_range(self, iova: int, size: int, leaf: int | None) -> None:
+    def _check_range(self, iova: int, size: int, leaf: int | None, oa: int = 0) -> None:
         page = self._sizes[0]
         if size <= 0 or (iova | size) & (page - 1):
             raise MappingError("EINVAL", f"IOVA and size must be multiples of {format_size(page)}, and not zero")
@@ -118,6 +118,10 @@ class TableModel:
             raise MappingError("EINVAL", f"no page size {format_size(leaf)}, or IOVA and size are not multiples of it")
         if not self._in_table(iova, iova + size - 1):
             raise MappingError("ERANGE", f"0x{iova:x}-0x{iova + size - 1:x} is outside the aperture")
+        # io-pgtable-arm has 4T among its page sizes where the whole table is no larger, and WARNs when it is used
+        step = leaf or size
+        if step in self._sizes and self.geometry.level_of(step) > self.geometry.highest and not oa & (step - 1):
+            raise MappingError("EINVAL", f"no item of this table maps {format_size(step)}")
 
     def _in_table(self, first: int, last: int) -> bool:
         if self._aperture[0] <= first and last <= self._aperture[1]:
@@ -126,7 +130,7 @@ class TableModel:
         return "sign_extend" in self.config.features and upper <= first and last < 1 << 64
 
     def _check_map(self, iova: int, oa: int, size: int, prot: Prot, leaf: int | None) -> None:
-        self._check_range(iova, size, leaf)
+        self._check_range(iova, size, leaf, oa)
         if oa & ((leaf or self._sizes[0]) - 1):
             raise MappingError("EINVAL", f"PA must be a multiple of {format_size(leaf or self._sizes[0])}")
         if not (prot.read or prot.write):

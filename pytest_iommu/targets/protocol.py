@@ -44,10 +44,36 @@ class Reply:
     kmsg: str = ""
 
 
+class OutsideMemory(ValueError):
+    """Not all of the asked addresses are RAM of the guest."""
+
+
+class Memory(Protocol):
+    """What the host sees of a guest without asking it: RAM and device registers, by guest-physical address."""
+
+    def read(self, address: int, size: int) -> memoryview:
+        """RAM as it is now and as it changes, ``size`` bytes. OutsideMemory when not all of it is RAM."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Change RAM behind the guest's back. OutsideMemory when not all of it is RAM."""
+
+    def register(self, address: int, size: int = 4) -> int:
+        """A device register of 1, 2, 4 or 8 bytes; a read's side effects happen. What is not there reads 0 or -1."""
+
+    def set_register(self, address: int, value: int, size: int = 4) -> None:
+        """Write a device register; the device has acted on it when this returns."""
+
+
 class Guest(Protocol):
-    """One live guest. Raises the exceptions of pytest_iommu.outcomes, never a bare OSError."""
+    """One live guest. Raises the exceptions of pytest_iommu.outcomes, never a bare OSError.
+
+    ``memory`` is None where the host cannot see the guest's RAM: a recording, real hardware.
+    """
 
     name: str
+
+    @property
+    def memory(self) -> Memory | None: ...
 
     def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
         """Run the operations in order and return their results; seconds of host time."""

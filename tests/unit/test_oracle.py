@@ -155,6 +155,20 @@ def test_tops_of_stage_2() -> None:
     assert concatenated.stats.levels[0] == LevelStats(2, 1, 0, 1024 * 8)
 
 
+def test_a_page_size_that_no_level_has() -> None:
+    """4T is a page size of any 64K table with 52 bits of output address, also of one that has 42 bits of input."""
+    model = TableModel(configure("arm_64_lpae_s1", granule=64 * K, ias=42, oas=52))
+    for leaf in (None, 4 * T):
+        with pytest.raises(MappingError, match="no item of this table maps 4T"):
+            model.map(0, 4 * T, 4 * T, RW, leaf)
+    model.map(0, 512 * M, 4 * T, RW)
+    assert [(run.leaf, run.count) for run in model.snapshot().runs] == [(512 * M, 8192)]
+    with pytest.raises(MappingError, match="no item of this table maps 4T"):
+        model.unmap(0, 4 * T)
+    model.unmap(0, 4 * T, 512 * M)
+    assert not model.snapshot().runs
+
+
 def test_ranges_merge_across_calls_and_tables() -> None:
     model = TableModel(CONFIGS["s1-4k"])
     model.map(2 * M - 4 * K, 0x401FF000, 8 * K, RW)

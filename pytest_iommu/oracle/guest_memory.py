@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""IN RAM: a page table read from the guest's memory by the format's own definition, as a dump has to show it.
+
+Only ``formats`` knows what an item means. Leaves that follow each other in one table stay together as one piece: a
+table full of pages costs one comparison, and lines are only written where somebody reads them.
+"""
+
+from __future__ import annotations
+
+import gc
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from itertools import islice
+
+from pytest_iommu import formats
+from pytest_iommu.dialects.io_ptdump import render_entry, size_text
+from pytest_iommu.dialects.io_ptdump_small import render_stats
+from pytest_iommu.formats.base import ITEM_BYTES, NO_PROT, lg2, words
+from pytest_iommu.model import Entry, Kind, Prot, Range, Stats, TableConfig
+from pytest_iommu.oracle.expected import count as counted
+from pytest_iommu.targets.protocol import Memory, OutsideMemory
+
+FILES = ("page_table", "entries", "stats")
+ITEM_BITS = 8 * ITEM_BYTES
+NOTHING = -1
+"""What no item and no address is."""
+
+LineKey = tuple[int, int, Prot, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What is the same in items that differ by their address alone.
+
+    ``size`` in bytes and ``items`` are of one leaf entry; ``step`` is what the next leaf has more in its raw item.
+    ``line`` is one and the same object for all leaves that RNG-3 may put on one line.
+    """
+
+    kind: Kind
+    level: int
+    size: int = 0
+    items: int = 1
+    step: int = 0
+    prot: Prot = NO_PROT
+    flags: tuple[str, ...] = ()
+    volatile: tuple[str, ...] = ()
+    line: LineKey | None = None
+
+
+#: ``count`` leaves of one table that follow each other in IOVA, OA and raw item, or one table, or one bad item:
+#: look, IOVA, where it points, raw item, count. A plain tuple, as there may be one for every page.
+Piece = tuple[Look, int, int, int, int]
+#: A line of page_table: look of its first leaf, first IOVA, the byte after its last, OA.
+Line = tuple[Look, int, int, int]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What a page table holds: ``levels`` in use, ``top`` the address of its top, ``pieces`` depth first."""
+
+    config: TableConfig
+    top: int
+    levels: int
+    pieces: tuple[Piece, ...]
+
+    @cached_property
+    def ranges(self) -> tuple[Range, ...]:
+        """The lines of page_table."""
+        with _no_collection():
+            rows = [
+                Range(first, end - 1, oa, look.level, look.size, look.prot, look.flags)
+                for look, first, end, oa in self._lines
+            ]
+        return tuple(rows)
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The lines of entries, a table before what it holds. The address of a bad item is what its bits would say."""
+        return tuple(self._entries())
+
+    @cached_property
+    def stats(self) -> Stats:
+        """The lines of stats."""
+        tables, leaves = dict.fromkeys(range(self.levels), 0), dict.fromkeys(range(self.levels), 0)
+        tables[self.levels - 1] = 1
+        for look, _, _, _, count in self.pieces:
+            if look.kind is Kind.LEAF:
+                leaves[look.level] += count
+            elif look.kind is Kind.TABLE:
+                tables[look.level - 1] += 1
+        return counted(self.config, self.levels - 1, tables, leaves)
+
+    def texts(self) -> dict[str, str]:
+        """The files page_table, entries and stats of a true dump."""
+        return {name: self.text(name) for name in FILES}
+
+    def text(self, file: str) -> str:
+        """One of those files; each is written once. KeyError for a name that is none."""
+        if file == "page_table":
+            return self._page_table
+        if file == "entries":
+            return self._entries_text
+        if file == "stats":
+            return render_stats(self.stats)
+        raise KeyError(file)
+
+    @cached_property
+    def _lines(self) -> list[Line]:
+        """RNG-3: one line of what goes on in IOVA and OA and looks the same."""
+        rows: list[Line] = []
+        look, first, end, oa = Look(Kind.BAD, 0), NOTHING, NOTHING, NOTHING
+        for here, iova, address, _, count in self.pieces:
+            if here.line is None:
+                continue
+            if iova != end or here.line is not look.line or address - oa != iova - first:
+                if end > 0:
+                    rows.append((look, first, end, oa))
+                look, first, oa = here, iova, address
+            end = iova + here.size * count
+        if end > 0:
+            rows.append((look, first, end, oa))
+        return rows
+
+    @cached_property
+    def _page_table(self) -> str:
+        with _no_collection():
+            rows = [
+                f"0x{first:016x}-0x{end - 1:016x} 0x{oa:016x} {_padded(end - first)} {_line_end(look)}\n"
+                for look, first, end, oa in self._lines
+            ]
+        return "".join(rows)
+
+    def _entries(self) -> Iterator[Entry]:
+        for look, iova, oa, raw, count in self.pieces:
+            if look.kind is not Kind.LEAF:
+                yield Entry(look.level, iova, look.kind, None, oa, raw)
+                continue
+            shown = look.flags + look.volatile
+            for at in range(count):
+                done = at * look.size
+                item = raw + at * look.step
+                yield Entry(look.level, iova + done, look.kind, look.size, oa + done, item, look.prot, shown)
+
+    @cached_property
+    def _entries_text(self) -> str:
+        parts: list[str] = []
+        for look, iova, oa, raw, count in self.pieces:
+            if look.kind is not Kind.LEAF:
+                parts.append(render_entry(Entry(look.level, iova, look.kind, None, oa, raw)) + "\n")
+                continue
+            kind, tail = _around(look)
+            if count == 1:
+                parts.append(f"{look.level} 0x{iova:016x}{kind}{oa:016x} raw 0x{raw:016x}{tail}")
+                continue
+            head, size, step = f"{look.level} 0x", look.size, look.step
+            parts += [
+                f"{head}{one:016x}{kind}{two:016x} raw 0x{three:016x}{tail}"
+                for one, two, three in zip(
+                    range(iova, iova + count * size, size),
+                    range(oa, oa + count * size, size),
+                    range(raw, raw + count * step, step),
+                    strict=True,
+                )
+            ]
+        return "".join(parts)
+
+
+def walk(memory: Memory, config: TableConfig, top: int, levels: int | None = None) -> Walk:
+    """Read the page table whose top is at the physical address ``top``.
+
+    ``levels`` are those in use; without it, those of the configuration. A table item that leads outside RAM is ``bad``;
+    OutsideMemory when the top itself is not in RAM.
+    """
+    reader = _Reader(memory, config, levels or config.levels)
+    with _no_collection():
+        reader.read(top)
+    return Walk(config, top, reader.levels, tuple(reader.pieces))
+
+
+class _Reader:
+    """One walk; ``pieces`` grows depth first."""
+
+    def __init__(self, memory: Memory, config: TableConfig, levels: int) -> None:
+        self.levels = levels
+        self.pieces: list[Piece] = []
+        self._memory = memory
+        self._config = config
+        self._format = formats.get(config.format)
+        self._unpack = unpack = partial(self._format.unpack, config)
+        self._geometry = self._format.geometry(config)
+        self._address = self._format.address_mask(config)
+        self._rest = ~self._address
+        # Where to add to a raw item is to add to its address: all of it, but for 52-bit addresses of 64K granules,
+        # whose highest bits stand below the others.
+        self._linear = self._address & -self._format.pack(config, config.granule)
+        # How far its bits are to be moved up, where that is all there is to an address.
+        self._up = lg2(unpack(self._linear & -self._linear)) - lg2(self._linear & -self._linear)
+        self._plain = all(unpack(part) == part << self._up for part in (self._address, self._linear))
+        self._looks: list[dict[int, Look]] = [{} for _ in range(levels)]
+        self._groups: dict[tuple[int, int, int], Look] = {}
+        self._bad = [Look(Kind.BAD, level) for level in range(levels)]
+        self._lines: dict[LineKey, LineKey] = {}
+
+    def read(self, top: int) -> None:
+        """Read the whole table."""
+        level = self.levels - 1
+        data = self._data(top, level)
+        if "sign_extend" in self._config.features:
+            # The upper half of the table is the upper end of the address space (RNG-5).
+            half = len(data) // 2
+            upper = (1 << ITEM_BITS) - (half // ITEM_BYTES << self._geometry.item_lg2(level))
+            self._table(level, data[:half], 0)
+            self._table(level, data[half:], upper)
+        else:
+            base = self._format.aperture(self._config)[0] if "ttbr1" in self._config.features else 0
+            self._table(level, data, base)
+
+    def _data(self, address: int, level: int) -> bytes:
+        """A copy of one table: the guest may be writing to it."""
+        return bytes(self._memory.read(address, self._geometry.table_bytes(level, self.levels - 1)))
+
+    def _table(self, level: int, data: bytes, base: int) -> None:
+        """Read what ``data`` holds, items of ``level`` from the IOVA ``base`` on."""
+        whole = int.from_bytes(data, "little")
+        if not whole:
+            return
+        number = len(data) // ITEM_BYTES
+        first = whole & (1 << ITEM_BITS) - 1
+        if first:
+            # A table full of leaves one after the other is an arithmetic progression, compared as one large number.
+            look = self._looks[level].get(first & self._rest) or self._look(level, first)
+            full = bool(look.step) and self._fitting(look, first) >= number
+            if full and whole == first * _ones(number) + look.step * _ramp(number):
+                self.pieces.append((look, base, self._unpack(first), first, number))
+                return
+        self._items(level, struct.unpack(f"<{number}Q", data), base)
+
+    def _items(self, level: int, items: tuple[int, ...], base: int) -> None:
+        """Read items one by one. What it needs is at hand: this runs for every item of a table that is not uniform."""
+        rest, looks, shift, add = self._rest, self._looks[level], self._geometry.item_lg2(level), self.pieces.append
+        plain, address, up, unpack = self._plain, self._address, self._up, self._unpack
+        want, count, step, more, iova, oa, began = NOTHING, 0, 0, 0, 0, 0, 0
+        run = self._bad[level]
+        numbered = enumerate(items)
+        for index, raw in numbered:
+            if raw == want:
+                count += 1
+                want += step
+                if more:
+                    next(islice(numbered, more, more), None)
+                continue
+            if count == 1:
+                add((run, iova, oa, began, 1))
+            elif count:
+                self._run(run, iova, oa, began, count)
+            count, want = 0, NOTHING
+            if not raw:
+                continue
+            look = looks.get(raw & rest) or self._look(level, raw)
+            iova = base + (index << shift)
+            step = look.step
+            if step:
+                oa = (raw & address) << up if plain else unpack(raw)
+                more = 0
+            elif look.kind is Kind.LEAF:
+                oa, look = self._group(level, raw, index, len(items))
+                step, more = look.step, look.items - 1
+                if look.kind is Kind.BAD:
+                    add((look, iova, oa, raw, 1))
+                    continue
+                next(islice(numbered, more, more), None)
+            else:
+                self._other(look, iova, raw)
+                continue
+            run, began, count, want = look, raw, 1, raw + step
+        if count:
+            self._run(run, iova, oa, began, count)
+
+    def _run(self, look: Look, iova: int, oa: int, raw: int, count: int) -> None:
+        """Add leaves whose items are an arithmetic progression."""
+        fitting = self._fitting(look, raw)
+        self.pieces.append((look, iova, oa, raw, min(count, fitting)))
+        if count > fitting:
+            # The sum ran over the end of the address field: what follows looks different and happens to fit.
+            items = [0] * (count - fitting) * look.items
+            items[:: look.items] = range(raw + fitting * look.step, raw + count * look.step, look.step)
+            self._items(look.level, tuple(items), iova + fitting * look.size)
+
+    def _fitting(self, look: Look, raw: int) -> int:
+        """How many leaves from this one on the address field can count up."""
+        return ((raw | self._linear) - raw) // look.step + 1
+
+    def _other(self, look: Look, iova: int, raw: int) -> None:
+        """Add a table and what it holds, or a bad item."""
+        address = self._unpack(raw)
+        if look.kind is Kind.TABLE:
+            try:
+                data = self._data(address, look.level - 1)
+            except OutsideMemory:
+                look = self._bad[look.level]
+            else:
+                self.pieces.append((look, iova, address, raw, 1))
+                self._table(look.level - 1, data, iova)
+                return
+        self.pieces.append((look, iova, address, raw, 1))
+
+    def _look(self, level: int, raw: int) -> Look:
+        """What an item is, by the bits that are no address; a leaf whose size stands in the address has step 0."""
+        key = raw & self._rest
+        kind = self._format.kind(self._config, level, raw) or Kind.BAD
+        look = self._bad[level]
+        if kind is Kind.TABLE:
+            look = Look(kind, level)
+        elif kind is Kind.LEAF:
+            size = 1 << self._geometry.item_lg2(level)
+            if {size} != {self._format.leaf_span(self._config, level, item)[1] for item in (raw, key)}:
+                look = Look(kind, level)
+            elif size in self._config.page_sizes:
+                look = self._leaf(level, raw, size)
+        self._looks[level][key] = look
+        return look
+
+    def _group(self, level: int, raw: int, index: int, number: int) -> tuple[int, Look]:
+        """OA and look of a leaf that is a group of items; bad where it has no such size or begins elsewhere."""
+        oa, size = self._format.leaf_span(self._config, level, raw)
+        key = level, raw & self._rest, size
+        look = self._groups.get(key)
+        if look is None:
+            fits = size in self._config.page_sizes and self._geometry.level_of(size) == level
+            look = self._groups[key] = self._leaf(level, raw, size) if fits else self._bad[level]
+        if look.kind is Kind.BAD or index % look.items or look.items > number:
+            return self._unpack(raw), self._bad[level]
+        return oa, look
+
+    def _leaf(self, level: int, raw: int, size: int) -> Look:
+        fmt, config = self._format, self._config
+        prot, flags = fmt.prot(config, raw), words(fmt.flags, raw)
+        line = self._lines.setdefault((level, size, prot, flags), (level, size, prot, flags))
+        items = size >> self._geometry.item_lg2(level)
+        volatile = words(fmt.volatile, raw)
+        return Look(Kind.LEAF, level, size, items, fmt.pack(config, size), prot, flags, volatile, line)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the collector of cycles away: there are none, and looking for some takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@lru_cache(maxsize=64)
+def _ones(number: int) -> int:
+    """A table of ``number`` items that are all 1, as one large number."""
+    return int.from_bytes(struct.pack(f"<{number}Q", *[1] * number), "little")
+
+
+@lru_cache(maxsize=64)
+def _ramp(number: int) -> int:
+    """A table of items 0, 1, 2 and so on, as one large number."""
+    return int.from_bytes(struct.pack(f"<{number}Q", *range(number)), "little")
+
+
+@lru_cache(maxsize=4096)
+def _padded(size: int) -> str:
+    return f"{size_text(size):>8}"
+
+
+@lru_cache(maxsize=1024)
+def _line_end(look: Look) -> str:
+    """A line of page_table from the level on."""
+    return " ".join((str(look.level), _padded(look.size), str(look.prot), *look.flags))
+
+
+@lru_cache(maxsize=1024)
+def _around(look: Look) -> tuple[str, str]:
+    """A line of entries between IOVA and OA, and from the end of the raw item on."""
+    words_shown = " ".join((str(look.prot), *look.flags, *look.volatile))
+    return f" leaf  {size_text(look.size):<2} 0x", f" {words_shown}\n"

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""IN RAM, before the page table: from an SMMUv3's registers to stream table entry, context descriptor and table.
+
+Sources: IHI 0070, 3.3 "Stream table lookup", 3.3.2 "StreamIDs to Context Descriptors", 3.5 "Command and Event queues",
+6.3 "Register formats". Nothing is remembered but how far the event queue was read: every look is at memory as it is.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from pytest_iommu.dialects.smmuv3 import render_cd, render_ste
+from pytest_iommu.formats import ConfigError, smmuv3
+from pytest_iommu.formats.base import bits
+from pytest_iommu.formats.smmuv3 import Field
+from pytest_iommu.model import Cd, Event, Ste, TableConfig
+from pytest_iommu.targets.protocol import Memory, OutsideMemory
+
+# Offsets, and sizes in bytes: an access of the wrong size reads as zero in QEMU.
+CR0 = 0x20, 4
+STRTAB_BASE, STRTAB_BASE_CFG = (0x80, 8), (0x88, 4)
+EVENTQ_BASE = 0xA0, 8
+EVENTQ_PROD = 0x100A8, 4
+REGISTERS = (CR0, STRTAB_BASE, STRTAB_BASE_CFG, EVENTQ_BASE, EVENTQ_PROD)
+
+_LOG2SIZE, _SPLIT, _FMT, _BASE = Field(0, 5, 0), Field(0, 10, 6), Field(0, 17, 16), Field(0, 51, 6)
+_QUEUE_LOG2SIZE, _QUEUE_BASE = Field(0, 4, 0), Field(0, 51, 5)
+TWO_LEVEL = 1
+SPLITS = (6, 8, 10)
+OVERFLOW = bits(31)
+
+
+class SmmuV3:
+    """One SMMUv3, its registers at the physical address ``base``. ``lost`` counts overflows of the event queue seen."""
+
+    def __init__(self, memory: Memory, base: int) -> None:
+        self._memory = memory
+        self._base = base
+        self._queue = 0
+        self._seen = 0
+        self.lost = 0
+
+    def streams(self, sids: Iterable[int]) -> dict[int, Ste]:
+        """Those of the streams that have an entry."""
+        found = ((sid, self.ste(sid)) for sid in sids)
+        return {sid: ste for sid, ste in found if ste is not None}
+
+    def sids(self) -> Iterator[int]:
+        """The streams whose entry is valid and translates, ascending."""
+        for first, address, number in self._ste_arrays():
+            words = self._words(address, number * smmuv3.WORDS) or ()
+            for at in range(0, len(words), smmuv3.WORDS):
+                ste = smmuv3.decode_ste(first + at // smmuv3.WORDS, words[at : at + smmuv3.WORDS])
+                if ste.valid and ste.config in (*smmuv3.WITH_STAGE1, *smmuv3.WITH_STAGE2):
+                    yield ste.sid
+
+    def ste(self, sid: int) -> Ste | None:
+        """The entry of a stream; None where the table has none: out of range, in no level-2 table, outside RAM."""
+        address = self.ste_address(sid)
+        words = None if address is None else self._words(address, smmuv3.WORDS)
+        return None if words is None else smmuv3.decode_ste(sid, words)
+
+    def ste_address(self, sid: int) -> int | None:
+        """Where the entry of a stream is; None where the table has no place for it."""
+        config = [self._register(STRTAB_BASE_CFG)]
+        size, base = _LOG2SIZE.of(config), self._stream_table(config)
+        if sid < 0 or sid >> size:
+            return None
+        if _FMT.of(config) != TWO_LEVEL:
+            return base + sid * smmuv3.STE_BYTES
+        split = _split(config)
+        found = self._level2(base, sid >> split, split)
+        at = sid & (1 << split) - 1
+        if found is None or at >= found[1]:
+            return None
+        return found[0] + at * smmuv3.STE_BYTES
+
+    def cd(self, sid: int, ssid: int = 0) -> Cd | None:
+        """A stream's context descriptor, valid or not; None where it has no table of them, or none for that SSID.
+
+        With S1+S2 the pointer is an IPA of a guest, and nothing behind it is read (STE-2).
+        """
+        address = self.cd_address(sid, ssid)
+        words = None if address is None else self._words(address, smmuv3.WORDS)
+        return None if words is None else smmuv3.decode_cd(sid, ssid, words)
+
+    def cd_address(self, sid: int, ssid: int = 0) -> int | None:
+        """Where a context descriptor is; None where the stream has no table of them, or none for that SSID."""
+        for first, address, number in self._cd_arrays(sid, ssid):
+            if ssid < first + number:
+                return address + (ssid - first) * smmuv3.CD_BYTES
+        return None
+
+    def cds(self, sid: int) -> Iterator[Cd]:
+        """A stream's valid context descriptors, in SSID order."""
+        for first, address, number in self._cd_arrays(sid):
+            words = self._words(address, number * smmuv3.WORDS) or ()
+            valid = bits(smmuv3.CD["V"].high)
+            for at, word in enumerate(words[:: smmuv3.WORDS]):
+                if word & valid:
+                    start = at * smmuv3.WORDS
+                    yield smmuv3.decode_cd(sid, first + at, words[start : start + smmuv3.WORDS])
+
+    def table(self, sid: int, ssid: int = 0) -> tuple[TableConfig, int] | None:
+        """Configuration and top of a stream's page table, of stage 2 where it has both; None where it has none.
+
+        None too for what the SMMU itself refuses as a bad stream table entry or context descriptor.
+        """
+        ste = self.ste(sid)
+        try:
+            if ste is not None and ste.config in smmuv3.WITH_STAGE2:
+                return smmuv3.stage2_table(ste)
+            cd = self.cd(sid, ssid)
+            return None if cd is None else smmuv3.stage1_table(cd)
+        except ConfigError:
+            return None
+
+    def texts(self, sid: int, domains: Mapping[int, int]) -> dict[str, str]:
+        """The files ``ste`` and ``cd`` of a stream, none without an entry; ``domains`` are ids by top."""
+        ste = self.ste(sid)
+        if ste is None:
+            return {}
+        if ste.config in smmuv3.WITH_STAGE2:
+            ste = replace(ste, domain=domains.get(ste.s2ttb))
+        cds = (cd if cd.epd0 else replace(cd, domain=domains.get(cd.ttb0)) for cd in self.cds(sid))
+        return {"ste": render_ste(ste), "cd": render_cd(cds)}
+
+    def events(self) -> tuple[Event, ...]:
+        """The records that came into the event queue since the last call (at first: since it was set up), oldest first.
+
+        The kernel takes records out by moving an index, and they stay where they are until the queue comes round. When
+        some were overwritten before they were seen, or the SMMU had to drop some, ``lost`` is one more.
+        """
+        base, prod = self._register(EVENTQ_BASE), self._register(EVENTQ_PROD)
+        if base != self._queue:
+            self._queue, self._seen = base, 0
+        size = 1 << _QUEUE_LOG2SIZE.of([base])
+        seen, self._seen = self._seen, prod
+        # The index is one bit wider than the queue is long, so a full one differs from an empty one.
+        new = (prod - seen) % (2 * size)
+        self.lost += bool((prod ^ seen) & OVERFLOW) or new > size
+        start = _QUEUE_BASE.address([base])
+        found = []
+        for number in range(prod - min(new, size), prod):
+            words = self._words(start + number % size * smmuv3.EVENT_BYTES, smmuv3.EVENT_BYTES // 8)
+            if words is not None:
+                found.append(smmuv3.decode_event(words))
+        return tuple(found)
+
+    def _register(self, register: tuple[int, int]) -> int:
+        offset, size = register
+        return self._memory.register(self._base + offset, size)
+
+    def _words(self, address: int, number: int) -> tuple[int, ...] | None:
+        """A copy of so many 64-bit words; None when they are not RAM."""
+        try:
+            return struct.unpack(f"<{number}Q", bytes(self._memory.read(address, number * 8)))
+        except OutsideMemory:
+            return None
+
+    def _stream_table(self, config: Sequence[int]) -> int:
+        """The address of the stream table (of its level 1). Low bits that its size makes superfluous are not used."""
+        size = _LOG2SIZE.of(config)
+        if _FMT.of(config) == TWO_LEVEL:
+            length = smmuv3.L1_BYTES << max(0, size - _split(config))
+        else:
+            length = smmuv3.STE_BYTES << size
+        return _BASE.address([self._register(STRTAB_BASE)]) & -max(length, smmuv3.STE_BYTES)
+
+    def _level2(self, base: int, index: int, split: int) -> tuple[int, int] | None:
+        """Address and number of the entries that a level-1 descriptor leads to, None when it is not valid."""
+        word = self._words(base + index * smmuv3.L1_BYTES, 1)
+        if word is None:
+            return None
+        span = smmuv3.L1STD_SPAN.of(word)
+        if not 0 < span <= split + 1:
+            return None
+        number = 1 << span - 1
+        return smmuv3.L1STD_L2PTR.address(word) & -number * smmuv3.STE_BYTES, number
+
+    def _ste_arrays(self) -> Iterator[tuple[int, int, int]]:
+        """First stream, address and number of entries of every array of them."""
+        config = [self._register(STRTAB_BASE_CFG)]
+        size, base = _LOG2SIZE.of(config), self._stream_table(config)
+        if _FMT.of(config) != TWO_LEVEL:
+            yield 0, base, 1 << size
+            return
+        split = _split(config)
+        for index in range(1 << max(0, size - split)):
+            found = self._level2(base, index, split)
+            if found is not None:
+                yield index << split, found[0], min(found[1], 1 << size)
+
+    def _cd_arrays(self, sid: int, ssid: int | None = None) -> Iterator[tuple[int, int, int]]:
+        """First SSID, address and number of descriptors of every array of a stream, or only of that with ``ssid``."""
+        ste = self.ste(sid)
+        if ste is None or not ste.valid or ste.config != "only S1_TRANS":
+            return
+        size = smmuv3.STE["S1CDMax"].of(ste.words)
+        fmt = smmuv3.STE["S1Fmt"].of(ste.words)
+        if ssid is not None and not 0 <= ssid < 1 << size:
+            return
+        if size == 0 or fmt == 0:
+            yield 0, ste.s1_context_ptr, 1 << size
+            return
+        if fmt not in smmuv3.CD_SPLIT:
+            return
+        split = smmuv3.CD_SPLIT[fmt]
+        indexes = range(1 << max(0, size - split)) if ssid is None else (ssid >> split,)
+        for index in indexes:
+            word = self._words(ste.s1_context_ptr + index * smmuv3.L1_BYTES, 1)
+            if word is not None and smmuv3.L1CD_V.of(word):
+                yield index << split, smmuv3.L1CD_L2PTR.address(word), min(1 << split, 1 << size)
+
+
+def _split(config: Sequence[int]) -> int:
+    """The bits of a stream id that level 2 decodes; reserved values behave as 6 (IHI 0070, SMMU_STRTAB_BASE_CFG)."""
+    split = _SPLIT.of(config)
+    return split if split in SPLITS else SPLITS[0]
