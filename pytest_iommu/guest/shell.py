@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +34,13 @@ CONSOLE = (
 )
 
 
-def shell_command(boot: Boot) -> list[str]:
-    """QEMU's command line for a guest whose console is our terminal; its agent has nobody to talk to."""
+def shell_command(boot: Boot, tree: str = "") -> list[str]:
+    """QEMU's command line for a guest whose console is our terminal; its agent has nobody to talk to.
+
+    ``tree`` is the path of the board's device tree where it is not QEMU's own.
+    """
     append = " ".join(filter(None, [boot.append, "iommu.shell=1"]))
-    return replace(boot, append=append).command(None, CONSOLE, None, None)
+    return replace(boot, append=append).command(CONSOLE, tree=tree)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,8 +78,9 @@ def parse(argv: Sequence[str]) -> Settings:
         cache=given.iommu_cache or paths.default_cache(),
         where=here,
         folder=here,
-        machines=(given.iommu_machine,),
-        flavours=(given.iommu_flavour,),
+        # As a run's: of several, the first is the default.
+        machines=tuple(given.iommu_machine.split(",")),
+        flavours=tuple(given.iommu_flavour.split(",")),
         kernel=given.iommu_kernel,
         image=given.iommu_image,
         modules=given.iommu_modules,
@@ -99,15 +104,19 @@ def interact(boot: Boot) -> int:
         raise SetupError("setpriv (util-linux) is not on PATH: QEMU could outlive us")
     print(HINT, flush=True)
     size = shutil.get_terminal_size()
-    child = pexpect.spawn(
-        setpriv,
-        ["--pdeathsig", "KILL", *shell_command(boot)],
-        env={**os.environ, **boot.env},
-        dimensions=(size.lines, size.columns),
-    )
-    try:
-        # Without an escape character of its own every key goes to the guest, Ctrl-] as well.
-        child.interact(escape_character=None)
-    finally:
-        child.close(force=True)
+    board = boot.device_tree()
+    with tempfile.NamedTemporaryFile(prefix="pytest-iommu-", suffix=".dtb") as tree:
+        tree.write(board or b"")
+        tree.flush()
+        child = pexpect.spawn(
+            setpriv,
+            ["--pdeathsig", "KILL", *shell_command(boot, tree.name if board else "")],
+            env={**os.environ, **boot.env},
+            dimensions=(size.lines, size.columns),
+        )
+        try:
+            # Without an escape character of its own every key goes to the guest, Ctrl-] as well.
+            child.interact(escape_character=None)
+        finally:
+            child.close(force=True)
     return int(child.exitstatus or 0)

@@ -7,14 +7,22 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
 from pytest_iommu.guest.console import TAINT_BITS, Console, Splat, scan, taint_words
+from pytest_iommu.guest.devices import Devices
+from pytest_iommu.guest.memory import GuestMemory
 from pytest_iommu.guest.process import Child
 from pytest_iommu.guest.qmp import Qmp, QmpError
+from pytest_iommu.guest.qtest import Qtest
 from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.targets.protocol import Evidence, Op, Reply
+
+if TYPE_CHECKING:
+    from pytest_iommu.images.machines import Machine
 
 CONSOLE_LIMIT = 64 << 20
 """A guest whose console grew beyond this is flooded: its memory is ours, so it is ended."""
@@ -24,17 +32,42 @@ TAIL = 16384
 KEPT = 4 << 20
 
 
-class VirtualGuest:
-    """A QEMU process with its agent's channel, QMP connection and console; ``console`` is a memfd QEMU writes to."""
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """Our ends of what QEMU is connected by; all are the guest's to close.
 
-    def __init__(self, name: str, child: Child, agent: Channel, qmp: Qmp, console: int) -> None:
-        self.name = name
+    ``console`` is a memfd that QEMU writes to, ``ram`` the one that it has the guest's RAM in.
+    """
+
+    agent: Channel
+    qmp: Qmp
+    qtest: Qtest
+    console: int
+    ram: int
+
+    def close(self) -> None:
+        """Close all of them."""
+        self.agent.close()
+        self.qmp.close()
+        self.qtest.close()
+        os.close(self.console)
+        os.close(self.ram)
+
+
+class VirtualGuest:
+    """A QEMU process and what it is connected by."""
+
+    def __init__(self, machine: Machine, child: Child, wires: Wires) -> None:
+        self.name = machine.name
+        self.machine = machine
         self.child = child
-        self.qmp = qmp
+        self.qmp = wires.qmp
+        self.memory = GuestMemory(wires.ram, machine.ram, machine.memory, wires.qtest, self._register_lost)
         self.hello: dict[str, str] = {}
-        self._agent = agent
-        self._console_fd = console
-        self._console = Console(console)
+        self.devices = Devices(self)
+        self._wires = wires
+        self._agent = wires.agent
+        self._console = Console(wires.console)
         self._paused = False
         self._closed = False
         self._taint = 0
@@ -98,10 +131,9 @@ class VirtualGuest:
             return
         self._last = self.evidence()
         self._closed = True
-        self._agent.close()
-        self.qmp.close()
         self.child.close()
-        os.close(self._console_fd)
+        self.memory.close()
+        self._wires.close()
 
     def evidence(self) -> Evidence:
         """What is known of it; after close() as it was then."""
@@ -135,6 +167,11 @@ class VirtualGuest:
         full = self._console.scan_all()
         self._splat = full if full is not None and full.title == splat.title else splat
         return KernelCrash(f"{self._splat.kind} {when}: {self._splat.title}", self.evidence())
+
+    def _register_lost(self, cause: Exception) -> IommuError:
+        if self._closed:
+            return GuestLost("the guest was closed", self._last)
+        return self._ended("while a register was accessed", cause)
 
     def _ended(self, when: str, cause: Exception) -> IommuError:
         """The channel broke: a kernel that died took QEMU along (-no-reboot), else QEMU itself went away."""

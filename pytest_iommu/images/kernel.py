@@ -114,7 +114,8 @@ class Builder:
         self.store = store
         self.plan = wanted
         self.progress = progress
-        self.out = store.path("builds", f"{wanted.machine.name}-{wanted.flavour}-{wanted.place}")
+        # Not named after the machine: machines of one kind have one kernel.
+        self.out = store.path("builds", f"{wanted.machine.make_arch}-{wanted.flavour}-{wanted.place}")
         self.log = store.path("logs", f"{self.out.name}.log")
         self._state = self.out / ".pytest-iommu.json"
         self._marker = self.out / ".pytest-iommu-building"
@@ -122,7 +123,7 @@ class Builder:
 
     @property
     def _name(self) -> str:
-        return f"{self.plan.machine.name} {self.plan.flavour}"
+        return f"{self.plan.machine.make_arch} {self.plan.flavour}"
 
     def kernel(self) -> Entry:
         """The finished kernel, built now when the store has none."""
@@ -277,11 +278,14 @@ class Builder:
     def _module(self) -> Path:
         """Build the test module in a copy of its sources: litter must not get into a wheel."""
         copy = self.store.path("builds", f"{self.out.name}-{MODULE}")
-        marker = copy / ".pytest-iommu-building"
-        if marker.exists():
-            shutil.rmtree(copy)  # interrupted last time: an object may be half written
+        marker, configured = copy / ".pytest-iommu-building", copy / ".pytest-iommu-configured"
+        # Interrupted last time, an object may be half written. And kbuild does not see that the kernel's configuration
+        # changed under an external module: its dependencies on include/config/ are looked for below M=.
+        if copy.exists() and (marker.exists() or not _says(configured, self.plan.configured)):
+            shutil.rmtree(copy)
         _mirror(paths.module(MODULE), copy)
         marker.write_bytes(b"")
+        configured.write_text(self.plan.configured)
         with self.progress.step(f"building module {MODULE} for {self._name}") as step:
             done = self._make([f"M={copy}", "modules"], on_tick=step.update)
         marker.unlink()
@@ -300,6 +304,13 @@ def _is_complete(target: Path) -> bool:
     """Whether kbuild noted the command that made this: it does so last, when the target is whole."""
     try:
         return target.with_name(f".{target.name}.cmd").stat().st_mtime_ns >= target.lstat().st_mtime_ns
+    except OSError:
+        return False
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return path.read_text() == text
     except OSError:
         return False
 

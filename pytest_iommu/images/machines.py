@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,12 +19,24 @@ Node = str | list["Node"] | dict[str, "Node"]
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One PCI function behind the IOMMU: ``driver`` is QEMU's -device word with its properties."""
+    """One PCI function: ``driver`` is QEMU's -device word with its properties, ``bus`` QEMU's name of its bus.
+
+    ``address`` is what Linux calls it, ``sids`` its stream ids in the order of its device tree entry. A ``hotplug``
+    device is not there at boot. ``qemu`` is the oldest major version that has it.
+    """
 
     name: str
     driver: str
     address: str
-    sid: int
+    sids: tuple[int, ...]
+    bus: str = ""
+    hotplug: bool = False
+    qemu: int = 0
+
+    @property
+    def sid(self) -> int:
+        """Its stream id, the first where it has several."""
+        return self.sids[0]
 
     @property
     def slot(self) -> str:
@@ -34,7 +46,8 @@ class Device:
     @property
     def argument(self) -> str:
         """The whole value of ``-device``."""
-        return f"{self.driver},id={self.name},addr={self.slot}"
+        words = [self.driver, f"id={self.name}", *([f"bus={self.bus}"] if self.bus else []), f"addr={self.slot}"]
+        return ",".join(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,11 @@ class Stage:
 class Machine:
     """One machine that guests run on. ``memory`` in bytes; ``append`` is the kernel command line's fixed part.
 
+    ``ram`` is the address where RAM starts, ``scratch`` address and size of the end of it that Linux does not use,
+    ``smmu`` the address of the SMMU's registers, ``ecam`` that of PCI's configuration space; ``nothing`` are ranges
+    (first, last) of addresses beside RAM that no device answers at. ``moved`` maps a PCI requester id to its stream
+    id where it is another number, ``iommus`` the name of a platform device's node to its stream ids.
+
     ``lines`` maps a flavour to the number of lines that its build from nothing prints, for percentages.
     """
 
@@ -58,6 +76,7 @@ class Machine:
     qemu_binary: str
     qemu_package: str
     qemu_machine: str
+    qemu_args: tuple[str, ...]
     cpu: str
     memory: int
     icount: str
@@ -72,6 +91,30 @@ class Machine:
     agent: Device
     stages: Mapping[str, Stage] = field(hash=False)
     lines: Mapping[str, int] = field(default_factory=dict, hash=False)
+    ram: int = 0
+    scratch: tuple[int, int] | None = None
+    smmu: int | None = None
+    ecam: int | None = None
+    nothing: tuple[tuple[int, int], ...] = ()
+    moved: Mapping[int, int] = field(default_factory=dict, hash=False)
+    iommus: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
+
+    def harmless(self, address: int, write: bool) -> bool:
+        """Whether DMA to this physical address hurts nobody: scratch memory, where nothing is, RAM to read."""
+        if self.scratch is not None and self.scratch[0] <= address < self.scratch[0] + self.scratch[1]:
+            return True
+        if self.ram <= address < self.ram + self.memory:
+            return not write
+        return any(first <= address <= last for first, last in self.nothing)
+
+    @property
+    def limit(self) -> str:
+        """What keeps Linux out of the scratch memory: for its command line, empty where there is none."""
+        return f"mem={(self.scratch[0] - self.ram) >> 20}M" if self.scratch else ""
+
+    def on(self, qemu: int) -> Machine:
+        """This machine as a QEMU of that major version has it."""
+        return replace(self, devices=tuple(device for device in self.devices if device.qemu <= qemu))
 
     @property
     def cross_compile(self) -> str:
@@ -128,12 +171,24 @@ class _Reader:
             raise SetupError(f"{self.path}: {self.where}: {key} is to be a list of words")
         return tuple(cast("list[str]", value))
 
-    def size(self, key: str) -> int:
-        text = self.text(key)
+    def size(self, key: str, default: str | None = None) -> int:
+        text = self.text(key, default)
         try:
             return parse_size(text)
         except ValueError:
             raise SetupError(f"{self.path}: {self.where}: {key} is no number: {text!r}") from None
+
+    def flag(self, key: str) -> bool:
+        text = self.text(key, "false")
+        if text not in ("true", "false"):
+            raise SetupError(f"{self.path}: {self.where}: {key} is true or false, not {text!r}")
+        return text == "true"
+
+    def sizes(self, key: str) -> tuple[int, ...]:
+        try:
+            return tuple(parse_size(text) for text in self.texts(key))
+        except ValueError:
+            raise SetupError(f"{self.path}: {self.where}: {key} is to be a list of numbers") from None
 
     def inner(self, key: str) -> _Reader:
         return _Reader(self.path, f"{self.where}.{key}" if self.where else key, self._get(key))
@@ -150,8 +205,38 @@ def _device(reader: _Reader, name: str) -> Device:
         name=reader.text("name", name or None),
         driver=reader.text("driver"),
         address=reader.text("address"),
-        sid=reader.size("sid"),
+        sids=reader.sizes("sids") if "sids" in reader.node else (reader.size("sid"),),
+        bus=reader.text("bus", ""),
+        hotplug=reader.flag("hotplug"),
+        qemu=reader.size("qemu", "0"),
     )
+
+
+def _scratch(top: _Reader, ram: int, memory: int) -> tuple[int, int] | None:
+    if "scratch" not in top.node:
+        return None
+    reader = top.inner("scratch")
+    base, size = reader.size("base"), reader.size("size")
+    # mem= cuts RAM at a whole MiB from its start, and nothing may be left behind.
+    if base % (1 << 20) or not ram < base or base + size != ram + memory:
+        raise SetupError(f"{top.path}: scratch: is to be the end of RAM, which is {ram:#x} to {ram + memory - 1:#x}")
+    return base, size
+
+
+def _device_tree(top: _Reader) -> tuple[dict[int, int], dict[str, tuple[int, ...]]]:
+    if "device-tree" not in top.node:
+        return {}, {}
+    tree = top.inner("device-tree")
+    moved, iommus = (tree.inner(key) if key in tree.node else None for key in ("moved", "iommus"))
+    try:
+        ids = {int(key, 0): moved.size(key) for key in moved.node} if moved else {}
+    except ValueError:
+        raise SetupError(f"{top.path}: device-tree.moved: maps requester ids to stream ids") from None
+    return ids, {name: iommus.sizes(name) for name in iommus.node} if iommus else {}
+
+
+def _bounds(reader: _Reader) -> tuple[int, int]:
+    return reader.size("first"), reader.size("last")
 
 
 def _stage(reader: _Reader) -> Stage:
@@ -159,11 +244,33 @@ def _stage(reader: _Reader) -> Stage:
     return Stage(reader.text("format"), parameters)
 
 
+def _merged(base: Node, over: Node) -> Node:
+    """Mappings are laid over each other key by key, a key without a value takes one away; all else is replaced."""
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    laid = {key: _merged(base[key], value) if key in base else value for key, value in over.items()}
+    return {key: value for key, value in {**base, **laid}.items() if value != ""}
+
+
+def _described(path: Path) -> dict[str, Node]:
+    """A machine's description, laid over that of the machine it names as its ``base``."""
+    node = read_yaml(path)
+    if "base" not in node:
+        return node
+    base = path.with_name(f"{_Reader(path, '', node).text('base')}.yaml")
+    below = read_yaml(base)
+    if "base" in below:
+        raise SetupError(f"{path}: base: {base.name} has a base itself")
+    return cast("dict[str, Node]", _merged(below, node))
+
+
 def load(path: Path) -> Machine:
     """Read one machine description. SetupError with file and key when it is wrong."""
-    top = _Reader(path, "", read_yaml(path))
+    top = _Reader(path, "", _described(path))
     qemu, kernel = top.inner("qemu"), top.inner("kernel")
     lines, stages = kernel.inner("lines"), top.inner("stages")
+    ram, memory = top.size("ram"), qemu.size("memory")
+    moved, iommus = _device_tree(top)
     return Machine(
         name=top.text("name"),
         arch=top.text("arch"),
@@ -171,8 +278,9 @@ def load(path: Path) -> Machine:
         qemu_binary=qemu.text("binary"),
         qemu_package=qemu.text("package"),
         qemu_machine=qemu.text("machine"),
+        qemu_args=qemu.texts("args") if "args" in qemu.node else (),
         cpu=qemu.text("cpu"),
-        memory=qemu.size("memory"),
+        memory=memory,
         icount=qemu.text("icount", ""),
         make_arch=kernel.text("make-arch"),
         cross=kernel.text("cross"),
@@ -185,6 +293,13 @@ def load(path: Path) -> Machine:
         agent=_device(top.inner("agent"), "agent"),
         stages={name: _stage(stages.inner(name)) for name in stages.node},
         lines={flavour: lines.size(flavour) for flavour in lines.node},
+        ram=ram,
+        scratch=_scratch(top, ram, memory),
+        smmu=top.size("smmu") if "smmu" in top.node else None,
+        ecam=top.size("ecam") if "ecam" in top.node else None,
+        moved=moved,
+        iommus=iommus,
+        nothing=tuple(_bounds(one) for one in top.items("nothing")) if "nothing" in top.node else (),
     )
 
 

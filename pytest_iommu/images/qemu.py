@@ -108,10 +108,17 @@ def _leads_out(path: Path, root: Path) -> bool:
     return not str(path.resolve()).startswith(str(root.resolve()) + os.sep)
 
 
-def _entries(store: Store, machine: Machine) -> list[Path]:
-    """Fetched QEMUs of this machine, newest version first."""
-    found = store.path("qemu").glob(f"{machine.qemu_package}_*")
-    return sorted(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)], reverse=True)
+def _entries(store: Store, machine: Machine, major: int | None) -> list[Path]:
+    """Fetched QEMUs of this machine, newest version first; of one major version, else the oldest major first.
+
+    So that a newer one, fetched because it was asked for, does not become everybody's.
+    """
+    found: dict[int, list[tuple[list[int], Path]]] = {}
+    for path in store.path("qemu").glob(f"{machine.qemu_package}_*"):
+        version = _upstream(path.name.partition("_")[2].replace("-", ":", 1))
+        if version >= MINIMUM and major in (None, version[0]):
+            found.setdefault(version[0], []).append(([int(one) for one in re.findall(r"\d+", path.name)], path))
+    return [path for one in sorted(found) for _, path in sorted(found[one], reverse=True)]
 
 
 def _stat_list(root: Path) -> dict[str, int]:
@@ -123,9 +130,9 @@ def _stat_list(root: Path) -> dict[str, int]:
     }
 
 
-def fetched(store: Store, machine: Machine) -> Qemu | None:
+def fetched(store: Store, machine: Machine, major: int | None = None) -> Qemu | None:
     """A QEMU that was fetched before; one with files missing or of another size is removed."""
-    for path in _entries(store, machine):
+    for path in _entries(store, machine, major):
         try:
             manifest = json.loads((path / MANIFEST).read_text())
             if _stat_list(path / "root") != manifest["files"]:
@@ -139,15 +146,18 @@ def fetched(store: Store, machine: Machine) -> Qemu | None:
     return None
 
 
-def fetch(store: Store, machine: Machine, progress: Progress, offline: bool) -> Qemu:
-    """Download and unpack a QEMU that is new enough. SetupError when no suite has one."""
+def fetch(store: Store, machine: Machine, progress: Progress, offline: bool, choice: str = "") -> Qemu:
+    """Download and unpack a QEMU that is new enough, or as ``choice`` wants it. SetupError when no suite has one."""
     store.need_lock()
+    major = chosen_major(choice)
     apt = Apt(store.path("apt"), progress, offline)
     # Nearest to this machine first: its own suite, its backports, then newer ones.
     own = apt.mirror.codename
     for suite in dict.fromkeys([own, f"{own}-backports", *reversed(apt.suites)]):
         package = apt.find([machine.qemu_package], [suite])
         if package is None or _upstream(package.version) < MINIMUM:
+            continue
+        if major not in (None, _upstream(package.version)[0]):
             continue
         with progress.step(f"fetching QEMU: {package.name} {package.version}") as step:
             debs = apt.download_closure(package, step.update)
@@ -163,13 +173,13 @@ def fetch(store: Store, machine: Machine, progress: Progress, offline: bool) -> 
             argv, env = _launch(work / "root", machine.qemu_binary)
             manifest = {"version": ask_version(argv, env), "files": _stat_list(work / "root")}
             (work / MANIFEST).write_text(json.dumps(manifest))
-        found = fetched(store, machine)
+        found = fetched(store, machine, major)
         if found is None:
             raise SetupError(f"{final}: what was just unpacked is not complete; is the disk in order?")
         return found
-    wanted = ".".join(map(str, MINIMUM))
+    wanted = f"{'.'.join(map(str, MINIMUM))} or newer" if major is None else f"{major}"
     raise SetupError(
-        f"none of {', '.join(apt.suites)} of this machine's mirror has {machine.qemu_package} {wanted} or newer; "
+        f"none of {', '.join(apt.suites)} of this machine's mirror has {machine.qemu_package} {wanted}; "
         "install one and name it with --iommu-qemu=PATH"
     )
 
@@ -179,14 +189,24 @@ def _upstream(version: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
+def chosen_major(choice: str) -> int | None:
+    """The major version that ``fetched:N`` asks for, None for all else. SetupError when N is none."""
+    word, colon, number = choice.partition(":")
+    if word != "fetched" or not colon:
+        return None
+    if not number.isdecimal() or int(number) < MINIMUM[0]:
+        raise SetupError(f"--iommu-qemu={choice}: fetched:N takes a major version, {MINIMUM[0]} or newer")
+    return int(number)
+
+
 def find(store: Store, machine: Machine, choice: str) -> Qemu | None:
-    """The QEMU that ``--iommu-qemu`` chooses (auto, system, fetched or a path), None when it has to be fetched.
+    """The QEMU that ``--iommu-qemu`` chooses: auto, system, fetched, fetched:N or a path; None: has to be fetched.
 
     SetupError when the chosen one is absent or too old.
     """
     wanted = ".".join(map(str, MINIMUM))
-    if choice == "fetched":
-        return fetched(store, machine)
+    if choice.partition(":")[0] == "fetched":
+        return fetched(store, machine, chosen_major(choice))
     if choice in ("", "auto", "system"):
         on_path = shutil.which(machine.qemu_binary)
         if on_path is not None:

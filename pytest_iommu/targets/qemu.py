@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The qemu target: a machine of qemu-images/ with a kernel under test.
 
-Everything QEMU is connected by is a file descriptor it inherits: socketpairs for QMP and agent, memfds for RAM and
-console. So there are no paths, no ports and no leftovers, and QEMU's death is an end of file at once.
+Everything QEMU is connected by is a file descriptor it inherits: socketpairs for QMP, qtest and agent, memfds for RAM
+and console. So there are no paths, no ports and no leftovers, and QEMU's death is an end of file at once.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.channel import Channel
 from pytest_iommu.guest.process import Child, available_memory
 from pytest_iommu.guest.qmp import Qmp
-from pytest_iommu.guest.virtual import VirtualGuest
+from pytest_iommu.guest.qtest import Qtest
+from pytest_iommu.guest.virtual import VirtualGuest, Wires
+from pytest_iommu.images.devicetree import with_stream_ids
 from pytest_iommu.outcomes import IommuError, SetupError
 
 if TYPE_CHECKING:
@@ -29,6 +35,16 @@ BOOT_TIMEOUT = 120.0
 
 HEADROOM = 64 << 20
 """Bytes that QEMU needs beyond the guest's RAM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """What QEMU inherits: a memfd for RAM, and its ends of three socketpairs."""
+
+    ram: int
+    qmp: int
+    qtest: int
+    agent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +60,69 @@ class Boot:
     env: Mapping[str, str] = field(default_factory=dict)
     functional: bool = True
 
-    def command(self, ram: int | None, console: Sequence[str], qmp: int | None, agent: int | None) -> list[str]:
-        """QEMU's command line; ``ram``, ``qmp`` and ``agent`` are descriptors that QEMU inherits, or not to be had."""
+    def command(self, console: Sequence[str], fds: Descriptors | None = None, tree: str = "") -> list[str]:
+        """QEMU's command line; without descriptors, for a guest that nobody but its console is connected to.
+
+        ``tree`` is the path of a device tree, where the board is to have another than QEMU's own.
+        """
         machine = self.machine
-        backend = "memory-backend-ram,id=ram" if ram is None else "memory-backend-file,id=ram,share=on"
-        where = "" if ram is None else f",mem-path=/proc/self/fd/{ram}"
+        backend = "memory-backend-ram,id=ram" if fds is None else "memory-backend-file,id=ram,share=on"
+        where = "" if fds is None else f",mem-path=/proc/self/fd/{fds.ram}"
         argv = [
             *self.program,
             *("-name", f"iommu-{machine.name}", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-machine", f"{machine.qemu_machine},memory-backend=ram", "-cpu", machine.cpu, "-smp", "2"),
+            *machine.qemu_args,
             *("-m", f"{machine.memory >> 20}M"),
             *("-object", f"{backend},size={machine.memory}{where}"),
             *("-kernel", self.kernel, "-initrd", self.initrd),
+            *(("-dtb", tree) if tree else ()),
             # An oops ends the guest: what runs on after one proves nothing. A WARN does not, it fails its own test.
-            *("-append", " ".join(filter(None, [machine.append, "oops=panic", self.append]))),
+            *("-append", " ".join(filter(None, [machine.append, machine.limit, "oops=panic", self.append]))),
             *console,
-            *("-chardev", "null,id=agent" if agent is None else f"socket,id=agent,fd={agent}"),
+            *("-chardev", "null,id=agent" if fds is None else f"socket,id=agent,fd={fds.agent}"),
             *("-device", f"{machine.agent.driver},id=agentbus,addr={machine.agent.slot}"),
             *("-device", "virtserialport,bus=agentbus.0,chardev=agent,name=iommu.agent"),
         ]
-        if qmp is not None:
-            argv += ["-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control"]
+        if fds is not None:
+            argv += ["-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"]
+            argv += ["-chardev", f"socket,id=qtest,fd={fds.qtest}", "-qtest", "chardev:qtest", "-qtest-log", "none"]
         if self.functional and machine.icount:
             argv += ["-icount", machine.icount]
         for device in machine.devices:
-            argv += ["-device", device.argument]
+            if not device.hotplug:
+                argv += ["-device", device.argument]
         return [*argv, *self.arguments]
+
+    def device_tree(self) -> bytes | None:
+        """The machine's device tree where it is not QEMU's own: QEMU's, with the machine's stream ids in it.
+
+        SetupError when QEMU does not tell its own.
+        """
+        machine = self.machine
+        if not machine.moved and not machine.iommus:
+            return None
+        with tempfile.TemporaryDirectory(prefix="pytest-iommu-") as folder:
+            path = Path(folder, "board.dtb")
+            argv = [*self.program, *("-nodefaults", "-no-user-config", "-display", "none", "-cpu", machine.cpu)]
+            argv += ["-machine", f"{machine.qemu_machine},dumpdtb={path}", *machine.qemu_args]
+            argv += ["-smp", "2", "-m", f"{machine.memory >> 20}M"]
+            said = ""
+            try:
+                done = subprocess.run(
+                    argv, env={**os.environ, **self.env}, capture_output=True, text=True, check=False, timeout=60
+                )
+                said = done.stderr.strip()
+                return with_stream_ids(path.read_bytes(), machine.moved, machine.iommus)
+            except (OSError, subprocess.SubprocessError, ValueError) as error:
+                what = f"QEMU does not tell the device tree of machine {machine.name}"
+                raise SetupError(f"{what}: {said or error}") from error
 
 
 def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts) -> Boot:
     """How the settings want this machine and kernel to be started."""
     return Boot(
-        machine=machine,
+        machine=machine.on(artefacts.qemu.number[0]),
         program=tuple(artefacts.qemu.argv_prefix),
         kernel=str(artefacts.image),
         initrd=str(artefacts.initrd),
@@ -116,26 +163,37 @@ class QemuTarget:
         guest.name = f"{boot.machine.name} (pid {guest.child.pid}, booted in {time.monotonic() - started:.1f} s)"
         return guest
 
+    @cached_property
+    def _tree(self) -> bytes | None:
+        """A fifth of a second's work, the same for every guest."""
+        return self.boot.device_tree()
+
     def _spawn(self) -> VirtualGuest:
         boot = self.boot
+        board = self._tree
         have = available_memory()
+        need = boot.machine.memory + HEADROOM
+        if have is not None and have < need:
+            what = f"machine {boot.machine.name} needs {need >> 20} MiB, {have >> 20} MiB are available"
+            raise SetupError(f"{what}\ncommand: {' '.join(boot.command(()))}")
         ram = memory_file("iommu-ram", boot.machine.memory)
         log = memory_file("iommu-console")
-        kept = os.dup(log)
-        (our_qmp, qmp), (our_agent, agent) = socket.socketpair(), socket.socketpair()
-        fds = [ram, log, qmp.detach(), agent.detach()]
+        tree = memory_file("iommu-tree")
+        os.write(tree, board or b"")
+        pairs = [socket.socketpair() for _ in range(3)]
+        (our_agent, agent), (our_qmp, qmp), (our_qtest, qtest) = pairs
+        wires = Wires(Channel(our_agent), Qmp(our_qmp), Qtest(our_qtest), console=os.dup(log), ram=os.dup(ram))
+        theirs = Descriptors(ram, qmp.detach(), qtest.detach(), agent.detach())
         console = ("-chardev", f"file,id=console,path=/proc/self/fd/{log}", "-serial", "chardev:console")
-        argv = boot.command(ram, console, fds[2], fds[3])
+        argv = boot.command(console, theirs, f"/proc/self/fd/{tree}" if board else "")
         try:
-            if have is not None and have < boot.machine.memory + HEADROOM:
-                for fd in fds:
-                    os.close(fd)
-                need = (boot.machine.memory + HEADROOM) >> 20
-                raise SetupError(f"machine {boot.machine.name} needs {need} MiB, {have >> 20} MiB are available")
-            child = Child(argv, fds, boot.env)
+            child = Child(argv, [log, tree, *astuple(theirs)], boot.env)
         except SetupError as error:
-            os.close(kept)
-            our_qmp.close()
-            our_agent.close()
+            wires.close()
             raise SetupError(f"{error.message}\ncommand: {' '.join(argv)}") from error
-        return VirtualGuest(boot.machine.name, child, Channel(our_agent), Qmp(our_qmp), kept)
+        try:
+            return VirtualGuest(boot.machine, child, wires)
+        except OSError as error:
+            child.close()
+            wires.close()
+            raise SetupError(f"the guest's RAM cannot be mapped: {error}") from error

@@ -134,6 +134,7 @@ class _Recorded:
 
     def __init__(self, guest: Guest, key: Key, recorder: Recorder) -> None:
         self.name = guest.name
+        self.memory = guest.memory
         self.pause = guest.pause
         self.close = guest.close
         self.evidence = guest.evidence
@@ -203,7 +204,9 @@ class ReplayTarget:
 
 
 class ReplayGuest:
-    """A guest that answers from a recording."""
+    """A guest that answers from a recording. What was in its RAM is not recorded."""
+
+    memory = None
 
     def __init__(self, name: str, target: ReplayTarget) -> None:
         self.name = f"{name} (replay)"

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""apt's sources, initramfs, QEMU, machine files, progress and the command line program, each alone."""
+"""apt's sources, initramfs, QEMU, progress and the command line program, each alone."""
 
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import tarfile
@@ -170,53 +171,66 @@ def test_an_old_qemu_is_refused_or_replaced(tmp_path: Path, monkeypatch: pytest.
         qemu.find(store, SMMUV3, "system")
 
 
+def unpacked(cache: Path, version: str) -> None:
+    root = cache / f"qemu/qemu-system-arm_1-{version}+ds-1~bpo1/root"
+    for name in ("usr/bin/qemu-system-aarch64", "lib64/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/libc.so.6"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
+    files = {str(path.relative_to(root)): 0 for path in root.rglob("*") if path.is_file()}
+    (root.parent / "manifest.json").write_text(json.dumps({"version": version, "files": files}))
+
+
+def test_a_version_of_qemu_is_chosen_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    store = Store(tmp_path)
+    assert qemu.find(store, SMMUV3, "fetched:11") is None
+    for version in ("10.0.2", "11.1.3", "10.0.13", "9.2.0"):
+        unpacked(tmp_path, version)
+    found = {choice: qemu.find(store, SMMUV3, choice) for choice in ("fetched:11", "fetched:10", "fetched", "auto")}
+    # Nobody gets 11 because somebody else asked for it.
+    assert {choice: one and one.number for choice, one in found.items()} == {
+        "fetched:11": (11, 1),
+        "fetched:10": (10, 0),
+        "fetched": (10, 0),
+        "auto": (10, 0),
+    }
+    assert found["auto"] is not None
+    assert found["auto"].version == "10.0.13"
+    assert qemu.find(store, SMMUV3, "fetched:12") is None
+    for wrong in ("fetched:", "fetched:9", "fetched:new"):
+        with pytest.raises(SetupError, match="takes a major version, 10 or newer"):
+            qemu.find(store, SMMUV3, wrong)
+
+
+class Mirror(SimpleNamespace):
+    """Stands for Apt: suites with one QEMU each."""
+
+    def find(self, names: list[str], suites: list[str]) -> apt.Package | None:
+        if self.error:
+            raise SetupError(self.error)
+        version = self.versions.get(suites[0])
+        return version and apt.Package(names[0], version, suites[0])
+
+
+def test_a_version_of_qemu_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"trixie-backports": "1:11.1.3+ds-1~bpo13+1", "trixie": "1:10.0.13+ds-0+deb13u1"}
+    mirror = Mirror(error="", versions=versions, suites=tuple(versions), mirror=SimpleNamespace(codename="trixie"))
+    monkeypatch.setattr(qemu, "Apt", lambda *arguments: mirror)
+    store = Store(tmp_path)
+    with store.locked(QUIET):
+        with pytest.raises(SetupError, match="none of trixie-backports, trixie .*has qemu-system-arm 12; install one"):
+            qemu.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:12")
+        mirror.error = "apt cannot read trixie of this machine's mirror: no network"
+        with pytest.raises(SetupError, match="no network"):
+            qemu.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:11")
+
+
 def test_a_damaged_fetched_qemu_is_dropped(tmp_path: Path) -> None:
     entry = tmp_path / "qemu/qemu-system-arm_1-10.0.2"
     (entry / "root").mkdir(parents=True)
     (entry / "manifest.json").write_text('{"version": "10.0.2", "files": {"usr/bin/qemu-system-aarch64": 5}}')
     assert qemu.fetched(Store(tmp_path), SMMUV3) is None
     assert not entry.exists()
-
-
-def test_the_machine_is_what_the_plugin_relies_on() -> None:
-    assert [(one.name, one.sid, one.slot) for one in SMMUV3.devices] == [("edu0", 8, "01.0"), ("edu1", 16, "02.0")]
-    assert SMMUV3.device("edu0").argument == "edu,dma_mask=0xffffffffffffffff,id=edu0,addr=01.0"
-    assert SMMUV3.memory == 512 << 20
-    assert list(SMMUV3.stages) == ["s1", "s2"]
-    assert SMMUV3.stages["s2"].format == "arm_64_lpae_s2"
-    assert SMMUV3.stages["s2"].parameters == {"ias": 44, "oas": 44}
-    with pytest.raises(KeyError):
-        SMMUV3.device("edu9")
-
-
-def test_cross_compiling_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machines.platform, "machine", lambda: "x86_64")
-    assert SMMUV3.cross_compile == "aarch64-linux-gnu-"
-    monkeypatch.setattr(machines.platform, "machine", lambda: "aarch64")
-    assert SMMUV3.cross_compile == ""
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("name: smmuv3\n", "", "name is missing"),
-        ("memory: 512M", "memory: lots", "qemu: memory is no number: 'lots'"),
-        ("s1: {format: arm_64_lpae_s1, ias: 48", "s1: {ias: 48", "stages.s1: format is missing"),
-        ("sid: 16", "sod: 16", r"devices\[1\]: sid is missing"),
-        ("name: smmuv3\n", "name: [\n", "line"),
-    ],
-)
-def test_a_mistake_in_a_machine_file_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
-    text = (machines.paths.qemu_images() / "machines/smmuv3.yaml").read_text()
-    assert old in text
-    (tmp_path / "bad.yaml").write_text(text.replace(old, new))
-    with pytest.raises(SetupError, match=message):
-        machines.load(tmp_path / "bad.yaml")
-
-
-def test_an_unknown_machine_lists_the_others() -> None:
-    with pytest.raises(SetupError, match="no machine 'x'; there are: .*smmuv3"):
-        machines.get("x")
 
 
 class Terminal(io.StringIO):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_iommu.guest.qmp import Qmp, QmpError
+from pytest_iommu.guest.qmp import Event, Qmp, QmpError
 
 GREETING = {"QMP": {"version": {}, "capabilities": []}}
 
@@ -38,7 +38,23 @@ def test_events_are_kept_and_not_taken_for_answers(ends: tuple[Qmp, socket.socke
     qmp, qemu = ends
     say(qemu, GREETING, {"return": {}}, {"event": "STOP", "timestamp": {}}, {"return": {}})
     assert qmp.command("stop") == {}
-    assert qmp.events == ["STOP"]
+    assert qmp.events == [Event("STOP")]
+
+
+def test_an_event_is_waited_for(ends: tuple[Qmp, socket.socket]) -> None:
+    qmp, qemu = ends
+    gone = {"event": "DEVICE_DELETED", "data": {"device": "edu6", "path": "/machine/peripheral/edu6"}}
+    say(qemu, GREETING, {"return": {}}, gone, {"return": {}}, {"event": "RESUME"}, {**gone, "data": {"device": "edu7"}})
+    assert qmp.command("device_del", id="edu6") == {}
+    found = qmp.wait("DEVICE_DELETED", 0, device="edu7")
+    assert found is not None
+    assert found.data == {"device": "edu7"}
+    # One that came before is not lost, and none is given twice.
+    assert [qmp.wait("DEVICE_DELETED", 0.01, device="edu6") is None for _ in range(2)] == [False, True]
+    assert qmp.events == [Event("RESUME")]
+    qemu.close()
+    with pytest.raises(QmpError):
+        qmp.wait("DEVICE_DELETED", 0)
 
 
 def test_an_error_says_what_qemu_says(ends: tuple[Qmp, socket.socket]) -> None:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Devices that come and go while a guest runs: plugged and unplugged through QEMU, with the guest taking part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytest_iommu.guest import ops
+from pytest_iommu.guest.qmp import QmpError
+from pytest_iommu.outcomes import GuestLost, KernelHang, SetupError
+
+if TYPE_CHECKING:
+    from pytest_iommu.guest.virtual import VirtualGuest
+    from pytest_iommu.images.machines import Device
+
+TIMEOUT = 30.0
+"""Seconds of host time. A root port's button is waited for 5 s by the guest's clock, which runs ahead under icount."""
+
+_STEP = 0.05
+
+
+class Devices:
+    """What can be plugged into one guest: the devices of its machine with ``hotplug: true``, and any other."""
+
+    def __init__(self, guest: VirtualGuest) -> None:
+        self._guest = guest
+
+    def add(self, device: Device | str, timeout: float = TIMEOUT) -> None:
+        """Plug a device in and wait until a driver of the guest has it; by its name, one of the machine's.
+
+        KernelHang when no driver takes it within ``timeout`` seconds, SetupError when QEMU refuses it.
+        """
+        found = self._named(device) if isinstance(device, str) else device
+        # By a line of the human monitor: QMP would want to know which properties are numbers.
+        self._monitor(f"device_add {found.argument}")
+        driver = f"/sys/bus/pci/devices/{_domain(found.address)}/driver"
+        self._wait(f"no driver has taken {found.name}", lambda: self._exists(driver), timeout)
+
+    def remove(self, name: str, timeout: float = TIMEOUT) -> None:
+        """Ask the guest to let go of a device, as a human at the slot's button would, and wait until it is out.
+
+        KernelHang when the guest does not let go within ``timeout`` seconds, SetupError when there is no such device.
+        """
+        self._monitor(f"device_del {name}")
+        self._wait(f"the guest has not let go of {name}", lambda: self._deleted(name), timeout)
+
+    def present(self, device: Device | str) -> bool:
+        """Whether the guest's kernel has a device at that address."""
+        found = self._named(device) if isinstance(device, str) else device
+        return self._exists(f"/sys/bus/pci/devices/{_domain(found.address)}")
+
+    def _named(self, name: str) -> Device:
+        machine = self._guest.machine
+        try:
+            return machine.device(name)
+        except KeyError:
+            raise SetupError(f"machine {machine.name} has no {name}") from None
+
+    def _monitor(self, line: str) -> None:
+        try:
+            said = self._guest.qmp.monitor(line).strip()
+        except QmpError as error:
+            raise GuestLost(f"{line}: {error}", self._guest.evidence()) from error
+        if said:
+            raise SetupError(f"{line}: {said}", self._guest.evidence())
+
+    def _exists(self, path: str) -> bool:
+        return self._guest.run([ops.stat(path)]).results[0].ok
+
+    def _deleted(self, name: str) -> bool:
+        try:
+            return self._guest.qmp.wait("DEVICE_DELETED", 0, device=name) is not None
+        except QmpError as error:
+            raise GuestLost(f"device_del {name}: {error}", self._guest.evidence()) from error
+
+    def _wait(self, what: str, done: Callable[[], bool], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not done():
+            if time.monotonic() >= deadline:
+                raise KernelHang(f"{what} within {timeout:.0f} s", self._guest.evidence())
+            # The guest may be paused, and has to run for this.
+            self._guest.run([ops.sleep(int(_STEP * 1000))])
+
+
+def _domain(address: str) -> str:
+    return address if address.count(":") == 2 else f"0000:{address}"
