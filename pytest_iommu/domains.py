@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,13 +13,19 @@ from pytest_iommu.guest import ops
 from pytest_iommu.model import Dump, Prot, format_size, parse_size
 from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang
 from pytest_iommu.pool import Key
-from pytest_iommu.runner import command_ops, parse_status, status_text
 from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
+from pytest_iommu.testmodule import command_ops, parse_status, status_text
+from pytest_iommu.witnesses.in_ram import in_ram
+from pytest_iommu.witnesses.streams import Streams
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
+    from pytest_iommu.guest.devices import Devices
+    from pytest_iommu.images import Machine
     from pytest_iommu.model import TableConfig
     from pytest_iommu.run import Run
+    from pytest_iommu.targets.protocol import Memory
+    from pytest_iommu.witnesses.in_ram import InRam
 
 
 class CommandError(Exception):
@@ -43,6 +49,33 @@ class GuestHandle:
     def dialect(self) -> Dialect:
         """What the kernel's dump is written in; skips where there is none."""
         return self._run.dialect(self.key, self._guest)
+
+    @property
+    def memory(self) -> Memory | None:
+        """The guest's RAM and registers, as the host sees them; None in a recording."""
+        return self._guest.memory
+
+    @property
+    def in_ram(self) -> InRam | None:
+        """The witness that reads the guest's memory; None where there is none to look into."""
+        return in_ram(self._guest, self.machine)
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that the guest is."""
+        return self._run.machine(self.key.machine)
+
+    @property
+    def devices(self) -> Devices | None:
+        """What can be plugged into the guest; None where it is not QEMU's."""
+        found: Devices | None = getattr(self._guest, "devices", None)
+        return found
+
+    @property
+    def streams(self) -> Streams:
+        """What the SMMU's debugfs says of the guest's streams. SetupError on a machine without a SMMUv3."""
+        witness = self.in_ram
+        return Streams(self.run, self.machine, witness.smmu if witness is not None else None)
 
     @property
     def console(self) -> str:
@@ -71,6 +104,13 @@ class GuestHandle:
             raise OSError(-result.value, ops.errno_name(result.value), path)
         return result.data
 
+    def ask_qemu(self, command: str, **arguments: object) -> Any:
+        """What QEMU answers to a QMP command. Skips where there is no QEMU."""
+        qmp = getattr(self._guest, "qmp", None)
+        if qmp is None:
+            pytest.skip(f"needs QEMU, to be asked {command}")
+        return qmp.command(command, **arguments)
+
     def fresh(self) -> None:
         """Go on with a freshly booted guest."""
         self._guest = self._run.pool.take(self.key, fresh=True)
@@ -88,6 +128,11 @@ class Domain:
         self.config = config
         self.model = TableModel(config)
         self._iommu = iommu
+
+    @property
+    def page(self) -> int:
+        """The smallest page size, in bytes."""
+        return min(self.config.page_sizes)
 
     def map(self, iova: int, oa: int, size: int | str, prot: str = "rw", leaf: int | str | None = None) -> None:
         """Map. CommandError when it is refused; then nothing has changed."""
@@ -122,11 +167,14 @@ class Iommu:
         self._item = item
         self._domains: dict[str, Domain] = {}
 
-    def domain(self, stage: str = "s1", device: str = "edu0", granule: int = 4096) -> Domain:
-        """A hardware domain of a device's IOMMU."""
-        from pytest_iommu.scenario.variants import hardware
+    def domain(self, stage: str = "s1", device: str = "edu0", granule: int | None = None) -> Domain:
+        """A hardware domain of a device's IOMMU, with the kernel's pages; skips where those are not ``granule``."""
+        from pytest_iommu.scenario.variants import hardware, page_size
 
-        spec = hardware(self._guest.key.machine, stage, granule)
+        page = page_size(self._guest.key.flavour)
+        if granule not in (None, page):
+            pytest.skip(f"needs hardware domains with pages of {format_size(granule)}, not {format_size(page)}")
+        spec = hardware(self._guest.key.machine, stage, page)
         return self._make(f"dev={device} {spec.command}", spec.config)
 
     def table(self, format: str, **parameters: int) -> Domain:
@@ -159,7 +207,7 @@ class Iommu:
         names = self._guest.dialect.files
         results = self._guest.run([ops.read_file(domain.path(name)) for name in names]).results
         pairs = zip(names, results, strict=True)
-        return {name: reading.text_of(_readable(domain, name, result)) for name, result in pairs}
+        return {name: ops.text_of(_readable(domain, name, result)) for name, result in pairs}
 
     def dump(self, domain: Domain) -> Dump:
         """Everything that a domain's directory says, parsed. CheckFailed where it is not written as it must be."""
@@ -174,14 +222,17 @@ class Iommu:
     def check(self, domain: Domain) -> None:
         """Compare a domain's dump with its model. CheckFailed with the rules that are broken."""
         __tracebackhide__ = True
-        from pytest_iommu.report.compare import compare
+        from pytest_iommu.scenario import Check
 
-        texts = self.texts(domain)
-        comparison = compare(domain.model.snapshot(), texts, dialect=self._guest.dialect)
+        where = reading.Where({domain.name: domain.id}, self._guest.dialect, self._guest.in_ram)
+        job = reading.check_job(Check(domain.name, domain.model.snapshot(), 0), where, self._compared)
+        files: dict[str, bytes] = {}
+        problems = job.judge(self._guest.run(job.ops).results, files)
+        if problems:
+            raise reading.joined(problems, files)
+
+    def _compared(self, comparison: object) -> None:
         self._item.ihook.pytest_iommu_compared(item=self._item, comparison=comparison)
-        if not comparison.ok:
-            files = {f"{domain.name}.{name}.txt": text.encode() for name, text in texts.items()}
-            raise CheckFailed(comparison.text, (comparison.primary,), tuple(comparison.secondary), files)
 
     def reset(self) -> None:
         """Free everything in the guest."""

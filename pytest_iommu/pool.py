@@ -55,6 +55,10 @@ class Pool:
         self._guests.move_to_end(key)
         return guest
 
+    def live(self, key: Key) -> Guest | None:
+        """The guest of that key if there is one; none is booted."""
+        return self._guests.get(key)
+
     def discard(self, guest: Guest, reason: str) -> None:
         """Throw a guest away; the next take() of its key boots a new one."""
         self._lost(guest, reason)

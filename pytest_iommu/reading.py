@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from pytest_iommu.guest import ops
 from pytest_iommu.outcomes import CheckFailed
 from pytest_iommu.targets.protocol import Op, Result
+from pytest_iommu.testmodule import MODULE, parse_domains
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.report.compare import Comparison
     from pytest_iommu.scenario import Access, Check, ReadCheck, ReadHow
+    from pytest_iommu.witnesses.in_ram import InRam
 
 DEBUGFS = "/sys/kernel/debug/iommu"
 SLOT = 0
@@ -37,10 +39,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where the domains of a scenario are: their debugfs ids by name, and the files a directory has."""
+    """Where the domains of a scenario are: their debugfs ids by name, the files a directory has, the guest's memory."""
 
     ids: Mapping[str, str]
     dialect: Dialect
+    in_ram: InRam | None = None
 
     def path(self, domain: str, file: str) -> str:
         """A file of a domain's directory."""
@@ -60,13 +63,8 @@ def joined(problems: Sequence[CheckFailed], files: Files) -> CheckFailed:
     )
 
 
-def text_of(result: Result) -> str:
-    """What an operation read, as text; bytes that are no UTF-8 stay visible."""
-    return result.data.decode("utf-8", "backslashreplace")
-
-
 def check_job(check: Check, where: Where, compared: Callable[[Comparison], None]) -> Job:
-    """Read a domain's whole directory and compare it with what is expected."""
+    """Read a domain's whole directory and compare it with what is expected, and with what memory holds."""
     from pytest_iommu.report.compare import compare
 
     names = where.dialect.files
@@ -75,22 +73,41 @@ def check_job(check: Check, where: Where, compared: Callable[[Comparison], None]
     def judge(results: Sequence[Result], files: Files) -> list[CheckFailed]:
         texts: dict[str, str] = {}
         wrong: list[CheckFailed] = []
-        for name, result in zip(names, results, strict=True):
+        for name, result in zip(names, results, strict=False):
             files[f"{domain}.{name}.txt"] = result.data
             if result.ok:
-                texts[name] = text_of(result)
+                texts[name] = ops.text_of(result)
             else:
                 wrong.append(_unreadable(check, name, result, where))
         if not texts:
             return wrong[:1]
-        comparison = compare(check.expected, texts, dialect=where.dialect, hand=check.hand)
+        try:
+            memory = _memory(check, where, results[-1], files)
+        except CheckFailed as error:
+            wrong.append(error)
+            memory = None
+        comparison = compare(check.expected, texts, dialect=where.dialect, hand=check.hand, memory=memory)
         compared(comparison)
         if not comparison.ok:
-            text = f"domain {domain}, as at line {check.line}:\n{comparison.text}"
+            when = f", as at line {check.line}" if check.line else ""
+            text = f"domain {domain}{when}:\n{comparison.text}"
             wrong.append(CheckFailed(text, (comparison.primary,), tuple(comparison.secondary)))
         return wrong
 
-    return Job([ops.read_file(where.path(domain, name)) for name in names], judge)
+    # The module's own list is read whether there is a memory to look into or not: a recording answers the same batch.
+    paths = [*(where.path(domain, name) for name in names), f"{MODULE}/domains"]
+    return Job([ops.read_file(path) for path in paths], judge)
+
+
+def _memory(check: Check, where: Where, listed: Result, files: Files) -> Mapping[str, str] | None:
+    """The files as they follow from the guest's memory, or None where nobody can tell."""
+    row = parse_domains(ops.text_of(listed)).get(check.domain) if listed.ok else None
+    if where.in_ram is None or row is None:
+        return None
+    texts = where.in_ram.texts(check.expected.config, row)
+    for name, text in (texts or {}).items():
+        files[f"{check.domain}.{name}.ram.txt"] = text.encode()
+    return texts
 
 
 def _unreadable(check: Check, name: str, result: Result, where: Where) -> CheckFailed:
@@ -124,7 +141,7 @@ def read_job(read: ReadCheck, where: Where) -> Job:
         files[f"{read.domain}.{read.file}.whole.txt"] = whole.data
         for number, piece in enumerate(got):
             files[f"{read.domain}.{read.file}.piece{number}.txt"] = piece.encode()
-        comparison = compare_reads(read.file, text_of(whole), got, read.how)
+        comparison = compare_reads(read.file, ops.text_of(whole), got, read.how)
         if comparison.ok:
             return []
         return [CheckFailed(comparison.text, (comparison.primary,), tuple(comparison.secondary))]
@@ -147,11 +164,11 @@ def _read_ops(path: str, how: ReadHow) -> list[Op]:
 
 def _pieces(how: ReadHow, results: Sequence[Result]) -> list[str]:
     if how.kind == "chunk":
-        return [text_of(results[0])]
+        return [ops.text_of(results[0])]
     if how.kind == "parallel":
         return [part.decode("utf-8", "backslashreplace") for part in ops.split_parallel(results[0].data)]
     inner = results[1:-1]
-    return [text_of(result) for result in (inner if how.kind == "pread" else inner[1::2])]
+    return [ops.text_of(result) for result in (inner if how.kind == "pread" else inner[1::2])]
 
 
 def access_job(access: Access, where: Where) -> Job:

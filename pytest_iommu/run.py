@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -121,6 +122,8 @@ class Run:
 
     def why_not(self, instance: Instance) -> str | None:
         """Why a scenario cannot be run with these settings, or None."""
+        from pytest_iommu.scenario.variants import other_granule
+
         settings = self.settings
         if settings.target is None:
             return NO_TARGET
@@ -131,18 +134,21 @@ class Run:
         if instance.later:
             return f"not run yet: {', '.join(instance.later)}"
         key = Key(instance.machine, settings.flavour if instance.kernel == "plain" else instance.kernel)
-        return self.lacks(key, instance.needs.devices, instance.needs.config)
+        return other_granule(instance.domains.values(), key.flavour) or self.lacks(
+            key, instance.needs.devices, instance.needs.config
+        )
 
     def lacks(self, key: Key, devices: Sequence[str] = (), config: Sequence[str] = ()) -> str | None:
         """What a test needs and the machine or the kernel's configuration does not have, or None.
 
         A configuration that is not known (a ready image, a recording) is not held against the test.
         """
-        have = {device.name for device in self.machine(key.machine).devices}
-        missing = [device for device in devices if device not in have]
+        machine, kernel = self.machine(key.machine), self.kernels.get(key)
+        have = machine.devices if kernel is None else machine.on(kernel.qemu.number[0]).devices
+        missing = [name for name in devices if name not in {device.name for device in have}]
         if missing:
-            return f"machine {key.machine} has no {', '.join(missing)}"
-        kernel = self.kernels.get(key)
+            newer = f" with {kernel.qemu}" if kernel is not None and len(have) < len(machine.devices) else ""
+            return f"machine {key.machine} has no {', '.join(missing)}{newer}"
         if config and kernel is not None and kernel.config is not None:
             lines = set(kernel.config.read_text(encoding="utf-8").splitlines())
             absent = [name for name in config if not lines & {f"CONFIG_{name}=y", f"CONFIG_{name}=m"}]
@@ -183,6 +189,19 @@ class Run:
             if error.evidence is None:
                 error.evidence = guest.evidence()
             raise
+
+    def save_memory(self, key: Key, folder: Path) -> None:
+        """Put what the IOMMU of the live guest reads into a folder; nothing where there is no guest, or no room."""
+        from pytest_iommu.witnesses.in_ram import in_ram
+
+        guest = self.pool.live(key)
+        witness = in_ram(guest, self.machine(key.machine)) if guest is not None else None
+        if witness is None:
+            return
+        try:
+            witness.save(folder)
+        except (OSError, IommuError):
+            pass  # the failure that it is for must not be hidden by this
 
     def close(self) -> None:
         """End all guests and finish the recording."""

@@ -9,62 +9,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_iommu import reading
-from pytest_iommu.guest import ops
-from pytest_iommu.outcomes import CheckFailed, SetupError
+from pytest_iommu.outcomes import CheckFailed
 from pytest_iommu.targets.protocol import Guest, Op, Reply, Result
+from pytest_iommu.testmodule import command_ops, parse_status, status_text
+from pytest_iommu.witnesses.done import Done
+from pytest_iommu.witnesses.in_ram import in_ram
+from pytest_iommu.witnesses.streams import Streams, Wanted
 
 if TYPE_CHECKING:
     from pytest_iommu.collect import ScenarioItem
     from pytest_iommu.run import Run
     from pytest_iommu.scenario import Phase
 
-MODULE = "/sys/kernel/debug/iommu_ptdump_test"
-_STATUS = re.compile(r"^(?P<line>\d+) (?:ok(?P<values>.*)|error (?P<errno>\w+) ?(?P<message>.*))$")
 _MAKES = re.compile(r"^\s*\??\s*domain\s+(?P<name>\S+)", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What became of one command: ``errno`` is None when it passed, else the errno's name."""
-
-    line: int
-    errno: str | None = None
-    message: str = ""
-    values: dict[str, str] = field(default_factory=dict)
-
-
-def parse_status(text: str) -> dict[int, Status]:
-    """The module's status file, by command line. SetupError when a line is none of a status."""
-    found: dict[int, Status] = {}
-    for row in text.splitlines():
-        match = _STATUS.match(row)
-        if match is None:
-            raise SetupError(f"the test module's status has a line that is none: {row!r}")
-        values = dict(word.partition("=")[::2] for word in (match["values"] or "").split())
-        found[int(match["line"])] = Status(int(match["line"]), match["errno"], match["message"] or "", values)
-    return found
-
-
-def command_ops(script: str) -> list[Op]:
-    """Give the test module a batch of commands and read what became of them."""
-    return [ops.write_file(f"{MODULE}/control", script.encode()), ops.read_file(f"{MODULE}/status")]
-
-
-def status_text(results: Sequence[Result]) -> str:
-    """The status, from the results of command_ops(). SetupError when the module is not there."""
-    written, status = results
-    if not status.ok:
-        name = ops.errno_name(status.value)
-        raise SetupError(f"the test module iommu_ptdump_test is not loaded: reading its status fails with {name}")
-    if not written.ok and not status.data:
-        raise SetupError(f"the test module refuses the whole batch: {ops.errno_name(written.value)}")
-    return reading.text_of(status)
 
 
 class Scenario:
@@ -76,8 +38,14 @@ class Scenario:
         self._guest = guest
         self._instance = item.instance
         self._dialect = run.dialect(item.key(), guest)
+        machine = run.machine(item.key().machine)
+        self._machine = machine
+        self._in_ram = in_ram(guest, machine)
+        smmu = self._in_ram.smmu if self._in_ram is not None else None
+        self._done = Done(self._send, machine, guest.memory, smmu)
         self._ids: dict[str, str] = {}
         self._scripts: list[str] = []
+        self._plugged: dict[str, bool] = {}
         self.problems: list[CheckFailed] = []
         self.files: dict[str, bytes] = {}
 
@@ -89,14 +57,19 @@ class Scenario:
         if needed and needed != self._dialect.name:
             pytest.skip(f"needs dialect {needed}, this kernel speaks {self._dialect.name}")
         plan = compile_plan(self._instance)
-        for _ in range(self._instance.repeat):
-            for phase in plan.phases:
-                self._phase(phase)
-                if self.problems:
-                    self._fail()
+        try:
+            for _ in range(self._instance.repeat):
+                for phase in plan.phases:
+                    self._phase(phase)
+                    if self.problems:
+                        self._fail()
+        finally:
+            self._as_it_was()
 
     def _phase(self, phase: Phase) -> None:
         # What the commands make has its id only in their status: a second round trip then, else one for all.
+        for plug in phase.plugs:
+            self._plug(plug.device, plug.add)
         makes = {match["name"] for match in _MAKES.finditer(phase.script)}
         batch = command_ops(phase.script) if phase.script else []
         followed = {check.domain for check in phase.checks} | {read.domain for read in phase.reads}
@@ -116,6 +89,39 @@ class Scenario:
         for job in after:
             self.problems += job.judge(results[: len(job.ops)], self.files)
             del results[: len(job.ops)]
+        if phase.streams:
+            self._streams(phase)
+        if not self.problems:
+            self.problems += self._done.steps(phase.dma)
+            for sample in phase.samples:
+                self.problems += self._done.sample(sample)
+
+    def _plug(self, device: str, add: bool) -> None:
+        """Devices come and go by QEMU's hand, not the guest's."""
+        devices = getattr(self._guest, "devices", None)
+        if devices is None:
+            pytest.skip("devices are plugged by QEMU, which is not there")
+        self._plugged[device] = add
+        if add:
+            devices.add(device)
+        else:
+            devices.remove(device)
+
+    def _as_it_was(self) -> None:
+        """The next test on this guest finds the devices that it booted with."""
+        for device, there in self._plugged.items():
+            if there is self._machine.device(device).hotplug:
+                self._plug(device, not there)
+
+    def _streams(self, phase: Phase) -> None:
+        streams = Streams(self._send, self._machine, self._in_ram.smmu if self._in_ram is not None else None)
+        ids = {**self._ids, "-": "-"}
+        wanted = [
+            Wanted(one.device, one.config, ids.get(one.domain, "-") if one.domain else None, one.present)
+            for one in phase.streams
+        ]
+        self.problems += streams.check(wanted)
+        self.files |= streams.files
 
     def _send(self, batch: Sequence[Op]) -> Reply:
         return self._guest.run(batch, self._instance.timeout) if batch else Reply(())
@@ -142,7 +148,7 @@ class Scenario:
 
     def _after(self, phase: Phase) -> list[reading.Job]:
         """What is read once the commands are done."""
-        where = reading.Where(self._ids, self._dialect)
+        where = reading.Where(self._ids, self._dialect, self._in_ram)
         jobs = [reading.access_job(access, where) for access in phase.access]
         jobs += [reading.check_job(check, where, self._compared) for check in phase.checks]
         jobs += [reading.read_job(read, where) for read in phase.reads]

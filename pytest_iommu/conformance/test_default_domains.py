@@ -11,7 +11,7 @@ import pytest
 from pytest_iommu.conformance.test_directories import DOMAINS, directories
 from pytest_iommu.domains import GuestHandle
 from pytest_iommu.guest import ops
-from pytest_iommu.runner import MODULE
+from pytest_iommu.testmodule import MODULE
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
 

@@ -11,8 +11,8 @@ import pytest
 from pytest_iommu.conformance.test_directories import directories
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import ops
-from pytest_iommu.runner import MODULE
 from pytest_iommu.targets.protocol import Op
+from pytest_iommu.testmodule import MODULE
 
 NTH = "/proc/thread-self/fail-nth"
 CONTROL = f"{MODULE}/control"

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from enum import IntEnum
 
-from pytest_iommu.targets.protocol import Op
+from pytest_iommu.targets.protocol import Op, Result
 
 # Two names for one number: the kernel's.
 _NAMES: dict[int, str] = {
@@ -194,3 +194,8 @@ def encode(ops: Sequence[Op]) -> bytes:
         path = op.path.encode()
         parts += [struct.pack("<5I", op.code, op.a, op.b, len(path), len(op.data)), path, op.data]
     return b"".join(parts)
+
+
+def text_of(result: Result) -> str:
+    """What an operation read, as text; bytes that are no UTF-8 stay visible."""
+    return result.data.decode("utf-8", "backslashreplace")

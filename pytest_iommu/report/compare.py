@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""EXPECTED against DUMPED: which rules are broken, and the text that shows it.
+"""EXPECTED against DUMPED, and both against IN RAM: which rules are broken, and the text that shows it.
 
 The rule named first (``primary``) is the one nearest to the cause; what follows from it, or is said by another file
 too, is ``secondary``.
@@ -16,6 +16,7 @@ from pytest_iommu.model import Dump
 from pytest_iommu.oracle import Expected
 from pytest_iommu.report.difference import Difference, Rank
 from pytest_iommu.report.entries import agreement, entry_differences, info_differences, stats_differences
+from pytest_iommu.report.memory import as_in_memory, beside_memory, conclusion, memory_differences
 from pytest_iommu.report.quick import as_expected
 from pytest_iommu.report.ranges import RangeDiffer
 from pytest_iommu.scenario.schema import HandLine, ReadHow
@@ -36,6 +37,7 @@ class Comparison:
     """The verdict on one domain: ``ok``, or the rules broken and the text to print."""
 
     differences: tuple[Difference, ...] = ()
+    conclusion: str = ""
 
     @property
     def ok(self) -> bool:
@@ -70,6 +72,8 @@ class Comparison:
             lines += difference.lines()
         if len(ordered) > SHOWN:
             lines.append(f"... and {len(ordered) - SHOWN} more differences")
+        if self.conclusion:
+            lines.append(self.conclusion)
         return "\n".join(lines)
 
 
@@ -78,9 +82,14 @@ def compare(
     texts: Mapping[str, str],
     dialect: Dialect = IO_PTDUMP,
     hand: Sequence[HandLine] | None = None,
+    memory: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Compare the files of one domain (name -> text; absent ones are not compared) with what is expected."""
-    if dialect is IO_PTDUMP and as_expected(expected, texts):
+    """Compare the files of one domain (name -> text; absent ones are not compared) with what is expected.
+
+    ``memory`` are the same files as they follow from the guest's RAM (oracle.guest_memory), None where nobody looked.
+    """
+    as_wanted = dialect is IO_PTDUMP and as_expected(expected, texts)
+    if as_wanted and (memory is None or as_in_memory(texts, memory)):
         return Comparison()
     dump, errors = dialect.read(texts)
     found = list(_pointers(texts))
@@ -88,7 +97,12 @@ def compare(
     found += compare_dump(expected, dump)
     if hand is not None and not found:
         found += _by_hand(hand, dump)
-    return Comparison(_as_printed(found, texts))
+    shown = _as_printed(found, texts)
+    if memory is None:
+        return Comparison(shown)
+    if not found:
+        return Comparison(tuple(memory_differences(texts, memory)), "the dump agrees with itself, but not with memory")
+    return Comparison(tuple(beside_memory(shown, memory)), conclusion(expected, texts, memory))
 
 
 def _as_printed(found: Sequence[Difference], texts: Mapping[str, str]) -> tuple[Difference, ...]:

@@ -31,6 +31,7 @@ class Rank(IntEnum):
     INFO = 28
     ENTRY = 30
     TOP = 32
+    MEMORY = 36
     FILES = 40
 
 
@@ -39,7 +40,10 @@ _UNREADABLE = (Rank.POINTER, Rank.UNREADABLE, Rank.SIZE_TEXT)
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """``rule`` is broken. ``expected`` and ``dumped`` are lines of ``file``, None where there is none."""
+    """``rule`` is broken. ``expected`` and ``dumped`` are lines of ``file``, None where there is none.
+
+    ``memory`` is the line that follows from the guest's RAM: None where there is none, empty where nobody looked.
+    """
 
     rule: str
     rank: Rank
@@ -48,6 +52,7 @@ class Difference:
     expected: str | None = None
     dumped: str | None = None
     also: tuple[str, ...] = ()
+    memory: str | None = ""
 
     def lines(self) -> list[str]:
         """The difference as it is shown."""
@@ -58,4 +63,6 @@ class Difference:
         if self.expected is not None or self.rank not in _UNREADABLE:
             shown.append(f"       expected  {'(no line)' if self.expected is None else self.expected}")
         shown.append(f"       dumped    {'(no line)' if self.dumped is None else self.dumped}")
+        if self.memory != "":
+            shown.append(f"       in RAM    {'(no line)' if self.memory is None else self.memory}")
         return shown

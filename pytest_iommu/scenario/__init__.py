@@ -4,7 +4,20 @@
 from __future__ import annotations
 
 from pytest_iommu.scenario.loader import load
-from pytest_iommu.scenario.plan import Access, Check, Expectation, Phase, Plan, ReadCheck, compile_plan, verify_status
+from pytest_iommu.scenario.phases import (
+    Access,
+    Check,
+    Dma,
+    Expectation,
+    Phase,
+    Plan,
+    Plug,
+    ReadCheck,
+    Sample,
+    StreamCheck,
+    verify_status,
+)
+from pytest_iommu.scenario.plan import compile_plan
 from pytest_iommu.scenario.reader import ScenarioError
 from pytest_iommu.scenario.schema import Case, DomainSpec, HandLine, Instance, Needs, ReadHow, Suite
 
@@ -12,6 +25,7 @@ __all__ = [
     "Access",
     "Case",
     "Check",
+    "Dma",
     "DomainSpec",
     "Expectation",
     "HandLine",
@@ -19,9 +33,12 @@ __all__ = [
     "Needs",
     "Phase",
     "Plan",
+    "Plug",
     "ReadCheck",
     "ReadHow",
+    "Sample",
     "ScenarioError",
+    "StreamCheck",
     "Suite",
     "compile_plan",
     "load",

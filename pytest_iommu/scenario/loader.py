@@ -17,7 +17,6 @@ from pytest_iommu.scenario.schema import (
     DomainDef,
     HandLine,
     Instance,
-    LaterStep,
     Needs,
     Suite,
     TableSpec,
@@ -74,7 +73,6 @@ def _case(path: Path, item: Value, defaults: Fields) -> Case:
     steps = read_steps(fields.need("do"), names) if "do" in fields else ()
     created = {step.domain for step in steps if isinstance(step, CreateStep)}
     later = tuple(key for key in _LATER_KEYS if key in fields)
-    later += tuple(dict.fromkeys(step.kind for step in steps if isinstance(step, LaterStep)))
     if not steps and not later and "dump" not in fields and created == set():
         raise item.error(f"case {name!r} does nothing: it has no `do`")
     own = any(key in fields for key in ("stages", "formats", "table", "tables"))

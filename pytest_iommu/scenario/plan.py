@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An instance -> what is to be done: commands of the test module, and what is compared after them.
+"""An instance -> what is to be done: commands of the test module, and what is compared after them (phases.py).
 
-A phase is one write to the module's control file and what is read after it. Mistakes that only the model can see (a map
-over a mapping without ``errno``, a hand-written line that the model contradicts) are ScenarioErrors here.
+Mistakes that only the model can see (a map over a mapping without ``errno``, a hand-written line that the model
+contradicts) are ScenarioErrors here.
 """
 
 from __future__ import annotations
-
-import re
-from dataclasses import dataclass
 
 from pytest_iommu import formats
 from pytest_iommu.model import Prot
 from pytest_iommu.oracle import Expected, MappingError, TableModel
 from pytest_iommu.scenario.amount import Amount
+from pytest_iommu.scenario.phases import (
+    Access,
+    Check,
+    Dma,
+    Expectation,
+    Phase,
+    Plan,
+    Plug,
+    ReadCheck,
+    Sample,
+    StreamCheck,
+)
 from pytest_iommu.scenario.reader import ScenarioError
 from pytest_iommu.scenario.schema import (
     AttachStep,
@@ -21,83 +30,23 @@ from pytest_iommu.scenario.schema import (
     CreateStep,
     DestroyStep,
     DetachStep,
+    DmaStep,
     DomainSpec,
     ExpectStep,
     HandLine,
     Instance,
     MapStep,
-    ReadHow,
+    PlugStep,
     ReadStep,
+    ReplaceStep,
     ResetStep,
     Step,
+    StreamStep,
     UnmapStep,
 )
 
-_STATUS = re.compile(r"(\d+) (?:ok\b.*|error (\w+)\s*(.*))")
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """What a command must give: ``errno`` by name, or None for success. ``line`` is that of the scenario."""
-
-    text: str
-    errno: str | None
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Compare a domain's dump with ``expected``; ``hand`` are the hand-written lines, where the case has some."""
-
-    domain: str
-    expected: Expected
-    line: int
-    hand: tuple[HandLine, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReadCheck:
-    """Read a file of a domain in that way; the pieces must be those of one plain read."""
-
-    domain: str
-    file: str
-    how: ReadHow
-    line: int
-    same: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Try an access; ``want`` is `ok`, an errno's name, `true` or `false` (exists), or an octal mode.
-
-    ``path`` is absolute, or empty: then it is ``file`` of ``domain``, or without file the domain's directory.
-    """
-
-    domain: str
-    file: str
-    path: str
-    action: str
-    want: str
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One write of ``script`` (may be empty) to the control file, then the access, checks and reads."""
-
-    script: str
-    expect: dict[int, Expectation]
-    access: tuple[Access, ...]
-    checks: tuple[Check, ...]
-    reads: tuple[ReadCheck, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All phases of an instance, in order. The first begins with `reset`."""
-
-    instance: Instance
-    phases: tuple[Phase, ...]
+SAMPLES, SAMPLES_UNATTACHED = 24, 6
+"""Transfers that a domain is held to at the end: a device that the scenario attached shows more than a visitor."""
 
 
 def compile_plan(instance: Instance) -> Plan:
@@ -105,26 +54,11 @@ def compile_plan(instance: Instance) -> Plan:
     return _Compiler(instance).plan()
 
 
-def verify_status(phase: Phase, text: str) -> list[str]:
-    """What differs between the module's status file and the phase's expectations, a message each."""
-    outcomes: dict[int, tuple[str | None, str]] = {}
-    for row in text.splitlines():
-        match = _STATUS.fullmatch(row)
-        if match is not None:
-            outcomes[int(match[1])] = (match[2], match[3] or "")
-    wrong: list[str] = []
-    for number, want in phase.expect.items():
-        errno, message = outcomes.get(number, ("none", "was not executed"))
-        if errno != want.errno:
-            got = f"{errno} ({message})" if errno else "success"
-            wrong.append(f"line {want.line}: `{want.text}` gives {got}, should give {want.errno or 'success'}")
-    return wrong
-
-
 class _Compiler:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._models: dict[str, TableModel] = {}
+        self._attached: dict[str, str] = {}
         self._phases: list[Phase] = []
         self._hand = {name: lines for name, lines in instance.case.hand if name is not None}
         self._begin()
@@ -143,6 +77,7 @@ class _Compiler:
         for name in self._hand:
             if name not in self._models:
                 raise self._error(case.line, f"`dump` is about domain {name}, which is gone at the end")
+        self._sample()
         self._flush()
         return Plan(self._instance, tuple(self._phases))
 
@@ -152,19 +87,28 @@ class _Compiler:
         self._access: list[Access] = []
         self._checks: list[Check] = []
         self._reads: list[ReadCheck] = []
+        self._streams: list[StreamCheck] = []
+        self._dma: list[Dma] = []
+        self._samples: list[Sample] = []
+        self._plugs: list[Plug] = []
+
+    def _looks(self) -> bool:
+        """Whether this phase has come to what is looked at: a command begins the next one then."""
+        return bool(self._access or self._checks or self._reads or self._streams or self._dma or self._samples)
 
     def _flush(self) -> None:
-        if self._lines or self._access or self._checks or self._reads:
+        if self._plugs or self._lines or self._looks():
             script = "".join(f"{line}\n" for line in self._lines)
             followed = tuple(self._access), tuple(self._checks), tuple(self._reads)
-            self._phases.append(Phase(script, self._expect, *followed))
+            hardware = tuple(self._streams), tuple(self._dma), tuple(self._samples)
+            self._phases.append(Phase(tuple(self._plugs), script, self._expect, *followed, *hardware))
         self._begin()
 
     def _error(self, line: int, message: str) -> ScenarioError:
         return ScenarioError(self._instance.path, line, f"{self._instance.id}: {message}")
 
     def _command(self, text: str, errno: str | None, line: int) -> None:
-        if self._access or self._checks or self._reads:
+        if self._looks():
             self._flush()
         self._lines.append(f"? {text}" if errno else text)
         self._expect[len(self._lines)] = Expectation(text, errno, line)
@@ -181,15 +125,8 @@ class _Compiler:
             if step.errno is None:
                 self._model(step)
                 del self._models[step.domain or ""]
-        elif isinstance(step, AttachStep):
-            for device in step.devices:
-                self._command(f"attach {step.domain} {device}", step.errno, step.line)
-        elif isinstance(step, DetachStep):
-            for device in step.devices:
-                self._command(f"detach {device}", step.errno, step.line)
-        elif isinstance(step, ResetStep):
-            self._command("reset", None, step.line)
-            self._models.clear()
+        elif isinstance(step, (AttachStep, DetachStep, ReplaceStep, ResetStep, PlugStep)):
+            self._devices(step)
         elif isinstance(step, CheckStep):
             for name in (step.domain,) if step.domain else tuple(self._models):
                 self._check(name, self._model(step, name), step.line, None)
@@ -199,6 +136,64 @@ class _Compiler:
         elif isinstance(step, ExpectStep):
             row = Access(step.domain or "", step.file or "", step.path or "", step.action, step.want, step.line)
             self._access.append(row)
+        elif isinstance(step, StreamStep):
+            self._streams.append(StreamCheck(step.device, step.config, step.on, step.present, step.line))
+        elif isinstance(step, DmaStep):
+            self._dma.append(self._transfer(step))
+
+    def _devices(self, step: Step) -> None:
+        """Steps that change which device is on which domain."""
+        if isinstance(step, AttachStep):
+            for device in step.devices:
+                self._command(f"attach {step.domain} {device}", step.errno, step.line)
+                if step.errno is None:
+                    self._attached[device] = step.domain or ""
+        elif isinstance(step, DetachStep):
+            for device in step.devices:
+                self._command(f"detach {device}", step.errno, step.line)
+                if step.errno is None:
+                    self._attached.pop(device, None)
+        elif isinstance(step, ReplaceStep):
+            self._command(f"replace {step.domain} {step.device}", step.errno, step.line)
+            if step.errno is None:
+                self._attached[step.device] = step.domain or ""
+        elif isinstance(step, ResetStep):
+            self._command("reset", None, step.line)
+            self._models.clear()
+            self._attached.clear()
+        elif isinstance(step, PlugStep):
+            if self._lines or self._looks():
+                self._flush()
+            self._plugs.append(Plug(step.device, step.add, step.line))
+            self._attached.pop(step.device, None)
+
+    def _transfer(self, step: DmaStep) -> Dma:
+        """Where the transfer must get to is the model's word; what it must come to is the scenario's."""
+        domain = self._attached.get(step.device)
+        if domain is None:
+            raise self._error(step.line, f"{step.device} is attached to no domain here")
+        model = self._model(step, domain)
+        spec = self._instance.domains[domain]
+        end = formats.get(spec.config.format).aperture(spec.config)[1] + 1
+        iova = self._amount(step.iova, spec, step.line, end)
+        row = next((row for row in model.snapshot().ranges if row.first <= iova <= row.last), None)
+        if step.event is None and (row is None or iova + step.size - 1 > row.last):
+            raise self._error(step.line, f"0x{iova:x} is not mapped, so that nothing can get through")
+        oa = None if row is None else row.oa + iova - row.first
+        return Dma(step.device, step.write, iova, step.size, step.event, oa, step.line)
+
+    def _sample(self) -> None:
+        """At the end every domain that a device can be on is held to what devices can do."""
+        busy = set(self._attached)
+        for name, model in self._models.items():
+            spec = self._instance.domains[name]
+            devices = [device for device, domain in self._attached.items() if domain == name]
+            if spec.device is None or not (devices or spec.device not in busy):
+                continue
+            device, limit = (devices[0], SAMPLES) if devices else (spec.device, SAMPLES_UNATTACHED)
+            touched = any(isinstance(step, DmaStep) for step in self._instance.case.steps)
+            sample = Sample(name, device, model.snapshot(), bool(devices), limit, self._instance.line, touched)
+            self._samples.append(sample)
 
     def _create(self, spec: DomainSpec, errno: str | None, line: int) -> None:
         self._command(spec.command, errno, line)

@@ -73,6 +73,42 @@ class DetachStep(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplaceStep(Step):
+    """Move a device that is attached to the domain, without a moment between."""
+
+    device: str = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PlugStep(Step):
+    """Plug a device in, or out."""
+
+    device: str = field(kw_only=True)
+    add: bool = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DmaStep(Step):
+    """One transfer by a device that is attached; ``event`` is what it must end in, None where it must get through."""
+
+    device: str = field(kw_only=True)
+    write: bool = field(kw_only=True)
+    iova: Amount = field(kw_only=True)
+    size: int = 64
+    event: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStep(Step):
+    """What a device's streams must show: ``config`` as STE-2 words it, ``on`` the domain, `-` for none."""
+
+    device: str = field(kw_only=True)
+    config: str | None = None
+    on: str | None = None
+    present: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class CheckStep(Step):
     """Compare now: one domain, or all that live."""
 
@@ -114,13 +150,6 @@ class ExpectStep(Step):
 @dataclass(frozen=True, slots=True)
 class ResetStep(Step):
     """Free everything."""
-
-
-@dataclass(frozen=True, slots=True)
-class LaterStep(Step):
-    """A step that this version reads but cannot run; ``kind`` is its name."""
-
-    kind: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

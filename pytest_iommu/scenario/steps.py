@@ -15,19 +15,26 @@ from pytest_iommu.scenario.schema import (
     CreateStep,
     DestroyStep,
     DetachStep,
+    DmaStep,
     ExpectStep,
-    LaterStep,
     MapStep,
+    PlugStep,
     ReadHow,
     ReadStep,
+    ReplaceStep,
     ResetStep,
     Step,
+    StreamStep,
     UnmapStep,
 )
 
 FILES = ("info", "page_table", "entries", "stats")
 ERRNOS = frozenset(errno.errorcode.values())
 ACTIONS = ("exists", "mode", "open", "read", "write", "ioctl")
+#: Config of a STE, as STE-2 words it
+CONFIGS = ("ABORT", "BYPASS", "only S1_TRANS", "only S2_TRANS", "S1+S2_TRANS", "UNKNOWN")
+#: what a transfer can end in (SMMU specification IHI 0070, 7.3)
+EVENTS = ("F_TRANSLATION", "F_PERMISSION", "F_ADDR_SIZE", "F_ACCESS")
 
 
 def amount(value: Value) -> Amount:
@@ -152,8 +159,7 @@ def _detach(line: int, value: Value, domains: frozenset[str]) -> Step:
 
 def _check(line: int, value: Value, domains: frozenset[str]) -> Step:
     if any(key.text() == "stream" for key, _ in value.pairs()):
-        value.fields(("stream", "config", "domain", "present"), "check")
-        return LaterStep(line, kind="check: {stream}")
+        return _stream(line, value, domains)
     fields = value.fields(("domain",), "check")
     return CheckStep(line, _domain(fields, domains, needed=False))
 
@@ -213,15 +219,49 @@ def _reset(line: int, value: Value, domains: frozenset[str]) -> Step:
     return ResetStep(line)
 
 
-def _later(kind: str, keys: tuple[str, ...]) -> Callable[[int, Value, frozenset[str]], Step]:
+def _stream(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("stream", "config", "domain", "present"), "check")
+    known = (*sorted(domains), "-")
+    return StreamStep(
+        line,
+        device=fields.need("stream").text(),
+        config=fields.get("config", lambda v: v.choice(CONFIGS, "Config"), "") or None,
+        on=fields.get("domain", lambda v: v.choice(known, "domain"), "") or None,
+        present=fields.get("present", Value.flag, True),
+    )
+
+
+def _replace(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("device", "domain", "errno"), "replace")
+    return ReplaceStep(line, _domain(fields, domains), _failure(fields), device=fields.need("device").text())
+
+
+def _plug(add: bool) -> Reader:
     def read(line: int, value: Value, domains: frozenset[str]) -> Step:
-        value.fields(keys, kind)
-        return LaterStep(line, kind=kind)
+        fields = value.fields(("device",), "plug" if add else "unplug")
+        return PlugStep(line, device=fields.need("device").text(), add=add)
 
     return read
 
 
-READERS: dict[str, Callable[[int, Value, frozenset[str]], Step]] = {
+def _dma(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("device", "read", "write", "size", "expect"), "dma")
+    if ("read" in fields) is ("write" in fields):
+        raise value.error("dma takes exactly one of read and write, with the IOVA")
+    write = "write" in fields
+    expect = fields.get("expect", lambda v: v.choice(("ok", *EVENTS), "outcome"), "ok")
+    return DmaStep(
+        line,
+        device=fields.need("device").text(),
+        write=write,
+        iova=amount(fields.need("write" if write else "read")),
+        size=fields.get("size", lambda v: amount(v).fixed, 64),
+        event=None if expect == "ok" else expect,
+    )
+
+
+Reader = Callable[[int, Value, frozenset[str]], Step]
+READERS: dict[str, Reader] = {
     "map": _map,
     "unmap": _unmap,
     "remap": _remap,
@@ -233,7 +273,8 @@ READERS: dict[str, Callable[[int, Value, frozenset[str]], Step]] = {
     "read": _read,
     "expect": _expect,
     "reset": _reset,
-    "dma": _later("dma", ("device", "read", "write", "size", "expect")),
-    "replace": _later("replace", ("device", "domain")),
-    "unplug": _later("unplug", ("device",)),
+    "dma": _dma,
+    "replace": _replace,
+    "plug": _plug(True),
+    "unplug": _plug(False),
 }

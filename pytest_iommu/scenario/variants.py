@@ -7,7 +7,7 @@ description: EXPECTED must not take it from the dump.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from pytest_iommu import formats
@@ -22,13 +22,28 @@ STAGES = ("s1", "s2")
 GRANULES = {"4K": 4096, "16K": 16384, "64K": 65536}
 #: machine -> stage -> the page table of its domains; those of qemu-images/, and what register() adds
 MACHINES: dict[str, Mapping[str, Stage]] = {name: machines.get(name).stages for name in machines.names()}
-_PAGE_OF_FLAVOUR = {"64k": 65536}
+_PAGES = {"64k": 65536}
 _PARAMETERS = ("granule", "ias", "oas", "levels", "vasz", "oasz")
 
 
 def register(machine: Machine) -> None:
     """Make a machine of another plugin known to scenarios."""
     MACHINES[machine.name] = machine.stages
+
+
+def page_size(flavour: str) -> int:
+    """Bytes of a page of that flavour's kernel, which is the granule of its hardware domains."""
+    return _PAGES.get(flavour, 4096)
+
+
+def other_granule(domains: Iterable[DomainSpec], flavour: str) -> str | None:
+    """Why a kernel of that flavour cannot make these domains, or None."""
+    page = page_size(flavour)
+    other = sorted({domain.config.granule for domain in domains if domain.hardware} - {page})
+    if not other:
+        return None
+    have, make = granule_word(other[0]), granule_word(page)
+    return f"its hardware domains have pages of {have}, a kernel of flavour {flavour} makes them with {make}"
 
 
 def granule_word(granule: int) -> str:
@@ -102,7 +117,7 @@ def expand(case: Case) -> list[Instance]:
     """The instances of a case: machines times stages and tables. ScenarioError when two get the same id."""
     found: list[Instance] = []
     seen: set[str] = set()
-    page = _PAGE_OF_FLAVOUR.get(case.kernel, 4096)
+    page = page_size(case.kernel)
     if case.stages and case.granule != page:
         problem = f"hardware domains have the kernel's page size as granule, {granule_word(page)} with {case.kernel}"
         raise ScenarioError(case.path, case.line, problem)

@@ -21,6 +21,7 @@ WRITE = [Op(2, path="/control", data=b"reset\n")]
 class Scripted:
     """A guest that gives these answers in turn."""
 
+    memory = None
     name = "scripted"
 
     def __init__(self, *answers: Reply | KernelCrash) -> None:

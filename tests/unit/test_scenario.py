@@ -10,8 +10,9 @@ import pytest
 
 from pytest_iommu.formats import configure
 from pytest_iommu.rules import RULES
-from pytest_iommu.scenario import ScenarioError, Suite, compile_plan, load, verify_status
+from pytest_iommu.scenario import Dma, Plug, ScenarioError, StreamCheck, Suite, compile_plan, load, verify_status
 from pytest_iommu.scenario.amount import parse_amount
+from pytest_iommu.scenario.variants import other_granule
 
 HEAD = "suite: ranges\ndefaults: {machines: [smmuv3], stages: [s1, s2], granule: 4K, timeout: 10s}\ncases:\n"
 
@@ -100,6 +101,28 @@ def test_phases_end_where_something_is_read(tmp_path: Path) -> None:
     phases = compile_plan(suite(tmp_path, text).instances[0]).phases
     assert [[len(part) for part in (p.checks, p.reads, p.access)] for p in phases] == [[1, 0, 0], [0, 1, 1], [1, 0, 0]]
     assert phases[1].access[0].want == "EINVAL"
+
+
+def test_hardware_domains_have_the_pages_of_their_kernel(tmp_path: Path) -> None:
+    text = """
+    - {name: a, rules: [RNG-1], stages: [s1], granule: 64K, kernel: 64k, do: [check: {}]}
+    - {name: b, rules: [RNG-1], stages: [s1], tables: [{format: arm_64_lpae_s1, granule: 16K}], do: [check: {}]}
+    """
+    large, small, software = suite(tmp_path, text).instances
+    assert [one.domains["d"].config.granule for one in (large, small, software)] == [65536, 4096, 16384]
+    assert large.id == "a[smmuv3-s1-64k]"
+    why = {
+        (one.id, flavour): other_granule(one.domains.values(), flavour)
+        for one in (large, small, software)
+        for flavour in ("plain", "debug", "64k")
+    }
+    assert {key for key, reason in why.items() if reason} == {
+        (large.id, "plain"),
+        (large.id, "debug"),
+        (small.id, "64k"),
+    }
+    want = "its hardware domains have pages of 4k, a kernel of flavour 64k makes them with 64k"
+    assert why[small.id, "64k"] == want
 
 
 def test_variants(tmp_path: Path) -> None:
@@ -251,23 +274,73 @@ def test_mistakes_that_the_model_sees(tmp_path: Path, text: str, line: int, mess
     assert message in str(mistake.value)
 
 
+STREAMS = """
+- name: two-devices-on-one-domain-show-one-id
+  rules: [STE-3, STE-5]
+  needs: {devices: [edu0, edu1], dialect: io_ptdump}
+  domains: {a: {stage: s1}, b: {stage: s1}}
+  do:
+    - map: {domain: a, iova: 0x1001000, pa: 0x5c000000, size: 4K, prot: r}
+    - attach: {domain: a, devices: [edu0, edu1]}
+    - check: {stream: edu0, config: only S1_TRANS, domain: a}
+    - dma: {device: edu0, write: 0x1001000, expect: F_PERMISSION}
+    - dma: {device: edu1, read: 0x1001010, size: 16}
+    - replace: {device: edu1, domain: b}
+    - unplug: {device: edu1}
+    - check: {stream: edu1, present: false}
+    - plug: {device: edu1}
+"""
+
+
+def test_devices_streams_and_transfers(tmp_path: Path) -> None:
+    (instance,) = suite(tmp_path, STREAMS).instances
+    assert instance.later == ()
+    first, second, third, last = compile_plan(instance).phases
+    line = instance.line
+    assert first.script.splitlines()[-2:] == ["attach a edu0", "attach a edu1"]
+    assert first.streams == (StreamCheck("edu0", "only S1_TRANS", "a", True, line + 7),)
+    assert first.dma == (
+        Dma("edu0", True, 0x1001000, 64, "F_PERMISSION", 0x5C000000, line + 8),
+        Dma("edu1", False, 0x1001010, 16, None, 0x5C000010, line + 9),
+    )
+    assert second.script == "replace b edu1\n"
+    assert third.plugs == (Plug("edu1", False, line + 11),)
+    assert third.streams == (StreamCheck("edu1", None, None, False, line + 12),)
+    assert last.plugs == (Plug("edu1", True, line + 13),)
+    # b lost its device with the plug, and edu0 is not free to visit it
+    assert [(one.domain, one.device, one.attached) for one in last.samples] == [("a", "edu0", True)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("write: 0x1001000, expect", "write: 0x1001000, read: 0, expect", "exactly one of read and write"),
+        ("expect: F_PERMISSION", "expect: F_ODD", "F_ODD"),
+        ("only S1_TRANS", "S1", "S1"),
+        ("{stream: edu0, config: only S1_TRANS, domain: a}", "{stream: edu0, domain: c}", "domain"),
+    ],
+)
+def test_mistakes_about_streams(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ScenarioError, match=message):
+        suite(tmp_path, STREAMS.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("read: 0x1001010, size: 16", "read: 0x1002000", "is not mapped"),
+        ("read: 0x1001010, size: 16", "read: 0x1001ff0, size: 4K", "is not mapped"),
+        ("- replace: {device: edu1, domain: b}", "- dma: {device: edu2, read: 0x1001000}", "attached to no domain"),
+    ],
+)
+def test_transfers_that_cannot_be(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ScenarioError, match=message):
+        compile_plan(suite(tmp_path, STREAMS.replace(old, new)).instances[0])
+
+
 def test_what_is_for_later_is_read_and_named(tmp_path: Path) -> None:
-    text = """
-    - name: two-devices-on-one-domain-show-one-id
-      rules: [STE-3, STE-5]
-      needs: {devices: [edu0, edu1], dialect: io_ptdump}
-      domains: {a: {stage: s1}, b: {stage: s1}}
-      do:
-        - attach: {domain: a, devices: [edu0, edu1]}
-        - check: {stream: edu0, config: only S1_TRANS, domain: a}
-        - dma: {device: edu0, write: 0x1001000, expect: F_PERMISSION}
-        - unplug: {device: edu1}
-    - {name: storm, rules: [CON-4, CON-5], storm: {mappers: 2, readers: 2, operations: 20000, seed: 7}}
-    """
-    first, *rest = suite(tmp_path, text).instances
-    assert first.later == ("check: {stream}", "dma", "unplug")
-    assert (first.needs.devices, first.needs.dialect) == (("edu0", "edu1"), "io_ptdump")
-    assert [instance.later for instance in rest] == [("storm",), ("storm",)]
+    text = "- {name: storm, rules: [CON-4], storm: {mappers: 2, readers: 2, operations: 20000, seed: 7}}"
+    assert [instance.later for instance in suite(tmp_path, text).instances] == [("storm",), ("storm",)]
 
 
 def test_all_rules_have_words() -> None:

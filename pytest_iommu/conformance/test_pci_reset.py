@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A PCI reset takes the device off its domain and back, behind the domain's back (pci_dev_reset_iommu_prepare())."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_iommu import reading
+from pytest_iommu.domains import GuestHandle, Iommu
+from pytest_iommu.guest import ops
+from pytest_iommu.witnesses.streams import Wanted
+
+pytestmark = pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump", devices=("edu6",))
+
+DEVICE = "edu6"
+PATH = "/sys/bus/pci/devices/0000:02:00.0"
+
+
+@pytest.fixture
+def plugged(iommu_guest: GuestHandle) -> Iterator[None]:
+    """The device behind a root port: alone on its bus, it is reset by resetting the bus."""
+    devices = iommu_guest.devices
+    if devices is None:
+        pytest.skip("devices are plugged by QEMU, which is not there")
+    devices.add(DEVICE)
+    yield
+    if iommu_guest.alive:
+        devices.remove(DEVICE)
+
+
+@pytest.mark.iommu_rules("STE-4")
+@pytest.mark.parametrize("stage", ["s1", "s2"])
+def test_after_a_reset_the_stream_is_what_it_was(
+    iommu_guest: GuestHandle, plugged: None, iommu: Iommu, stage: str
+) -> None:
+    streams = iommu_guest.streams
+    domain = iommu.domain(device=DEVICE, stage=stage)
+    domain.map(0x31230000, 0x912341000, "12K", "rw")
+    domain.attach(DEVICE)
+    before = streams.read([streams.sid(DEVICE)])
+    (method,) = iommu_guest.run([ops.read_file(f"{PATH}/reset_method")]).results
+    if not method.data.strip():
+        pytest.skip("the kernel has no way to reset this device")
+    (result,) = iommu_guest.run([ops.write_file(f"{PATH}/reset", b"1")]).results
+    assert result.ok, f"the reset fails with {ops.errno_name(result.value)}"
+    problems = streams.check([Wanted(DEVICE, domain=domain.id)])
+    if problems:
+        raise reading.joined(problems, streams.files)
+    assert streams.read([streams.sid(DEVICE)]) == before
+    iommu.check(domain)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Streams whose domain changes by other hands than the test module's: sysfs, the PCI core, drivers that come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+
+from pytest_iommu import reading
+from pytest_iommu.domains import GuestHandle, Iommu
+from pytest_iommu.guest import ops
+from pytest_iommu.oracle.guest_memory import walk
+from pytest_iommu.reading import DEBUGFS
+from pytest_iommu.testmodule import MODULE
+from pytest_iommu.witnesses.in_ram import InRam
+from pytest_iommu.witnesses.streams import Streams, Wanted
+
+pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu0", "edu1"))
+
+GROUPS = "/sys/kernel/iommu_groups"
+DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"
+EDU1 = "0000:00:02.0"
+SLOT = 1
+
+
+def write(guest: GuestHandle, path: str, text: str) -> None:
+    """Write to a file of sysfs, which must take it."""
+    (result,) = guest.run([ops.write_file(path, text.encode())]).results
+    assert result.ok, f"writing {text!r} to {path} fails with {ops.errno_name(result.value)}"
+
+
+@pytest.fixture
+def streams(iommu_guest: GuestHandle, iommu: Iommu) -> Streams:
+    """The streams of the guest's SMMU, no domain of the test module being there."""
+    return iommu_guest.streams
+
+
+def check(streams: Streams, *wanted: Wanted) -> None:
+    """Hold all streams against memory and domains, and these against what they must be."""
+    problems = streams.check(wanted)
+    if problems:
+        raise reading.joined(problems, streams.files)
+
+
+def group_of(guest: GuestHandle, address: str) -> str:
+    """The number of a device's IOMMU group."""
+    (link,) = guest.run([ops.readlink(f"/sys/bus/pci/devices/{address}/iommu_group")]).results
+    return ops.text_of(link).rpartition("/")[2]
+
+
+def default_domain(guest: GuestHandle, before: Sequence[str] = ()) -> str:
+    """The id of the one domain whose directory is not among ``before``."""
+    (listed,) = guest.run([ops.list_directory(f"{DEBUGFS}/domains")]).results
+    new = [name.rstrip("/") for name in ops.text_of(listed).splitlines() if name.rstrip("/") not in before]
+    assert len(new) == 1, f"one domain must have come, there are {new}"
+    return new[0]
+
+
+def directories(guest: GuestHandle) -> list[str]:
+    """The ids of all domains."""
+    (listed,) = guest.run([ops.list_directory(f"{DEBUGFS}/domains")]).results
+    return [name.rstrip("/") for name in ops.text_of(listed).splitlines()]
+
+
+@pytest.fixture
+def unbound(iommu_guest: GuestHandle, streams: Streams) -> Iterator[str]:
+    """edu1 without a driver: its group is on its default domain. Its address."""
+    type_file = f"{GROUPS}/{group_of(iommu_guest, EDU1)}/type"
+    kind = iommu_guest.read(type_file).decode().strip()
+    write(iommu_guest, f"{DRIVER}/unbind", EDU1)
+    yield EDU1
+    if iommu_guest.alive:
+        if iommu_guest.read(type_file).decode().strip() != kind:
+            write(iommu_guest, type_file, "DMA" if kind.startswith("DMA") else kind)
+        write(iommu_guest, f"{DRIVER}/bind", EDU1)
+
+
+@pytest.mark.iommu_rules("STE-1", "STE-3")
+def test_the_agents_device_is_on_its_default_domain(streams: Streams, iommu_guest: GuestHandle) -> None:
+    check(streams, Wanted("agent", "only S1_TRANS"))
+    text = streams.read([streams.sid("agent")])[streams.sid("agent")]
+    assert text.domain in directories(iommu_guest)
+
+
+@pytest.mark.iommu_rules("STE-2", "STE-3", "STE-4")
+def test_without_a_driver_it_is_back_on_the_default_domain(streams: Streams, unbound: str) -> None:
+    check(streams, Wanted("edu1", "only S1_TRANS"))
+    assert streams.read([streams.sid("edu1")])[streams.sid("edu1")].domain != "-"
+
+
+@pytest.mark.iommu_rules("STE-2", "STE-3", "STE-4", "STE-6")
+def test_identity_and_back_through_sysfs(streams: Streams, iommu_guest: GuestHandle, unbound: str) -> None:
+    type_file = f"{GROUPS}/{group_of(iommu_guest, unbound)}/type"
+    write(iommu_guest, type_file, "identity")
+    check(streams, Wanted("edu1", "BYPASS", "-"))
+    before = directories(iommu_guest)
+    write(iommu_guest, type_file, "DMA")
+    check(streams, Wanted("edu1", "only S1_TRANS", default_domain(iommu_guest, before)))
+    write(iommu_guest, type_file, "identity")
+    check(streams, Wanted("edu1", "BYPASS", "-"))
+
+
+@pytest.mark.iommu_rules("STE-3", "STE-4", "INF-2")
+def test_dma_to_dma_fq_keeps_the_domain(streams: Streams, iommu_guest: GuestHandle, unbound: str) -> None:
+    """The one change of type that leaves the domain where it is: the id stays, its info says the new type."""
+    type_file = f"{GROUPS}/{group_of(iommu_guest, unbound)}/type"
+    write(iommu_guest, type_file, "identity")
+    before = directories(iommu_guest)
+    write(iommu_guest, type_file, "DMA")
+    number = default_domain(iommu_guest, before)
+    write(iommu_guest, type_file, "DMA-FQ")
+    check(streams, Wanted("edu1", "only S1_TRANS", number))
+    assert "type: dma-fq\n" in iommu_guest.read(f"{DEBUGFS}/domains/{number}/info").decode()
+
+
+@pytest.mark.iommu_rules("STE-1", "STE-4")
+def test_unbind_and_rebind_under_a_domain(streams: Streams, iommu_guest: GuestHandle, iommu: Iommu) -> None:
+    """Unbound while it is attached: the group goes back to its default domain, and is ours again afterwards."""
+    domain = iommu.domain(device="edu1")
+    domain.attach("edu1")
+    other = iommu.domain(device="edu0")
+    other.attach("edu0")
+    check(streams, Wanted("edu1", "only S1_TRANS", domain.id), Wanted("edu0", "only S1_TRANS", other.id))
+    write(iommu_guest, f"{DRIVER}/unbind", EDU1)
+    try:
+        text = streams.read([streams.sid("edu1")])[streams.sid("edu1")]
+        check(streams, Wanted("edu1", "only S1_TRANS", text.domain), Wanted("edu0", "only S1_TRANS", other.id))
+        assert text.domain not in ("-", domain.id, other.id)
+    finally:
+        write(iommu_guest, f"{DRIVER}/bind", EDU1)
+    check(streams, Wanted("edu1", "ABORT", "-"), Wanted("edu0", "only S1_TRANS", other.id))
+
+
+@pytest.mark.iommu_rules("STE-1")
+def test_remove_and_rescan(streams: Streams, iommu_guest: GuestHandle) -> None:
+    """The directory is gone when the removal returns, an open file says EIO, and it is there again with the device."""
+    directory = f"{streams.path}/{streams.sid('edu1')}"
+    assert iommu_guest.run([ops.open_file(SLOT, f"{directory}/ste")]).results[0].ok
+    try:
+        write(iommu_guest, f"/sys/bus/pci/devices/{EDU1}/remove", "1")
+        try:
+            check(streams, Wanted("edu1", present=False))
+            (result,) = iommu_guest.run([ops.read(SLOT, 4096)]).results
+            assert ops.errno_name(result.value) == "EIO", f"a file of a removed device: {result}"
+        finally:
+            write(iommu_guest, "/sys/bus/pci/rescan", "1")
+    finally:
+        iommu_guest.run([ops.close(SLOT)])
+    check(streams, Wanted("edu1", "ABORT", "-"))
+    assert "edu1 " in iommu_guest.read(f"{MODULE}/devices").decode()
+
+
+@pytest.mark.iommu_rules("STE-1")
+def test_remove_and_rescan_under_a_domain(streams: Streams, iommu_guest: GuestHandle, iommu: Iommu) -> None:
+    domain = iommu.domain(device="edu1")
+    domain.attach("edu1")
+    write(iommu_guest, f"/sys/bus/pci/devices/{EDU1}/remove", "1")
+    try:
+        check(streams, Wanted("edu1", present=False))
+    finally:
+        write(iommu_guest, "/sys/bus/pci/rescan", "1")
+    check(streams, Wanted("edu1", "ABORT", "-"))
+
+
+@pytest.mark.iommu_rules("CON-10", "STE-2")
+@pytest.mark.parametrize("file", ["ste", "cd"])
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_any_read_size(streams: Streams, iommu_guest: GuestHandle, iommu: Iommu, file: str, chunk: int) -> None:
+    iommu.domain(device="edu0").attach("edu0")
+    path = f"{streams.path}/{streams.sid('edu0')}/{file}"
+    whole, pieces = iommu_guest.run([ops.read_file(path), ops.read_file(path, chunk=chunk)]).results
+    assert whole.ok
+    assert whole.data
+    assert pieces.data == whole.data
+
+
+def tables(streams: Streams, witness: InRam) -> dict[int, tuple[str, Mapping[str, str]]]:
+    """Every stream that translates, with the id its files show and the dump that follows from its table in RAM."""
+    assert witness.smmu is not None
+    found: dict[int, tuple[str, Mapping[str, str]]] = {}
+    for sid in witness.smmu.sids():
+        place = witness.smmu.table(sid)
+        assert place is not None, f"stream {sid} is set up for a table that no SMMU can walk"
+        found[sid] = streams.read([sid])[sid].domain, walk(witness.memory, *place).texts()
+    return found
+
+
+@pytest.mark.iommu_rules("ENT-1", "RNG-1", "STE-3")
+def test_every_stream_leads_to_the_table_of_its_domain(
+    streams: Streams, iommu_guest: GuestHandle, iommu: Iommu, unbound: str
+) -> None:
+    """Also those of default domains: what the stream's table holds in RAM is what the domain's files show."""
+    witness = iommu_guest.in_ram
+    if witness is None:
+        pytest.skip("needs a guest whose memory the host can read")
+    domain = iommu.domain(device="edu0", stage="s2")
+    domain.map(0x31230000, 0x912341000, "12K", "rw")
+    domain.attach("edu0")
+    held = tables(streams, witness)
+    assert {streams.sid("edu0"), streams.sid("edu1")} < held.keys(), "these streams do not translate"
+    for sid in held.keys() - {streams.sid("agent")}:
+        number, texts = held[sid]
+        assert dump_of(iommu_guest, number) == texts, f"domain {number}, that of stream {sid}, is not what is in RAM"
+
+
+@pytest.mark.iommu_rules("ENT-1", "LAY-2")
+def test_the_agents_domain_while_it_does_io(streams: Streams, iommu_guest: GuestHandle) -> None:
+    """The dump goes through the very mappings it shows. Its own message moves a few of them; the others stay."""
+    witness = iommu_guest.in_ram
+    if witness is None:
+        pytest.skip("needs a guest whose memory the host can read")
+    sid = streams.sid("agent")
+    number, texts = tables(streams, witness)[sid]
+    shown = set(dump_of(iommu_guest, number)["entries"].splitlines())
+    again = tables(streams, witness)[sid][1]
+    stays = set(texts["entries"].splitlines()) & set(again["entries"].splitlines())
+    assert len(stays) > 20, "the agent's device has no buffers mapped"
+    missing = stays - shown
+    assert len(missing) <= len(stays) // 10, f"in RAM before and after, and not in the dump: {sorted(missing)}"
+
+
+def dump_of(guest: GuestHandle, number: str) -> dict[str, str]:
+    """The files of a domain that RAM knows, too."""
+    path = f"{DEBUGFS}/domains/{number}"
+    return {name: guest.read(f"{path}/{name}").decode() for name in ("page_table", "entries", "stats")}

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""IN RAM: the page table of a domain as it stands in the guest's memory, by way of the stream table where it can be.
+
+A domain with a device on it is found as the hardware finds it: registers, stream table, STE, CD, table. Any other by
+the address that the test module gives of its table, which is the one made out for hardware, not the dump's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from pytest_iommu.oracle.guest_memory import walk
+from pytest_iommu.oracle.saved_memory import save_image
+from pytest_iommu.oracle.stream_table import SmmuV3
+from pytest_iommu.outcomes import CheckFailed
+
+if TYPE_CHECKING:
+    from pytest_iommu.images import Machine
+    from pytest_iommu.model import TableConfig
+    from pytest_iommu.targets.protocol import Guest, Memory
+    from pytest_iommu.testmodule import DomainRow
+
+
+IMAGE = "ram.img"
+KEPT = 16
+"""Tables that a saved image has besides those that streams lead to: the last ones looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class InRam:
+    """What the host sees of one guest's IOMMU."""
+
+    memory: Memory
+    machine: Machine
+    smmu: SmmuV3 | None
+    walked: deque[tuple[TableConfig, int, int]] = field(default_factory=lambda: deque(maxlen=KEPT), compare=False)
+
+    def save(self, folder: Path) -> None:
+        """Save what the walks read, and the stream table, for `pytest-iommu walk`. OSError when the disk is full."""
+        machine = self.machine
+        save_image(self.memory, machine.ram, machine.memory, machine.smmu, folder / IMAGE, self.walked)
+
+    def texts(self, config: TableConfig, row: DomainRow) -> Mapping[str, str] | None:
+        """The files that a true dump of this domain has, of info what memory knows; None where no one knows its top.
+
+        CheckFailed when what the hardware is set up for is not the domain's table.
+        """
+        top = row.top
+        for device in row.attached:
+            found = self._table(device)
+            if found is None:
+                what = f"{device} is attached to {row.name}, but its stream leads to no page table"
+                raise CheckFailed(what, ("STE-4",))
+            theirs, where = found
+            if top is not None and where != top:
+                what = f"0x{where:x}, while the table of {row.name} is at 0x{top:x}"
+                raise CheckFailed(f"the stream of {device} leads to the table at {what}", ("STE-4",))
+            _hold(device, theirs, config)
+            top = where
+        if top is None:
+            return None
+        found_walk = walk(self.memory, config, top, row.levels)
+        self.walked.append((config, top, found_walk.levels))
+        return {**found_walk.texts(), "info": f"levels: {found_walk.levels}\ntop: 0x{top:016x}\n"}
+
+    def _table(self, device: str) -> tuple[TableConfig, int] | None:
+        return self.smmu.table(self.machine.device(device).sid) if self.smmu is not None else None
+
+
+def _hold(device: str, have: TableConfig, want: TableConfig) -> None:
+    """The stream's own words about the table against the machine's: what a wrong T0SZ would let the hardware see."""
+    for key in ("format", "granule", "ias", "oas", "levels"):
+        left, right = getattr(have, key), getattr(want, key)
+        if left != right:
+            raise CheckFailed(f"the stream of {device} is set up for {key} {left}, the domain's is {right}", ("STE-4",))
+
+
+#: one a guest, for as long as it lives: the event queue is read on from where it was
+_KNOWN: WeakKeyDictionary[Guest, InRam] = WeakKeyDictionary()
+
+
+def in_ram(guest: Guest, machine: Machine) -> InRam | None:
+    """This witness for a guest; None where nobody can look into its memory (a recording)."""
+    if guest.memory is None:
+        return None
+    if guest not in _KNOWN:
+        smmu = None if machine.smmu is None else SmmuV3(guest.memory, machine.smmu)
+        _KNOWN[guest] = InRam(guest.memory, machine, smmu)
+    return _KNOWN[guest]
