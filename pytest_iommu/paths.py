@@ -41,6 +41,11 @@ def agent() -> Path:
     return PACKAGE / "guest" / "agent"
 
 
+def owner() -> Path:
+    """The C sources of iommu-owner."""
+    return PACKAGE / "guest" / "owner"
+
+
 def conformance() -> Path:
     """The suite's directory."""
     return PACKAGE / "conformance"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_iommu import paths
-from pytest_iommu.images import agent, busybox, initramfs, kernel, qemu, ready, source
+from pytest_iommu.images import agent, busybox, initramfs, kernel, owner, qemu, ready, source
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
@@ -79,6 +79,7 @@ class _Kernel:
     config: Path | None = None
     notes: tuple[str, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
+    tree: Path | None = None
 
 
 # A store holds locks on what it gave out, for as long as the session lives.
@@ -136,13 +137,18 @@ def _prepare(
     store: Store, settings: ImageSettings, machine: Machine, flavour: str, progress: Progress, shell: bool
 ) -> Artefacts:
     # QEMU first: a wrong --iommu-qemu is to be said before a kernel is built for minutes.
-    emulator = qemu.find(store, machine, settings.qemu) or qemu.fetch(store, machine, progress, settings.offline)
+    emulator = qemu.find(store, machine, settings.qemu)
+    emulator = emulator or qemu.fetch(store, machine, progress, settings.offline, settings.qemu)
     if settings.image is not None:
         built = _given(store, settings.image, settings.modules)
     else:
         built = _build(store, settings, machine, flavour, progress)
     program = agent.build(store, machine, progress)
     sources = {"agent": program["agent"]}
+    # A ready image does not say which kernel's headers are its own.
+    owning = owner.build(store, machine, progress, built.tree) if built.tree is not None else None
+    if owning is not None:
+        sources["iommu-owner"] = owning["iommu-owner"]
     if shell:
         sources["busybox"] = busybox.find(store, machine, progress, settings.offline)
     initrd = _initramfs(store, sources, built.modules)
@@ -210,4 +216,5 @@ def _build(store: Store, settings: ImageSettings, machine: Machine, flavour: str
         config=finished["config"],
         notes=(f"not in this kernel: {', '.join(lost)}",) if lost else (),
         hashes={**finished.files, **modules.files},
+        tree=found.path,
     )

@@ -36,12 +36,12 @@ def parse(path: Path) -> dict[str, str]:
 
 
 def flavours() -> tuple[str, ...]:
-    """The kernel flavours there are: fragments that no machine uses by itself."""
+    """The kernel flavours there are, the default one first: fragments that no machine uses by itself."""
     from pytest_iommu.images import machines
 
     shared = {name for machine in machines.names() for name in machines.get(machine).config}
     found = {path.stem for path in (paths.qemu_images() / "config").glob("*.config")}
-    return tuple(sorted(found - shared))
+    return tuple(sorted(found - shared, key=lambda name: (name != "plain", name)))
 
 
 def merged(machine: Machine, flavour: str, extra: Sequence[Path]) -> dict[str, str]:

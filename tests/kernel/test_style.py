@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Our C as the kernel wants it: checkpatch --strict for the test module, warnings as errors for the agent."""
+"""Our C as the kernel wants it: checkpatch --strict for the test module and iommu-owner, no warnings from gcc."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pytest_iommu import paths
 
 MODULE = sorted(path.name for path in paths.module().glob("*.[ch]"))
 AGENT = sorted(path.name for path in paths.agent().glob("*.[ch]"))
+OWNER = sorted(path.name for path in paths.owner().glob("*.[ch]"))
+#: what a program has of the C library's, and not the kernel's
+NOT_FOR_PROGRAMS = "PREFER_KERNEL_TYPES,PREFER_DEFINED_ATTRIBUTE_MACRO,BIT_MACRO"
 
 
 @pytest.mark.parametrize("name", MODULE)
@@ -24,8 +27,21 @@ def test_checkpatch_accepts_the_module(name: str, kernel_tree: Path) -> None:
     assert done.stdout.strip() == "", done.stdout
 
 
+def test_checkpatch_accepts_the_owner(kernel_tree: Path) -> None:
+    argv = ["perl", str(kernel_tree / "scripts/checkpatch.pl"), "--strict", "--no-summary", "--terse"]
+    argv += [f"--ignore={NOT_FOR_PROGRAMS}", "--file", *(str(paths.owner() / name) for name in OWNER)]
+    done = subprocess.run(argv, cwd=kernel_tree, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "", done.stdout
+
+
 @pytest.mark.parametrize(
-    "path", [paths.module() / name for name in MODULE] + [paths.agent() / name for name in AGENT], ids=str
+    "path",
+    [
+        *(paths.module() / name for name in MODULE),
+        *(paths.agent() / name for name in AGENT),
+        *(paths.owner() / name for name in OWNER),
+    ],
+    ids=str,
 )
 def test_licence_is_stated_and_files_are_small(path: Path) -> None:
     lines = path.read_text().splitlines()

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Default domains of devices that do I/O while they are dumped.
+
+QEMU says where a virtio device's rings are: they stay mapped whatever else comes and goes, and what the device has
+written there is seen in memory at the address that the dump gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+
+from pytest_iommu.domains import GuestHandle, Iommu
+from pytest_iommu.guest import ops
+from pytest_iommu.model import Dump, Range
+from pytest_iommu.outcomes import CheckFailed
+from pytest_iommu.owned import DOMAINS, directories
+from pytest_iommu.owner import Owner
+
+#: at least so many batches; at most so many, for a buffer to be met that is mapped for a moment only
+ROUNDS, MOST = 12, 300
+#: bytes of each read(2): small ones take long, and much happens meanwhile
+CHUNKS = (0, 40, 100, 1000) * 4
+RANDOM = "/dev/hwrng"
+#: of a virtio-serial device the one that the agent sends by: port 1 has the queues 4 and 5
+QUEUES = {"virtio-serial": 5, "virtio-rng": 0}
+
+
+class Rings:
+    """The queue of a virtio device that its data goes through, by QEMU's name of the device."""
+
+    def __init__(self, guest: GuestHandle, name: str) -> None:
+        self._guest = guest
+        found = [row["path"] for row in guest.ask_qemu("x-query-virtio") if row["name"] == name]
+        assert len(found) == 1, f"one {name} is needed, there are {found}"
+        self._path, self._queue = found[0], QUEUES[name]
+        status = self._status()
+        #: IOVAs of the three rings
+        self.iovas = [status[f"vring-{part}"] for part in ("desc", "avail", "used")]
+
+    def _status(self) -> dict[str, int]:
+        status: dict[str, int] = self._guest.ask_qemu("x-query-virtio-queue-status", path=self._path, queue=self._queue)
+        return status
+
+    def used(self) -> int:
+        """How many buffers the device has given back, modulo 2^16."""
+        return self._status()["used-idx"]
+
+
+def translated(dump: Dump, iova: int) -> int | None:
+    """Where a dump says that an IOVA leads, if anywhere."""
+    for line in dump.ranges or ():
+        if line.first <= iova <= line.last:
+            return line.oa + iova - line.first
+    return None
+
+
+def ordered(ranges: tuple[Range, ...]) -> None:
+    """RNG-2, also of a table that changes."""
+    for line in ranges:
+        if line.first > line.last:
+            raise CheckFailed(f"0x{line.first:x} is behind 0x{line.last:x}", ("RNG-2", "CON-5"))
+    for before, after in pairwise(ranges):
+        if after.first <= before.last:
+            raise CheckFailed(f"0x{after.first:x} comes after 0x{before.last:x}", ("RNG-2", "CON-5"))
+
+
+@contextmanager
+def busy(guest: GuestHandle, name: str) -> Iterator[None]:
+    """Keeps a device at work. The agent's needs nothing: what we read goes through it."""
+    if name != "virtio-rng":
+        yield
+        return
+    with Owner(guest) as owner:
+        owner.tell(f"reader r {RANDOM}")
+        yield
+
+
+def domain_of(guest: GuestHandle, name: str) -> str:
+    """The id of the domain whose table the SMMU walks for a device, which may have its IOVAs in common with others."""
+    witness = guest.in_ram
+    if witness is None or witness.smmu is None:
+        pytest.skip("nobody sees the stream table")
+    device = guest.machine.agent if name == "virtio-serial" else guest.machine.device("rng0")
+    found = witness.smmu.table(device.sid)
+    assert found is not None, f"the stream of {name} leads to no table"
+    _, top = found
+    numbers = sorted(directories(guest))
+    results = guest.run([ops.read_file(f"{DOMAINS}/{number}/info") for number in numbers]).results
+    for number, result in zip(numbers, results, strict=True):
+        info = guest.dialect.parse({"info": ops.text_of(result)}).info
+        if info is not None and info.top == top:
+            return number
+    raise CheckFailed(f"no domain has the table of {name}, which is at 0x{top:x}", ("LAY-2", "INF-3"))
+
+
+@pytest.mark.iommu_rules("LAY-2", "INF-3", "RNG-1", "RNG-2", "RNG-4", "CON-2", "CON-5")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("virtio-serial", marks=pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")),
+        pytest.param("virtio-rng", marks=pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump")),
+    ],
+)
+def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu, name: str) -> None:
+    """Each dump is well formed, and has the rings where they were at first."""
+    rings = Rings(iommu_guest, name)
+    number = domain_of(iommu_guest, name)
+    places: set[tuple[int | None, ...]] = set()
+    changes: set[bytes] = set()
+    began = rings.used()
+    with busy(iommu_guest, name):
+        for count in range(MOST):
+            if count >= ROUNDS and (len(changes) > 1 or name == "virtio-serial"):
+                break
+            reads = [ops.read_file(f"{DOMAINS}/{number}/page_table", chunk) for chunk in CHUNKS]
+            listings = [ops.read_file(f"{DOMAINS}/{number}/{file}", CHUNKS[-1]) for file in ("entries", "stats")]
+            results = iommu_guest.run([*reads, *listings], timeout=30).results
+            for result in results[: len(CHUNKS)]:
+                dump = iommu_guest.dialect.parse({"page_table": ops.text_of(result)})
+                ordered(dump.ranges or ())
+                places.add(tuple(translated(dump, iova) for iova in rings.iovas))
+                changes.add(result.data)
+            texts = {file: ops.text_of(result) for file, result in zip(("entries", "stats"), results[-2:], strict=True)}
+            iommu_guest.dialect.parse(texts)
+        ended = rings.used()
+    assert ended != began, "the device did nothing meanwhile"
+    if name == "virtio-rng":
+        assert len(changes) > 1, "no dump met a buffer that comes or goes"
+    if len(places) != 1 or any(None in place for place in places):
+        raise CheckFailed(f"the rings at {rings.iovas} are seen in different places: {places}", ("CON-2",))
+    (place,) = places
+    seen(iommu_guest, rings, place[2])
+
+
+def seen(guest: GuestHandle, rings: Rings, address: int | None) -> None:
+    """At the address given for it the used ring has the index that the device has written last."""
+    if guest.memory is None or address is None:
+        return
+    # the reply to a batch is itself I/O: QEMU's count and memory must agree in a moment of rest
+    for _ in range(50):
+        count = rings.used()
+        there = int.from_bytes(bytes(guest.memory.read(address + 2, 2)), "little")
+        if count == there == rings.used():
+            return
+    raise CheckFailed(f"no used ring with index {count} at 0x{address:x}, but {there}", ("RNG-4",))

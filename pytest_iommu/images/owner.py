@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""iommu-owner, the guest's program that owns domains through VFIO and iommufd, for the kernel under test's own UAPI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_iommu import paths
+from pytest_iommu.images import program
+from pytest_iommu.images.machines import Machine
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.store import Entry, Store
+
+#: taken from the tree: those of the cross compiler's C library are of an older kernel
+HEADERS = ("linux/iommufd.h", "linux/vfio.h")
+#: 6.7: page tables by request, nest parents
+NEEDED = b"IOMMU_HWPT_ALLOC_NEST_PARENT"
+#: words of the kernel's own that `make headers`, which takes 11 seconds, would remove; there is nothing else to it
+FLAGS = ("-D__user=", "-D__counted_by(x)=")
+
+
+def build(store: Store, machine: Machine, progress: Progress, tree: Path) -> Entry | None:
+    """The program for this machine, as ``iommu-owner`` in the entry; None for a kernel tree that is too old for it.
+
+    SetupError with the compiler's words when it fails.
+    """
+    files = {name: tree / "include/uapi" / name for name in HEADERS}
+    if not all(path.is_file() for path in files.values()):
+        return None
+    headers = {name: path.read_bytes() for name, path in files.items()}
+    if NEEDED not in headers["linux/iommufd.h"]:
+        return None
+    what = program.Program("iommu-owner", "iommu-owner", paths.owner(), FLAGS, headers)
+    return program.build(store, machine, progress, what)

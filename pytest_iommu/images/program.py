@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Programs of our own for the guest: static, one directory of C each, compiled with the machine's cross compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_iommu.images import process
+from pytest_iommu.images.kernel import compiler_identity
+from pytest_iommu.images.machines import Machine
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.store import Entry, Store, digest, tree_digest
+from pytest_iommu.outcomes import SetupError
+
+FLAGS = ("-static", "-O2", "-Wall")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is compiled: ``what`` names it to people, ``headers`` are added to the C library's, by their name."""
+
+    name: str
+    what: str
+    sources: Path
+    flags: tuple[str, ...] = ()
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def build_id(self) -> str:
+        """A hash of its sources."""
+        return tree_digest(self.sources)
+
+
+def build(store: Store, machine: Machine, progress: Progress, program: Program) -> Entry:
+    """The program for this machine, by its name in the entry. SetupError with the compiler's words when it fails."""
+    name, what = program.name, program.what
+    flags = (*FLAGS, *program.flags)
+    headers = [part for header in sorted(program.headers) for part in (header, program.headers[header])]
+    key = digest(name, program.build_id, machine.make_arch, compiler_identity(machine, ()), flags, *headers)
+    found = store.get(name, key)
+    if found is not None:
+        return found
+    sources = sorted(program.sources.glob("*.c"))
+    if not sources:
+        raise SetupError(f"{program.sources}: no sources of {what}; is the installation complete?")
+    store.need_lock()
+    with progress.step(f"compiling {what} for {machine.name}"), store.scratch(f"{name}-{key}") as work:
+        for header, content in program.headers.items():
+            path = work / "include" / header
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        target = work / name
+        argv = [machine.cross_compile + "gcc", *flags, f"-I{work / 'include'}", "-o", str(target), *map(str, sources)]
+        done = process.run(argv)
+        if done.status != 0:
+            hint = ""
+            if any("cannot find -l" in line or "stdio.h" in line for line in done.lines):
+                hint = f"\nits C library is missing: install libc6-dev-{machine.make_arch}-cross"
+            raise SetupError(f"{what} does not compile:\n" + "\n".join(done.lines[:15]) + hint)
+        return store.put(name, key, {name: target}, {"build": program.build_id})
