@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 FLAVOURS ?= plain,debug
+# All share one kernel; a scenario says which of them it is for.
+MACHINES ?= smmuv3,smmuv3s1,smmuv3s2,smmuv3topo,smmuv3ids
 # More options for pytest, e.g. ARGS='-k merge --iommu-kernel=../linux'
 ARGS ?=
 # What `make test` runs of the suite: enough to see that kernel, guest, agent, module and dump work together.
@@ -18,22 +20,23 @@ CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
 .PHONY: conformance test check conformance-all bench mutants setup clean distclean
 
 conformance: setup
-	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
+	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
 
 test: check
-	$(BIN)/pytest tests/qemu --iommu-target=qemu -n $(JOBS)
+	$(BIN)/pytest tests/qemu --iommu-target=qemu --iommu-machine=$(MACHINES) -n $(JOBS)
 	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=plain -n $(JOBS) $(QUICK) $(ARGS)
 
 # No kernel runs in these; those of the kernel code fetch the source if it is not there yet.
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/pytest-iommu rules --check
 	$(BIN)/python tests/mutants/run.py --check
 	$(BIN)/pytest tests --ignore=tests/mutants --ignore=tests/qemu -n $(JOBS)
 
 # Every flavour there is, also those that take hours.
 conformance-all: setup
-	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=$$($(BIN)/pytest-iommu flavours) -n $(JOBS) $(ARGS)
+	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$$($(BIN)/pytest-iommu flavours) -n $(JOBS) $(ARGS)
 
 bench: setup
 	$(BIN)/python tools/bench $(ARGS)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_iommu import paths
+from pytest_iommu import paths, walk
 from pytest_iommu.outcomes import SetupError
 
 if TYPE_CHECKING:
@@ -131,6 +131,19 @@ def _flavours(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _rules(arguments: argparse.Namespace) -> int:
+    from pytest_iommu.report import coverage
+    from pytest_iommu.rules import LATER, RULES
+
+    tests = coverage.collected()
+    wrong = coverage.problems(tests, RULES, LATER)
+    if not arguments.check:
+        print("\n".join(coverage.listing(tests, RULES, LATER)))
+        return 0
+    print("\n".join(wrong) or f"every rule has a test, but {len(LATER)} of later work: {' '.join(LATER)}")
+    return 1 if wrong else 0
+
+
 def _kconfig(arguments: argparse.Namespace) -> int:
     from pytest_iommu.images import config, machines
 
@@ -160,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
     build = commands.add_parser("build", parents=[kernel], help="fetch and build all that a run needs")
     build.add_argument("--kernel", type=Path, metavar="DIR", help="kernel tree; without it Debian's newest")
-    build.add_argument("--qemu", default="auto", metavar="Q", help="auto, system, fetched or a path")
+    build.add_argument("--qemu", default="auto", metavar="Q", help="auto, system, fetched[:N] or a path")
     build.add_argument("--make-arg", action="append", default=[], metavar="ARG", help="for the kernel's make")
     build.add_argument("--offline", action="store_true", help="fetch nothing")
     build.set_defaults(run=_build)
@@ -176,7 +189,12 @@ def _parser() -> argparse.ArgumentParser:
     kconfig.add_argument("directory", type=Path)
     kconfig.set_defaults(run=_kconfig)
 
+    rules = commands.add_parser("rules", help="list the rules with the number of the suite's tests")
+    rules.add_argument("--check", action="store_true", help="fail when a rule has no test and none is planned")
+    rules.set_defaults(run=_rules)
+
     commands.add_parser("flavours", help="list the kernel flavours, by comma").set_defaults(run=_flavours)
+    walk.add_parser(commands)
     commands.add_parser("shell", add_help=False, help="a shell in the same guest that tests run in")
     return parser
 

@@ -18,7 +18,7 @@ from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, SetupError
 from pytest_iommu.pool import Key
 from pytest_iommu.report import failure
 from pytest_iommu.report.artefacts import run_folder
-from pytest_iommu.report.summary import BROKEN, KIND, RETRIED, RULES
+from pytest_iommu.report.summary import BROKEN, GUEST, KIND, RETRIED, RULES
 from pytest_iommu.report.terminal import Reporter
 from pytest_iommu.run import RUN, Run
 from pytest_iommu.settings import EXIT_SETUP
@@ -69,7 +69,10 @@ def header(config: pytest.Config) -> list[str]:
     if settings.target is None:
         return []
     what = f"iommu: target {settings.target}, machine {','.join(settings.machines)}"
-    return [f"{what}, flavour {','.join(settings.flavours)}", *kernel_lines(config.stash[RUN])]
+    lines = [f"{what}, flavour {','.join(settings.flavours)}", *kernel_lines(config.stash[RUN])]
+    if settings.seed != options.RELEASE_SEED:
+        lines.append(f"iommu: --iommu-seed={settings.seed}")
+    return lines
 
 
 def kernel_lines(run: Run) -> list[str]:
@@ -78,11 +81,13 @@ def kernel_lines(run: Run) -> list[str]:
 
 
 def note_rules(items: Iterable[pytest.Item]) -> None:
-    """Put the rules that a test is about into its properties."""
+    """Put the rules that a test is about, and the guest it runs on, into its properties."""
     for item in items:
         rules = [str(rule) for mark in item.iter_markers("iommu_rules") for rule in mark.args]
         if rules:
             item.user_properties.append((RULES, ",".join(dict.fromkeys(rules))))
+            if needs_guest(item):
+                item.user_properties.append((GUEST, str(key_of(item))))
 
 
 def _workers(config: pytest.Config) -> bool:
@@ -223,6 +228,8 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     where = f"{item.path}:{(item.reportinfo()[1] or 0) + 1}"
     draft = failure.text(error, where, declared, None, again)
     folder = run.folder.save(item.nodeid, failure.files(error, draft), failed=True)
+    if folder is not None and isinstance(error, CheckFailed):
+        run.save_memory(key_of(item), folder)
     shown = failure.text(error, where, declared, folder, again)
     if isinstance(item, ScenarioItem):
         report.longrepr = shown

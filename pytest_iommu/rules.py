@@ -49,3 +49,9 @@ RULES: dict[str, str] = {
     "FLT-3": "a bad table item is not followed and shown as `bad`; the read goes on",
     "FLT-4": "reloading the module that owns the domains leaves domains/ as it was",
 }
+
+LATER: dict[str, str] = {
+    "CON-1": "readers against unmap and free on a kernel with KASAN",
+    "CON-11": "what operations cost, counted in instructions",
+}
+"""Rules that no test is about yet, and the work that owns them. `pytest-iommu rules --check` holds this list."""

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,9 @@ from pytest_iommu.outcomes import SetupError
 KEEP = ("failed", "all", "none")
 EXIT_SETUP = 6
 """Exit status of a run whose only failures are of the set-up: 0 to 5 are pytest's own."""
+
+RELEASE_SEED = 100
+"""What scenarios are generated from by default. It is the version (0.1.0): the same everywhere, new with a release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ OPTIONS = (
     Option("modules", "the modules of --iommu-image: a directory or a tar file", kind="path", metavar="PATH"),
     Option("flavour", "kernel flavour(s) by comma; the first one is the default", metavar="NAME", default="plain"),
     Option("cache", "where sources, builds and QEMU are kept", kind="path", metavar="DIR"),
-    Option("qemu", "auto (PATH if new enough, else fetched), system, fetched, or a path", metavar="Q", default="auto"),
+    Option("qemu", "auto (PATH if new enough, or fetched), system, fetched[:N], a path", metavar="Q", default="auto"),
     Option("config", "kernel configuration fragment, applied last", kind="paths", metavar="FILE"),
     Option("append", "text added to the kernel command line", metavar="TEXT"),
     Option("qemu-arg", "one more argument for QEMU", kind="list", metavar="ARG"),
@@ -59,6 +64,9 @@ OPTIONS = (
     Option("list", "list the scenarios and the rules they check, then exit", kind="flag"),
     Option("record", "record the guests' answers to DIR, for --iommu-target=replay:DIR", kind="path", metavar="DIR"),
     Option("strict", "a run that checked nothing fails", kind="flag"),
+    Option("report", "write rules.json and rules.md, what became of every rule, to DIR", kind="path", metavar="DIR"),
+    Option("examples", "how many scenarios to generate in all", metavar="N", default="300"),
+    Option("seed", "what they are generated from: a number, or random", metavar="N", default=str(RELEASE_SEED)),
 )
 
 _INI_TYPES: Mapping[str, Literal["string", "args", "linelist", "bool"]] = {
@@ -97,6 +105,9 @@ class Settings:
     offline: bool = False
     record: Path | None = None
     strict: bool = False
+    report: Path | None = None
+    examples: int = 300
+    seed: int = RELEASE_SEED
     given: tuple[str, ...] = field(default=())
     """The options as they were given, for the line that runs a test again."""
 
@@ -144,18 +155,24 @@ def _value(config: pytest.Config, option: Option) -> Any:
     return ini if given is None else given
 
 
-def _given(config: pytest.Config) -> tuple[str, ...]:
-    """What has to be repeated on a command line to run the same again."""
+def _given(config: pytest.Config, seed: int) -> tuple[str, ...]:
+    """What has to be repeated on a command line to run the same again: a random seed as the number it was."""
     words: list[str] = []
     for option in OPTIONS:
         value = config.getoption(option.key)
-        if value is None or option.name in ("record", "keep", "list", "strict"):
+        if value is None or option.name in ("record", "keep", "list", "strict", "report", "seed"):
             continue
         if option.kind == "flag":
             words += [option.flag] if value else []
         else:
             words += [f"{option.flag}={one}" for one in (value if isinstance(value, list) else [value])]
-    return tuple(words)
+    return tuple(words if seed == RELEASE_SEED else [*words, f"--iommu-seed={seed}"])
+
+
+def _number(text: str, flag: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise SetupError(f"{flag} takes a number, not {text!r}")
+    return int(text)
 
 
 def _names(text: str, flag: str) -> tuple[str, ...]:
@@ -183,6 +200,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         raise SetupError("--iommu-modules goes with --iommu-image")
     target, _, argument = value["target"].partition(":")
     configs: Sequence[Path] = value["config"]
+    seed = secrets.randbits(32) if value["seed"] == "random" else _number(value["seed"], "--iommu-seed")
     for path in configs:
         _exists(path, "--iommu-config", "file")
     return Settings(
@@ -205,5 +223,8 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         offline=value["offline"],
         record=value["record"],
         strict=value["strict"],
-        given=_given(config),
+        report=value["report"],
+        examples=_number(value["examples"], "--iommu-examples"),
+        seed=seed,
+        given=_given(config, seed),
     )

@@ -66,8 +66,9 @@ def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
     if error.kind not in ("kernel-crash", "kernel-hang"):
         return ()
     splat = error.evidence.splat if error.evidence is not None else ""
-    # A report out of a read is what LAY-7 forbids, whatever the test was about.
-    return tuple(dict.fromkeys(["LAY-7", *declared] if "vfs_read" in splat else declared))
+    # A report out of a read is what LAY-7 forbids, whatever the test was about; of a corrupt table, FLT-3 before it.
+    read = ["LAY-7"] if "vfs_read" in splat else []
+    return tuple(dict.fromkeys([*declared, *read] if "FLT-3" in declared[:1] else [*read, *declared]))
 
 
 def _headline(error: IommuError) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,6 +17,8 @@ KIND = "iommu_outcome"
 """Property: the kind of a failure, as in pytest_iommu.outcomes."""
 RETRIED = "iommu_retried"
 """Property: why the first guest of a test was lost."""
+GUEST = "iommu_guest"
+"""Property: the guest a test runs on, as machine/flavour."""
 
 INFRASTRUCTURE = ("setup-error", "guest-lost")
 """Kinds that say nothing of the kernel."""
@@ -58,13 +60,13 @@ class Tally:
             self.tests += 1
         if RETRIED in properties:
             self.retried.append(f"{report.nodeid}: {properties[RETRIED]}")
-        declared = _split(properties[RULES])
+        declared = split(properties[RULES])
         if report.failed:
-            self._failed(_split(properties.get(BROKEN, "")), properties.get(KIND))
+            self._failed(split(properties.get(BROKEN, "")), properties.get(KIND))
         else:
             self.checked += report.passed
             if report.skipped:
-                self.skips[_reason(report)] += 1
+                self.skips[reason(report)] += 1
             for rule in declared:
                 count = self.rules.setdefault(rule, Count())
                 count.passed += report.passed
@@ -86,8 +88,8 @@ class Tally:
         return self.checked == 0
 
 
-def table(tally: Tally, known: Mapping[str, str]) -> list[str]:
-    """The lines of the table; ``known`` maps every rule to its one line, in abi.md's order."""
+def table(tally: Tally, known: Mapping[str, str], later: Collection[str] = ()) -> list[str]:
+    """The lines of the table; ``known`` maps every rule to its one line, in abi.md's order; ``later`` need no test."""
     if not tally.rules:
         return []
     lines = [f"{'rule':<8} {'passed':>6} {'failed':>6} {'skipped':>7}"]
@@ -98,16 +100,24 @@ def table(tally: Tally, known: Mapping[str, str]) -> list[str]:
             line = f"{rule:<8} {count.passed:>6} {count.failed:>6} {count.skipped:>7}  {known.get(rule, '')}"
             lines.append(line.rstrip())
     unseen = [rule for rule in known if rule not in tally.rules]
-    if unseen:
-        lines.append(f"no test of this run is about: {' '.join(unseen)}")
+    missed = [rule for rule in unseen if rule not in later]
+    if missed:
+        lines.append(f"no test of this run is about: {' '.join(missed)}")
+    if len(unseen) > len(missed):
+        lines.append(f"not covered yet: {' '.join(rule for rule in unseen if rule in later)}")
     return lines
 
 
-def _split(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
+def split(text: str) -> tuple[str, ...]:
+    """The rules of a property."""
+    return tuple(word for word in text.split(",") if word)
 
 
-def _reason(report: pytest.TestReport) -> str:
+def reason(report: pytest.TestReport) -> str:
+    """Why a test was skipped, or failed as expected."""
+    known = getattr(report, "wasxfail", "")
+    if known:
+        return str(known).removeprefix("reason: ")
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     return str(report.longrepr)

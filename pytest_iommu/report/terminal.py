@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,12 +23,16 @@ class Reporter:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._tally = Tally()
+        self._reports: list[pytest.TestReport] = []
         self._empty = False
+        self._unwritten = ""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count."""
         self._tally.add(report)
+        if self._run.settings.report is not None:
+            self._reports.append(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -37,15 +42,36 @@ class Reporter:
             session.exitstatus = EXIT_SETUP
         elif exitstatus == pytest.ExitCode.OK and self._strict_and_empty(session.config):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+        config = session.config.option
+        if self._run.settings.report is not None and not config.collectonly and not config.iommu_list:
+            self._write_report(session, self._run.settings.report)
+
+    def _write_report(self, session: pytest.Session, directory: Path) -> None:
+        """--iommu-report: also of a run that failed, or was interrupted."""
+        from pytest_iommu.report.rules import document, write
+        from pytest_iommu.rules import LATER, RULES
+
+        kernels = {
+            str(key): ("; ".join((kernel.kernel, *kernel.notes)), str(kernel.qemu))
+            for key, kernel in self._run.kernels.items()
+        }
+        try:
+            write(directory, document(self._reports, RULES, LATER, kernels))
+        except OSError as error:
+            self._unwritten = f"iommu: --iommu-report={directory} cannot be written: {error.strerror}"
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = EXIT_SETUP
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table of rules and what else the user has to know."""
+        if self._unwritten:
+            terminalreporter.write_line(self._unwritten, red=True)
         if self._run.settings.target is None:
             return
-        from pytest_iommu.rules import RULES
+        from pytest_iommu.rules import LATER, RULES
 
         write, tally = terminalreporter.write_line, self._tally
-        lines = table(tally, RULES)
+        lines = table(tally, RULES, LATER)
         if lines:
             terminalreporter.section("IOMMU rules")
             for line in lines:

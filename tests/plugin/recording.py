@@ -12,6 +12,7 @@ from typing import Any, cast
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render
 from pytest_iommu.guest.ops import Code
+from pytest_iommu.images import machines
 from pytest_iommu.outcomes import CheckFailed, IommuError
 from pytest_iommu.pool import Key
 from pytest_iommu.runner import Scenario
@@ -29,6 +30,7 @@ class TruthfulKernel:
     """A guest that answers as the model says; ``alter`` makes it lie, ``endings`` (case -> outcome) makes it die."""
 
     name = "truthful"
+    memory = None
 
     def __init__(self, alter: Alter, endings: Mapping[str, IommuError]) -> None:
         self._alter = alter
@@ -75,6 +77,10 @@ class TruthfulKernel:
         return Result(len(data), data)
 
     def _command(self, script: str) -> None:
+        if script.startswith(("dma ", "probe ")):
+            # transfers, which nobody judges where there is no memory to look into
+            self._status = "".join(f"{number} ok\n" for number, _ in enumerate(script.splitlines(), 1)).encode()
+            return
         phase = self._phases.pop(0)
         assert phase.script == script
         rows = []
@@ -114,7 +120,7 @@ def record(
         guest.run([Op(Code.LIST, path="/sys/kernel/debug/iommu")])
         hooks = SimpleNamespace(pytest_iommu_compared=lambda **_: None)
         item = SimpleNamespace(instance=instance, ihook=hooks, key=lambda key=key: key)
-        run = SimpleNamespace(dialect=lambda *_: IO_PTDUMP)
+        run = SimpleNamespace(dialect=lambda *_: IO_PTDUMP, machine=machines.get)
         try:
             Scenario(cast(Any, run), cast(Any, item), guest).execute()
         except (CheckFailed, IommuError):
