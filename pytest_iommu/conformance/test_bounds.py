@@ -15,6 +15,7 @@ pytestmark = pytest.mark.iommu_needs(dialect="io_ptdump")
 
 PAGE = 4096
 READERS = 48
+LEAVES = 1 << 18
 # What slabs and per-CPU lists take or give back meanwhile, for all readers together.
 NOISE = 256 * 1024
 
@@ -44,12 +45,13 @@ def held_by_readers(guest: GuestHandle, path: str) -> int:
 @pytest.mark.parametrize("name", ["page_table", "entries"])
 def test_memory_of_an_open_file_does_not_grow_with_the_table(name: str, iommu_guest: GuestHandle, iommu: Iommu) -> None:
     domain = iommu.domain()
-    iommu.command(f"map {domain.name} 0x1000000 0x41000000 4K rw count=50 istep=8K")
+    page = domain.page
+    iommu.command(f"map {domain.name} 0x1000000 0x41000000 {page} rw count=50 istep={2 * page}")
     small = held_by_readers(iommu_guest, domain.path(name))
-    iommu.command(f"map {domain.name} 0x10000000 0x41000000 4K rw count=10000 istep=8K")
+    iommu.command(f"map {domain.name} 0x10000000 0x41000000 {page} rw count=10000 istep={2 * page}")
     large = held_by_readers(iommu_guest, domain.path(name))
     # One page of seq buffer and 4 KiB more; file, seq_file and slab rounding are the same for any file.
-    limit = READERS * (PAGE + PAGE + 2048) + NOISE
+    limit = READERS * (page + 4096 + 2048) + NOISE
     assert large <= limit, f"{large // READERS} bytes for each reader"
     assert large <= small + NOISE, f"{small // READERS} bytes for 50 leaves, {large // READERS} for 10050"
 
@@ -60,7 +62,7 @@ def test_a_domain_with_a_reader_in_the_middle_is_freed_at_once(
     name: str, iommu_guest: GuestHandle, iommu: Iommu
 ) -> None:
     domain = iommu.domain()
-    iommu.command(f"map {domain.name} 0x1000000 0x41000000 4K rw count=1000 istep=8K")
+    iommu.command(f"map {domain.name} 0x1000000 0x41000000 {domain.page} rw count=1000 istep={2 * domain.page}")
     path = domain.path(name)
     opened = iommu_guest.run([ops.open_file(1, path), ops.read(1, 10)]).results
     assert [result.value for result in opened] == [0, 10]
@@ -76,12 +78,15 @@ def test_a_domain_with_a_reader_in_the_middle_is_freed_at_once(
 def test_a_large_table_is_read_without_a_stall(empty: bool, iommu_guest: GuestHandle, iommu: Iommu) -> None:
     """A quarter of a million leaves, or as many empty items: one line or none, in one read."""
     domain = iommu.domain()
-    iommu.command(f"map {domain.name} 0x40000000 0x41000000 1G rw leaf=4K")
+    page = domain.page
+    size = LEAVES * page
+    iommu.command(f"map {domain.name} {size} 0x41000000 {size} rw leaf={page}")
     if empty:
-        iommu.command(f"unmap {domain.name} 0x40000000 1G leaf=4K")
+        iommu.command(f"unmap {domain.name} {size} {size} leaf={page}")
     reply = iommu_guest.run([ops.read_file(domain.path("page_table")), ops.read_file(domain.path("stats"))], timeout=60)
     table, stats = (result.data.decode() for result in reply.results)
     assert len(table.splitlines()) == (0 if empty else 1)
-    assert f"0 512 {0 if empty else 262144} 2097152" in stats.splitlines()
+    tables = 8 * LEAVES // page
+    assert f"0 {tables} {0 if empty else LEAVES} {8 * LEAVES}" in stats.splitlines()
     assert "stall" not in reply.kmsg
     assert "lockup" not in reply.kmsg

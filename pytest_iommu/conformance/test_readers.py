@@ -11,7 +11,8 @@ from itertools import pairwise
 import pytest
 
 from pytest_iommu import formats
-from pytest_iommu.conformance.test_directories import FILES, make
+from pytest_iommu.conformance import test_directories
+from pytest_iommu.conformance.test_directories import FILES
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import ops
@@ -24,6 +25,11 @@ BASE = 0x31200000
 OA = 0x912345000
 COUNT = 400
 SLOT = 16
+
+
+def make(iommu: Iommu, kind: str) -> Domain:
+    """A domain whose pages are PAGE, as all sizes here are."""
+    return test_directories.make(iommu, kind, PAGE)
 
 
 def fill(iommu: Iommu, domain: Domain, count: int = COUNT) -> dict[int, int]:
