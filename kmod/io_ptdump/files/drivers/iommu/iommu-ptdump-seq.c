@@ -10,6 +10,7 @@
  * iommu_ptd_del() waits for one batch at most.
  */
 #include <linux/debugfs.h>
+#include <linux/export.h>
 #include <linux/iommu-ptdump.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
@@ -377,19 +378,40 @@ static int ptd_alive(struct file *file)
 	return ret;
 }
 
-static ssize_t ptd_read_iter(struct kiocb *iocb, struct iov_iter *iter)
+/**
+ * iommu_ptd_read_iter() - ->read_iter() of a seq_file in debugfs
+ * @iocb: The file, of debugfs_create_file_unsafe()
+ * @iter: Where to
+ *
+ * The seq_file's ->start() must call debugfs_file_get() and ->stop()
+ * debugfs_file_put(). Then removal waits for a reader only while it is between
+ * the two, and not while it copies to user space.
+ *
+ * Returns: Number of bytes, -EIO once the file is removed.
+ */
+ssize_t iommu_ptd_read_iter(struct kiocb *iocb, struct iov_iter *iter)
 {
 	int ret = ptd_alive(iocb->ki_filp);
 
 	return ret ?: seq_read_iter(iocb, iter);
 }
+EXPORT_SYMBOL_GPL(iommu_ptd_read_iter);
 
-static loff_t ptd_llseek(struct file *file, loff_t offset, int whence)
+/**
+ * iommu_ptd_llseek() - ->llseek() that goes with iommu_ptd_read_iter()
+ * @file: The file
+ * @offset: As for lseek()
+ * @whence: As for lseek()
+ *
+ * Returns: The new offset, -EIO once the file is removed.
+ */
+loff_t iommu_ptd_llseek(struct file *file, loff_t offset, int whence)
 {
 	int ret = ptd_alive(file);
 
 	return ret ?: seq_lseek(file, offset, whence);
 }
+EXPORT_SYMBOL_GPL(iommu_ptd_llseek);
 
 #define PTD_FILE(name, advance)						\
 static const struct seq_operations ptd_##name##_seq_ops = {		\
@@ -406,8 +428,8 @@ static int ptd_##name##_open(struct inode *inode, struct file *file)	\
 									\
 static const struct file_operations ptd_##name##_fops = {		\
 	.open = ptd_##name##_open,					\
-	.read_iter = ptd_read_iter,					\
-	.llseek = ptd_llseek,						\
+	.read_iter = iommu_ptd_read_iter,				\
+	.llseek = iommu_ptd_llseek,					\
 	.release = seq_release_private,					\
 }
 

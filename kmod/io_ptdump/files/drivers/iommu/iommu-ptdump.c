@@ -108,6 +108,36 @@ void iommu_ptd_del(struct iommu_domain *domain)
 EXPORT_SYMBOL_GPL(iommu_ptd_del);
 
 /**
+ * iommu_ptd_find() - Find the domain whose page table begins at an address
+ * @top: Physical address of a top table, as hardware was told
+ *
+ * For drivers that show what their hardware uses. The lock of the array keeps
+ * the domains that are looked at: iommu_ptd_del() takes it before it returns,
+ * map, unmap and attach never do.
+ *
+ * Context: May sleep.
+ * Returns: The id, or 0 where there is no such domain.
+ */
+u32 iommu_ptd_find(phys_addr_t top)
+{
+	struct iommu_ptd_info info;
+	struct iommu_ptd *ptd;
+	unsigned long id;
+
+	xa_lock(&ptd_domains);
+	xa_for_each(&ptd_domains, id, ptd) {
+		ptd->ops->info(ptd->table, &info);
+		if (info.top == top && !READ_ONCE(ptd->dying))
+			break;
+		/* The loop goes on by the id, @ptd may be gone after this */
+		cond_resched_lock(&ptd_domains.xa_lock);
+	}
+	xa_unlock(&ptd_domains);
+	return ptd ? id : 0;
+}
+EXPORT_SYMBOL_GPL(iommu_ptd_find);
+
+/**
  * iommu_ptd_table_ok() - Can the walk follow a table item?
  * @pa: Physical address that the item has
  * @size: Size of the table in bytes, a power of two

@@ -124,7 +124,7 @@ struct iommu_ptd_bits {
  *	begins before the cursor was not there when the cursor passed it, and is
  *	reported from the cursor on. Returns the number of entries; none without
  *	@c->end means to call again.
- * @info: Fill in @info from one load of the top table.
+ * @info: Fill in @info from one load of the top table. It must not sleep.
  */
 struct iommu_ptd_ops {
 	const char *format;
@@ -135,6 +135,9 @@ struct iommu_ptd_ops {
 };
 
 struct dentry;
+struct file;
+struct iov_iter;
+struct kiocb;
 
 /**
  * struct iommu_ptd - The dump of one domain
@@ -162,6 +165,10 @@ bool iommu_ptd_table_ok(phys_addr_t pa, size_t size);
 void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 		   void *table);
 void iommu_ptd_del(struct iommu_domain *domain);
+u32 iommu_ptd_find(phys_addr_t top);
+
+ssize_t iommu_ptd_read_iter(struct kiocb *iocb, struct iov_iter *iter);
+loff_t iommu_ptd_llseek(struct file *file, loff_t offset, int whence);
 
 /**
  * iommu_ptd_id() - The name of the domain's directory

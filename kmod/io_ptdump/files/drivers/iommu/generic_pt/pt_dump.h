@@ -83,15 +83,15 @@ static inline u8 dump_decode(struct pt_state *pts, struct iommu_ptd_item *item)
 	item->level = pts->level;
 	item->lg2sz = pt_table_item_lg2sz(pts);
 	item->prot = 0;
-	item->oa = 0;
+	/* What a bad item would point to is worth showing, too */
+	item->oa = pt_table_pa(pts);
 
-	if (pts->type == PT_ENTRY_TABLE) {
-		item->oa = pt_table_pa(pts);
-		if (pt_dump_valid(pts) &&
-		    iommu_ptd_table_ok(item->oa, log2_to_int(PT_TABLEMEM_LG2SZ)))
-			return IOMMU_PTD_TABLE;
-	} else if (pts->type == PT_ENTRY_OA && pt_dump_valid(pts) &&
-		   dump_leaf_valid(pts) && dump_load_first_item(pts)) {
+	if (pts->type == PT_ENTRY_TABLE && pt_dump_valid(pts) &&
+	    iommu_ptd_table_ok(item->oa, log2_to_int(PT_TABLEMEM_LG2SZ)))
+		return IOMMU_PTD_TABLE;
+
+	if (pts->type == PT_ENTRY_OA && pt_dump_valid(pts) &&
+	    dump_leaf_valid(pts) && dump_load_first_item(pts)) {
 		item->raw = pts->entry;
 		item->oa = pt_entry_oa(pts);
 		item->lg2sz = pt_entry_oa_lg2sz(pts);
