@@ -20,6 +20,7 @@
  * @nr_words: words that are not key=value, the name included
  * @keys: the keys it knows
  * @run: carries it out; 0 or -errno, with a text in the reply
+ * @more_words: how many may follow those
  */
 struct ptt_command {
 	const char *name;
@@ -27,6 +28,7 @@ struct ptt_command {
 	unsigned int nr_words;
 	unsigned long keys;
 	int (*run)(struct ptt_args *args, struct ptt_reply *reply);
+	unsigned int more_words;
 };
 
 static const struct ptt_command commands[] = {
@@ -40,6 +42,11 @@ static const struct ptt_command commands[] = {
 	{ "detach", "DEV", 2, 0, ptt_cmd_detach },
 	{ "destroy", "NAME", 2, 0, ptt_cmd_destroy },
 	{ "dma", "DEV read|write IOVA LEN [seed=]", 5, BIT(PTT_SEED), ptt_cmd_dma },
+	{ "probe", "DEV read|write IOVA [len= domain= seed=]", 4,
+	  BIT(PTT_LEN) | BIT(PTT_DOMAIN) | BIT(PTT_SEED), ptt_cmd_probe },
+	{ "plant", "NAME IOVA LEVEL raw=..|outside|hole|self|size", 4, BIT(PTT_RAW),
+	  ptt_cmd_plant, 1 },
+	{ "restore", "NAME", 2, 0, ptt_cmd_restore },
 	{ "buffer", "NAME SIZE", 3, 0, ptt_cmd_buffer },
 	{ "unbuffer", "NAME", 2, 0, ptt_cmd_unbuffer },
 	{ "peek", "NAME OFFSET LEN", 4, 0, ptt_cmd_peek },
@@ -73,7 +80,8 @@ int ptt_run_line(char *line, struct ptt_reply *reply)
 	if (command == commands + ARRAY_SIZE(commands))
 		return ptt_fail(reply, -EINVAL, "unknown command %.31s", args.word[0]);
 
-	if (args.nr_words != command->nr_words)
+	if (args.nr_words < command->nr_words ||
+	    args.nr_words > command->nr_words + command->more_words)
 		return ptt_fail(reply, -EINVAL, "usage: %s %s", command->name, command->usage);
 	for (i = 0; i < PTT_NR_KEYS; i++)
 		if (args.value[i] && !(command->keys & BIT(i)))

@@ -25,26 +25,54 @@
 #define EDU_CMD_TO_RAM	BIT(1)
 #define EDU_BUFFER	0x40000
 #define EDU_BUFFER_SIZE	4096
+#define EDU_DMA_USECS	100000	/* what a transfer takes */
 
 #define SCRATCH_IOVA	0x10000000UL	/* any: the domain is ours alone */
 
-/* One transfer: takes 100 ms of the device's time, and never says that it failed */
+/*
+ * One transfer. The device takes 100 ms of its time for any, which costs
+ * nothing where time is virtual, and never says that one failed.
+ */
 static int transfer(struct ptt_device *dev, u64 iova, unsigned int len, bool to_ram)
 {
 	unsigned long end = jiffies + 10 * HZ;
+	u64 cmd;
 
+	/* reads zeros, or what was there, after a fault */
+	if (!to_ram)
+		dev->filled = false;
 	writeq(to_ram ? EDU_BUFFER : iova, dev->bar + EDU_DMA_SRC);
 	writeq(to_ram ? iova : EDU_BUFFER, dev->bar + EDU_DMA_DST);
 	writeq(len, dev->bar + EDU_DMA_COUNT);
 	writeq(EDU_CMD_START | (to_ram ? EDU_CMD_TO_RAM : 0), dev->bar + EDU_DMA_CMD);
 
-	msleep(100);
-	while (readq(dev->bar + EDU_DMA_CMD) & EDU_CMD_START) {
+	/* to the microsecond: msleep() would go on to the next tick and one more */
+	usleep_range(EDU_DMA_USECS, EDU_DMA_USECS + 50);
+	while ((cmd = readq(dev->bar + EDU_DMA_CMD)) & EDU_CMD_START) {
+		/* pulled out */
+		if (cmd == U64_MAX)
+			return -ENODEV;
 		if (time_after(jiffies, end))
 			return -ETIMEDOUT;
-		usleep_range(500, 1000);
+		usleep_range(50, 100);
 	}
 	return 0;
+}
+
+/* The same through another domain than the group is attached to, for the moment */
+static int transfer_through(struct iommu_domain *domain, struct ptt_device *dev, u64 iova,
+			    unsigned int len, bool to_ram)
+{
+	struct ptt_group *group = dev->group;
+	int ret;
+
+	ptt_group_pause(group);
+	ret = iommu_attach_group(domain, group->group);
+	if (!ret) {
+		ret = transfer(dev, iova, len, to_ram);
+		iommu_detach_group(domain, group->group);
+	}
+	return ptt_group_resume(group) ?: ret;
 }
 
 /* What the device moves: differs in every byte for neighbouring seeds */
@@ -56,29 +84,111 @@ static void fill_pattern(u8 *data, unsigned int len, u64 seed)
 		data[i] = seed * 31 + i * 7 + (i >> 8);
 }
 
-/* Move between the device's buffer and @page through a domain made for it */
-static int scratch_transfer(struct ptt_device *dev, struct page *page, bool to_ram)
-{
+/**
+ * struct scratch - memory that a device's buffer is filled from and looked at in
+ * @domain: maps @page, and nothing else
+ * @page: the memory
+ * @data: its address
+ */
+struct scratch {
 	struct iommu_domain *domain;
+	struct page *page;
+	u8 *data;
+};
+
+static int scratch_init(struct scratch *s, struct ptt_device *dev)
+{
 	int ret;
 
-	domain = iommu_paging_domain_alloc(&dev->pdev->dev);
-	if (IS_ERR(domain))
-		return PTR_ERR(domain);
-	ret = iommu_map(domain, SCRATCH_IOVA, page_to_phys(page), PAGE_SIZE,
-			IOMMU_READ | IOMMU_WRITE | IOMMU_CACHE, GFP_KERNEL);
-	if (ret)
-		goto free;
-	ptt_group_pause(dev->group);
-	ret = iommu_attach_group(domain, dev->group->group);
-	if (!ret) {
-		ret = transfer(dev, SCRATCH_IOVA, EDU_BUFFER_SIZE, to_ram);
-		iommu_detach_group(domain, dev->group->group);
+	s->page = alloc_page(GFP_KERNEL);
+	if (!s->page)
+		return -ENOMEM;
+	s->data = page_address(s->page);
+	s->domain = iommu_paging_domain_alloc(&dev->pdev->dev);
+	if (IS_ERR(s->domain)) {
+		__free_page(s->page);
+		return PTR_ERR(s->domain);
 	}
-	ret = ptt_group_resume(dev->group) ?: ret;
-free:
-	iommu_domain_free(domain);
+	ret = iommu_map(s->domain, SCRATCH_IOVA, page_to_phys(s->page), PAGE_SIZE,
+			IOMMU_READ | IOMMU_WRITE | IOMMU_CACHE, GFP_KERNEL);
+	if (ret) {
+		iommu_domain_free(s->domain);
+		__free_page(s->page);
+	}
 	return ret;
+}
+
+static void scratch_free(struct scratch *s)
+{
+	iommu_domain_free(s->domain);
+	__free_page(s->page);
+}
+
+/* Let the device's buffer hold the pattern of @seed */
+static int fill_buffer(struct scratch *s, struct ptt_device *dev, u64 seed)
+{
+	int ret;
+
+	fill_pattern(s->data, EDU_BUFFER_SIZE, seed);
+	ret = transfer_through(s->domain, dev, SCRATCH_IOVA, EDU_BUFFER_SIZE, false);
+	dev->filled = !ret;
+	dev->seed = seed;
+	return ret;
+}
+
+/* Look at the device's buffer */
+static int read_buffer(struct scratch *s, struct ptt_device *dev)
+{
+	memset(s->data, 0, EDU_BUFFER_SIZE);
+	return transfer_through(s->domain, dev, SCRATCH_IOVA, EDU_BUFFER_SIZE, true);
+}
+
+/**
+ * struct request - what dma and probe have in common
+ * @dev: the device
+ * @iova: where to
+ * @len: bytes
+ * @seed: of the pattern
+ * @to_ram: it writes
+ */
+struct request {
+	struct ptt_device *dev;
+	u64 iova;
+	u64 len;
+	u64 seed;
+	bool to_ram;
+};
+
+static int parse_request(struct request *r, struct ptt_args *args, const char *len,
+			 struct ptt_reply *reply)
+{
+	int ret;
+
+	memset(r, 0, sizeof(*r));
+	r->dev = ptt_find_device(args->word[1]);
+	if (!r->dev)
+		return ptt_fail(reply, -ENODEV, "no device %.31s", args->word[1]);
+	r->to_ram = !strcmp(args->word[2], "write");
+	if (!r->to_ram && strcmp(args->word[2], "read"))
+		return ptt_fail(reply, -EINVAL, "read or write, not %.31s", args->word[2]);
+	ret = ptt_parse_number(args->word[3], &r->iova);
+	if (ret)
+		return ptt_fail(reply, ret, "IOVA %.31s is not a number", args->word[3]);
+	ret = ptt_parse_number(len, &r->len);
+	if (ret || !r->len || r->len > EDU_BUFFER_SIZE)
+		return ptt_fail(reply, ret ?: -ERANGE, "LEN %.31s is not in 1..4096", len);
+	ret = ptt_arg_number(args, PTT_SEED, 0, U64_MAX, &r->seed, reply);
+	if (ret)
+		return ret;
+	if (!r->dev->group)
+		return ptt_fail(reply, -ENODEV, "%s has no IOMMU", r->dev->name);
+	return 0;
+}
+
+static int no_transfer(const struct request *r, int err, struct ptt_reply *reply)
+{
+	return ptt_fail(reply, err, "the transfer did not end or %s could not be attached again",
+			r->dev->name);
 }
 
 /**
@@ -95,49 +205,83 @@ free:
  */
 int ptt_cmd_dma(struct ptt_args *args, struct ptt_reply *reply)
 {
-	struct ptt_device *dev = ptt_find_device(args->word[1]);
-	u64 iova, len, seed = 0;
-	struct page *page;
-	bool to_ram;
-	u8 *data;
+	struct request r;
+	struct scratch s;
 	int ret;
 
-	if (!dev)
-		return ptt_fail(reply, -ENODEV, "no device %.31s", args->word[1]);
-	to_ram = !strcmp(args->word[2], "write");
-	if (!to_ram && strcmp(args->word[2], "read"))
-		return ptt_fail(reply, -EINVAL, "read or write, not %.31s", args->word[2]);
-	ret = ptt_parse_number(args->word[3], &iova);
-	if (ret)
-		return ptt_fail(reply, ret, "IOVA %.31s is not a number", args->word[3]);
-	ret = ptt_parse_number(args->word[4], &len);
-	if (ret || !len || len > EDU_BUFFER_SIZE)
-		return ptt_fail(reply, ret ?: -ERANGE, "LEN %.31s is not in 1..4096",
-				args->word[4]);
-	ret = ptt_arg_number(args, PTT_SEED, 0, U64_MAX, &seed, reply);
+	ret = parse_request(&r, args, args->word[4], reply);
 	if (ret)
 		return ret;
-	if (!dev->group)
-		return ptt_fail(reply, -ENODEV, "%s has no IOMMU", dev->name);
-
-	page = alloc_page(GFP_KERNEL);
-	if (!page)
-		return -ENOMEM;
-	data = page_address(page);
-	fill_pattern(data, EDU_BUFFER_SIZE, seed);
-	ret = scratch_transfer(dev, page, false);
-	if (!ret)
-		ret = transfer(dev, iova, len, to_ram);
-	if (!ret && !to_ram) {
-		memset(data, 0, EDU_BUFFER_SIZE);
-		ret = scratch_transfer(dev, page, true);
-	}
+	ret = scratch_init(&s, r.dev);
 	if (ret)
-		ptt_fail(reply, ret, "the transfer did not end or %s could not be attached again",
-			 dev->name);
+		return ptt_fail(reply, ret, "no domain to fill the device's buffer through");
+	ret = fill_buffer(&s, r.dev, r.seed);
+	if (!ret)
+		ret = transfer(r.dev, r.iova, r.len, r.to_ram);
+	if (!ret && !r.to_ram)
+		ret = read_buffer(&s, r.dev);
+	if (ret)
+		no_transfer(&r, ret, reply);
 	else
-		ptt_ok(reply, "data=%*phN sum=0x%08x", (int)min_t(u64, len, 16), data,
-		       ~crc32_le(~0, data, len));
-	__free_page(page);
+		ptt_ok(reply, "data=%*phN sum=0x%08x", (int)min_t(u64, r.len, 16), s.data,
+		       ~crc32_le(~0, s.data, r.len));
+	scratch_free(&s);
 	return ret;
+}
+
+/* Have the buffer filled, unless it holds that pattern already */
+static int fill_once(struct ptt_device *dev, u64 seed)
+{
+	struct scratch s;
+	int ret;
+
+	if (dev->filled && dev->seed == seed)
+		return 0;
+	ret = scratch_init(&s, dev);
+	if (ret)
+		return ret;
+	ret = fill_buffer(&s, dev, seed);
+	scratch_free(&s);
+	return ret;
+}
+
+/**
+ * ptt_cmd_probe() - probe DEV read|write IOVA [len=N] [domain=NAME] [seed=N]
+ * @args: words
+ * @reply: says what is wrong
+ *
+ * One transfer, and nothing is looked at: what it did is in memory and in the
+ * IOMMU's events.
+ *
+ * Return: 0 or -errno.
+ */
+int ptt_cmd_probe(struct ptt_args *args, struct ptt_reply *reply)
+{
+	struct ptt_domain *d = NULL;
+	struct request r;
+	int ret;
+
+	ret = parse_request(&r, args, args->value[PTT_LEN] ?: "4", reply);
+	if (ret)
+		return ret;
+	if (args->value[PTT_DOMAIN]) {
+		d = ptt_find_domain(args->value[PTT_DOMAIN]);
+		if (!d)
+			return ptt_fail(reply, -ENOENT, "no domain %.31s", args->value[PTT_DOMAIN]);
+		if (d->sw)
+			return ptt_fail(reply, -EINVAL, "%s is a software table", d->name);
+		ret = ptt_no_plants(d, reply);
+		if (ret)
+			return ret;
+	}
+	if (args->value[PTT_SEED]) {
+		ret = fill_once(r.dev, r.seed);
+		if (ret)
+			return ptt_fail(reply, ret, "the device's buffer cannot be filled");
+	}
+	if (d && d != r.dev->group->domain)
+		ret = transfer_through(d->domain, r.dev, r.iova, r.len, r.to_ram);
+	else
+		ret = transfer(r.dev, r.iova, r.len, r.to_ram);
+	return ret ? no_transfer(&r, ret, reply) : 0;
 }

@@ -46,6 +46,7 @@ static const char *domain_id(const struct ptt_domain *d, char *buf, size_t len)
 
 static void free_domain(struct ptt_domain *d)
 {
+	ptt_plants_restore(d);
 	ptt_maps_clear(d);
 	d->free(d);
 	kfree(d);
@@ -72,6 +73,7 @@ int ptt_cmd_domain(struct ptt_args *args, struct ptt_reply *reply)
 	strscpy(d->name, args->word[1]);
 	strscpy(d->dev_name, "-");
 	d->maps = RB_ROOT;
+	INIT_LIST_HEAD(&d->plants);
 	d->sw = format;
 
 	if (!format)
@@ -132,6 +134,7 @@ int ptt_cmd_reset(struct ptt_args *args, struct ptt_reply *reply)
 void ptt_show_domains(struct seq_file *s)
 {
 	char id[16], granule[16];
+	struct ptt_table table;
 	struct ptt_domain *d;
 
 	list_for_each_entry(d, &ptt_domains, node) {
@@ -145,6 +148,9 @@ void ptt_show_domains(struct seq_file *s)
 		seq_printf(s, " ias=%u oas=%u granule=%s attached=", d->ias, d->oas,
 			   ptt_size_text(granule, sizeof(granule), ptt_granule(d)));
 		ptt_show_attached(s, d);
-		seq_putc(s, '\n');
+		if (ptt_get_table(d, &table))
+			seq_printf(s, " top=0x%llx levels=%u\n", (u64)table.top, table.levels);
+		else
+			seq_puts(s, " top=- levels=-\n");
 	}
 }

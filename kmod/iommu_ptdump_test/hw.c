@@ -95,7 +95,7 @@ static int find_both(struct ptt_args *args, struct ptt_domain **d, struct ptt_de
 		return ptt_fail(reply, -EINVAL, "%s is a software table", (*d)->name);
 	if (!(*dev)->group)
 		return ptt_fail(reply, -ENODEV, "%s has no IOMMU", (*dev)->name);
-	return 0;
+	return ptt_no_plants(*d, reply);
 }
 
 /* ptt_cmd_attach() - attach NAME DEV */
@@ -190,10 +190,27 @@ void ptt_show_attached(struct seq_file *s, const struct ptt_domain *d)
 		seq_putc(s, '-');
 }
 
+/* An alias behind a bridge, or firmware, may list the same id twice */
+static void show_stream_ids(struct seq_file *s, const struct iommu_fwspec *fwspec)
+{
+	const char *comma = "";
+	unsigned int i, k;
+
+	for (i = 0; fwspec && i < fwspec->num_ids; i++) {
+		for (k = 0; k < i && fwspec->ids[k] != fwspec->ids[i]; k++)
+			;
+		if (k < i)
+			continue;
+		seq_printf(s, "%s%u", comma, fwspec->ids[i]);
+		comma = ",";
+	}
+	if (!*comma)
+		seq_putc(s, '-');
+}
+
 /* ptt_show_devices() - one line a device; ptt_lock held */
 void ptt_show_devices(struct seq_file *s)
 {
-	struct iommu_fwspec *fwspec;
 	struct ptt_device *dev;
 
 	list_for_each_entry(dev, &devices, node) {
@@ -202,11 +219,9 @@ void ptt_show_devices(struct seq_file *s)
 			seq_printf(s, "%d", iommu_group_id(dev->group->group));
 		else
 			seq_putc(s, '-');
-		fwspec = dev_iommu_fwspec_get(&dev->pdev->dev);
-		if (fwspec && fwspec->num_ids)
-			seq_printf(s, " sid=%u\n", fwspec->ids[0]);
-		else
-			seq_puts(s, " sid=-\n");
+		seq_puts(s, " sid=");
+		show_stream_ids(s, dev_iommu_fwspec_get(&dev->pdev->dev));
+		seq_putc(s, '\n');
 	}
 }
 
@@ -244,36 +259,9 @@ static void put_group(struct ptt_group *group)
 	kfree(group);
 }
 
-#define EDU_VENDOR 0x1234
-#define EDU_DEVICE 0x11e8
-
-/* Where it sits among all edus: the order they are probed in changes with a rescan */
-static unsigned int rank_of(struct pci_dev *pdev)
-{
-	struct pci_dev *other = NULL;
-	unsigned int rank = 0;
-
-	while ((other = pci_get_device(EDU_VENDOR, EDU_DEVICE, other))) {
-		int order = pci_domain_nr(other->bus) - pci_domain_nr(pdev->bus);
-
-		if (order < 0 || (!order && pci_dev_id(other) < pci_dev_id(pdev)))
-			rank++;
-	}
-	return rank;
-}
-
-static void name_device(struct ptt_device *dev)
-{
-	unsigned int n = rank_of(dev->pdev);
-
-	scnprintf(dev->name, sizeof(dev->name), "edu%u", n);
-	for (n = 0; ptt_find_device(dev->name); n++)
-		scnprintf(dev->name, sizeof(dev->name), "edu%u", n);
-}
-
 static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
-	struct ptt_device *dev;
+	struct ptt_device *dev, *next;
 	int ret;
 
 	ret = pcim_enable_device(pdev);
@@ -288,6 +276,9 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	dev->pdev = pdev;
 
 	guard(mutex)(&ptt_lock);
+	ret = ptt_name_device(dev);
+	if (ret)
+		return ret;
 	dev->group = get_group(pdev);
 	if (IS_ERR(dev->group))
 		return PTR_ERR(dev->group);
@@ -298,8 +289,10 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 			return dev_err_probe(&pdev->dev, ret, "its IOMMU group is in use\n");
 		}
 	}
-	name_device(dev);
-	list_add_tail(&dev->node, &devices);
+	list_for_each_entry(next, &devices, node)
+		if (next->number > dev->number)
+			break;
+	list_add_tail(&dev->node, &next->node);
 	pci_set_drvdata(pdev, dev);
 	pci_set_master(pdev);
 	return 0;
@@ -340,4 +333,5 @@ int ptt_hw_register(void)
 void ptt_hw_unregister(void)
 {
 	pci_unregister_driver(&edu_driver);
+	ptt_names_free();
 }

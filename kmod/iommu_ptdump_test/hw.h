@@ -30,21 +30,35 @@ struct ptt_group {
 /**
  * struct ptt_device - an edu device
  * @node: in the list of devices
- * @name: edu0, edu1, ... in the order of their addresses
+ * @name: edu0, edu1, ... in the order of their addresses, see names.c
+ * @number: the N of eduN, by which they are listed
  * @pdev: the device
  * @bar: its registers
  * @group: its group, NULL when it has no IOMMU
  * @attached: it was attached by name
+ * @filled: its buffer holds the pattern of @seed
+ * @seed: see dma
  */
 struct ptt_device {
 	struct list_head node;
 	char name[PTT_NAME_LEN];
+	unsigned int number;
 	struct pci_dev *pdev;
 	void __iomem *bar;
 	struct ptt_group *group;
 	bool attached;
+	bool filled;
+	u64 seed;
 };
 
+#define EDU_VENDOR 0x1234
+#define EDU_DEVICE 0x11e8
+
+/* names.c */
+int ptt_name_device(struct ptt_device *dev);
+void ptt_names_free(void);
+
+/* hw.c */
 struct ptt_device *ptt_find_device(const char *name);
 void ptt_group_pause(struct ptt_group *group);
 int ptt_group_resume(struct ptt_group *group);

@@ -37,6 +37,7 @@ static bool describe_smmu_v3(struct ptt_domain *d, struct device *dev)
 	d->format = d->stage == 1 ? "arm_64_lpae_s1" : "arm_64_lpae_s2";
 	d->ias = pgtable->cfg.ias;
 	d->oas = pgtable->cfg.oas;
+	d->arm_cfg = &pgtable->cfg;
 	return true;
 #else
 	return false;

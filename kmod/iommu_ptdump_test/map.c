@@ -2,6 +2,7 @@
 /* The map command: everything is checked first, so that a refusal changes nothing. */
 #include <linux/bits.h>
 #include <linux/err.h>
+#include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
 #include <linux/sched/signal.h>
@@ -52,7 +53,8 @@ static int parse_address(const char *what, const char *text, u64 *value, struct 
 	return 0;
 }
 
-static bool in_aperture(const struct ptt_domain *d, u64 first, u64 last)
+/* ptt_in_aperture() - whether a domain takes all these IOVAs */
+bool ptt_in_aperture(const struct ptt_domain *d, u64 first, u64 last)
 {
 	unsigned int i;
 
@@ -79,6 +81,21 @@ static bool span_last(u64 first, u64 step, const struct ptt_call *span, u64 *las
 	return !check_mul_overflow(step, span->count - 1, last) &&
 	       !check_add_overflow(*last, first, last) &&
 	       !check_add_overflow(*last, span->size - 1, last);
+}
+
+/*
+ * io-pgtable-arm keeps page sizes that no level of a small table has an item
+ * for, and warns when one is used.
+ */
+static bool no_item(const struct ptt_domain *d, const struct ptt_call *span)
+{
+	u64 step = span->leaf ?: span->size;
+	struct ptt_table table;
+
+	if (!d->arm_cfg || !is_power_of_2(step) || !(step & span->pgsizes) ||
+	    span->pa & (step - 1) || !ptt_get_table(d, &table))
+		return false;
+	return (ilog2(step) - table.granule_lg2) / table.index_bits >= table.levels;
 }
 
 /**
@@ -131,11 +148,14 @@ int ptt_parse_span(struct ptt_domain *d, struct ptt_args *args, struct ptt_call 
 	if ((span->iova | span->pa | span->size | span->istep | span->pstep) & (granule - 1))
 		return ptt_fail(reply, -EINVAL, "not aligned to %s",
 				ptt_size_text(text, sizeof(text), granule));
+	if (no_item(d, span))
+		return ptt_fail(reply, -EINVAL, "no item of this table maps %s",
+				ptt_size_text(text, sizeof(text), span->leaf ?: span->size));
 	if (span->istep < span->size)
 		return ptt_fail(reply, map ? -EEXIST : -ENOENT,
 				"istep is smaller than the size: repetitions overlap");
 	if (!span_last(span->iova, span->istep, span, &last) ||
-	    !in_aperture(d, span->iova, last))
+	    !ptt_in_aperture(d, span->iova, last))
 		return outside_aperture(d, reply);
 	return 0;
 }
@@ -241,6 +261,9 @@ int ptt_cmd_map(struct ptt_args *args, struct ptt_reply *reply)
 
 	if (!d)
 		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
+	ret = ptt_no_plants(d, reply);
+	if (ret)
+		return ret;
 	call = kzalloc_obj(*call);
 	if (!call)
 		return -ENOMEM;

@@ -19,7 +19,8 @@ static const char *const key_names[PTT_NR_KEYS] = {
 	[PTT_QUIRKS] = "quirks",   [PTT_FEATURES] = "features", [PTT_LEVELS] = "levels",
 	[PTT_VASZ] = "vasz",	   [PTT_OASZ] = "oasz",	      [PTT_LEAF] = "leaf",
 	[PTT_COUNT] = "count",	   [PTT_ISTEP] = "istep",     [PTT_PSTEP] = "pstep",
-	[PTT_SEED] = "seed",
+	[PTT_SEED] = "seed",	   [PTT_LEN] = "len",	      [PTT_DOMAIN] = "domain",
+	[PTT_RAW] = "raw",
 };
 
 const char *ptt_key_name(enum ptt_key key)

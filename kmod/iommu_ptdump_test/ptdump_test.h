@@ -21,6 +21,7 @@
 #define PTT_MAX_BATCH	SZ_4M	/* bytes of one write to control */
 #define PTT_MAX_STATUS	SZ_16M	/* bytes the status file may grow to */
 
+struct io_pgtable_cfg;
 struct seq_file;
 struct ptt_device;
 
@@ -55,6 +56,9 @@ enum ptt_key {
 	PTT_ISTEP,
 	PTT_PSTEP,
 	PTT_SEED,
+	PTT_LEN,
+	PTT_DOMAIN,
+	PTT_RAW,
 	PTT_NR_KEYS
 };
 
@@ -121,6 +125,8 @@ struct ptt_aperture {
  * @attached: number of devices attached by name
  * @maps: what is mapped, struct ptt_range ordered by IOVA
  * @sw: software table, cannot be attached
+ * @plants: items that were overwritten, the newest first
+ * @arm_cfg: what the hardware of an Arm table is to be told, NULL for others
  */
 struct ptt_domain {
 	struct list_head node;
@@ -137,6 +143,8 @@ struct ptt_domain {
 	unsigned int attached;
 	struct rb_root maps;
 	bool sw;
+	struct list_head plants;
+	const struct io_pgtable_cfg *arm_cfg;
 };
 
 /* domain.c */
@@ -148,6 +156,29 @@ int ptt_cmd_destroy(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_reset(struct ptt_args *args, struct ptt_reply *reply);
 void ptt_reset(void);
 void ptt_show_domains(struct seq_file *s);
+
+/**
+ * struct ptt_table - a page table as its hardware is told of it
+ * @top: physical address of the top table, of the first where several stand in a row
+ * @levels: levels in use
+ * @bits: bits of IOVA that are looked up
+ * @granule_lg2: log2 of the smallest page, and of a table that is not the top
+ * @index_bits: bits of IOVA that one level looks up
+ * @coherent: the hardware sees what the CPU writes
+ * @grows: the top may get another level above it
+ */
+struct ptt_table {
+	phys_addr_t top;
+	unsigned int levels;
+	unsigned int bits;
+	unsigned int granule_lg2;
+	unsigned int index_bits;
+	bool coherent;
+	bool grows;
+};
+
+/* table.c */
+bool ptt_get_table(const struct ptt_domain *d, struct ptt_table *table);
 
 /* sw_io_pgtable.c, sw_generic_pt.c: fill @d, 0 or -errno */
 int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_reply *reply);
@@ -211,7 +242,14 @@ struct ptt_leaf ptt_leaf_at(const struct ptt_call *call, u64 iova);
 u64 ptt_count_leaves(const struct ptt_call *call, u64 n);
 bool ptt_pa_in_use(u64 first, u64 last);
 
+/* plant.c */
+int ptt_cmd_plant(struct ptt_args *args, struct ptt_reply *reply);
+int ptt_cmd_restore(struct ptt_args *args, struct ptt_reply *reply);
+unsigned int ptt_plants_restore(struct ptt_domain *d);
+int ptt_no_plants(const struct ptt_domain *d, struct ptt_reply *reply);
+
 /* map.c, unmap.c */
+bool ptt_in_aperture(const struct ptt_domain *d, u64 first, u64 last);
 int ptt_parse_span(struct ptt_domain *d, struct ptt_args *args, struct ptt_call *span,
 		   struct ptt_reply *reply);
 bool ptt_killed(u64 done);
@@ -227,6 +265,7 @@ int ptt_cmd_attach(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_detach(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_replace(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_dma(struct ptt_args *args, struct ptt_reply *reply);
+int ptt_cmd_probe(struct ptt_args *args, struct ptt_reply *reply);
 void ptt_detach_all(void);
 void ptt_show_devices(struct seq_file *s);
 void ptt_show_attached(struct seq_file *s, const struct ptt_domain *d);

@@ -239,6 +239,7 @@ int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_re
 	d->stage = formats[fmt].stage;
 	d->ias = cfg.ias;
 	d->oas = cfg.oas;
+	d->arm_cfg = &io_pgtable_ops_to_pgtable(table->ops)->cfg;
 	d->aperture[0].first = table->domain.geometry.aperture_start;
 	d->aperture[0].last = table->domain.geometry.aperture_end;
 	d->nr_apertures = 1;

@@ -85,7 +85,9 @@ int ptt_cmd_unmap(struct ptt_args *args, struct ptt_reply *reply)
 
 	if (!d)
 		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
-	ret = ptt_parse_span(d, args, &span, reply);
+	ret = ptt_no_plants(d, reply);
+	if (!ret)
+		ret = ptt_parse_span(d, args, &span, reply);
 	for (n = 0; !ret && n < span.count; n++) {
 		at = span.iova + n * span.istep;
 		ret = check_one(d, at, at + (span.size - 1), span.leaf, &cuts, reply);

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""FLT-3: tables with corrupt items, planted by the test module. Each is shown as it is, what is sound stays readable.
+
+What must be shown follows from the items of the sound table, the one that was overwritten and the format: all that a
+walk bounded by levels can reach, each item decoded at the level it is met at. So a table that points to itself is read
+once more for each level below, its items taken for those of that level.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_iommu import formats
+from pytest_iommu.dialects import IO_PTDUMP
+from pytest_iommu.dialects.io_ptdump import render_entry
+from pytest_iommu.domains import CommandError, Domain, GuestHandle, Iommu
+from pytest_iommu.formats.base import ITEM_BYTES
+from pytest_iommu.guest import ops
+from pytest_iommu.model import Dump, Entry, Kind, Range
+from pytest_iommu.oracle import count, merge
+
+pytestmark = [
+    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
+    pytest.mark.iommu_rules("FLT-3", "ENT-1", "ENT-2", "CON-7"),
+]
+
+MODULE = "/sys/kernel/debug/iommu_ptdump_test"
+TABLES: dict[str, tuple[str, dict[str, int]]] = {
+    "s1": ("s1", {}),
+    "s2": ("s2", {}),
+    "arm_64_lpae_s1-4k": ("arm_64_lpae_s1", {"granule": 4096}),
+    "arm_64_lpae_s1-64k": ("arm_64_lpae_s1", {"granule": 65536}),
+    "arm_64_lpae_s1-64k-52": ("arm_64_lpae_s1", {"granule": 65536, "ias": 52, "oas": 52}),
+    "arm_64_lpae_s2-4k": ("arm_64_lpae_s2", {"granule": 4096}),
+    "arm_64_lpae_s2-4k-40": ("arm_64_lpae_s2", {"granule": 4096, "ias": 40, "oas": 40}),
+    "arm_64_lpae_s2-64k": ("arm_64_lpae_s2", {"granule": 65536}),
+    "amdv1": ("amdv1", {}),
+    "vtdss": ("vtdss", {}),
+    "x86_64": ("x86_64", {}),
+    "riscv_64": ("riscv_64", {}),
+}
+#: the first of several concatenated tops is not all there is
+CONCATENATED = "arm_64_lpae_s2-4k-40"
+OA = 0x1000000000
+SLOT = 20
+
+
+def make(iommu: Iommu, table: str) -> Domain:
+    """One of TABLES, nothing mapped."""
+    kind, parameters = TABLES[table]
+    return iommu.domain(stage=kind) if kind in ("s1", "s2") else iommu.table(kind, **parameters)
+
+
+def target(domain: Domain) -> int:
+    """The IOVA below which items are corrupted: the third item of every table on the way, the 17th of the last."""
+    geometry = formats.get(domain.config.format).geometry(domain.config)
+    return sum((2 if level else 16) << geometry.item_lg2(level) for level in range(domain.config.levels))
+
+
+def fill(domain: Domain) -> None:
+    """Map a page at the target, and beside every item on the way to it: a page, and a block or group where possible."""
+    config, iova = domain.config, target(domain)
+    geometry = formats.get(config.format).geometry(config)
+    page = min(config.page_sizes)
+    domain.map(iova, OA, page)
+    for level in range(config.levels):
+        size = 1 << geometry.item_lg2(level)
+        domain.map(iova + size, OA + size, page, "r")
+        if level and size in config.page_sizes:
+            domain.map((iova & -size) + 2 * size, max(OA << 3, size), size, "rw")
+    group = 16 * page
+    if group in config.page_sizes:
+        domain.map((iova & -group) + group, OA, group, "rw", leaf=group)
+
+
+class Image:
+    """The items of a page table by their physical address: ``items``; ``tables`` are the addresses of its tables."""
+
+    def __init__(self, domain: Domain, top: int, entries: tuple[Entry, ...]) -> None:
+        self.config = domain.config
+        self.format = formats.get(self.config.format)
+        self.geometry = self.format.geometry(self.config)
+        self.top = top
+        self.tables = {top}
+        self.items: dict[int, int] = {}
+        place = {self.config.levels - 1: top}
+        for entry in entries:
+            step = self.geometry.item_lg2(entry.level)
+            for number in range((entry.size or 1) >> step or 1):
+                index = self.position(entry.iova) % (1 << self.covers(entry.level)) >> step
+                self.items[place[entry.level] + (index + number) * ITEM_BYTES] = entry.raw
+            if entry.kind is Kind.TABLE:
+                place[entry.level - 1] = entry.oa
+                self.tables.add(entry.oa)
+
+    def position(self, iova: int) -> int:
+        """An IOVA as the table looks it up: without what is extended above it."""
+        return iova % (1 << self.config.ias)
+
+    def covers(self, level: int) -> int:
+        """Bits of address that a table of this level covers."""
+        return self.geometry.covers_lg2(level, self.config.levels - 1)
+
+    def walk(self, table: int | None = None, level: int | None = None, base: int = 0) -> Iterator[Entry]:
+        """What entries must show: depth first, a table before what it holds."""
+        level = self.config.levels - 1 if level is None else level
+        table = self.top if table is None else table
+        step = self.geometry.item_lg2(level)
+        end = table + (1 << self.covers(level) - step) * ITEM_BYTES
+        group_ends = table
+        for address in sorted(at for at in self.items if table <= at < end):
+            raw = self.items[address]
+            iova = base + ((address - table) // ITEM_BYTES << step)
+            if not raw or address < group_ends:
+                continue
+            entry = self.entry(level, iova, raw)
+            yield entry
+            if entry.kind is Kind.TABLE:
+                yield from self.walk(entry.oa, level - 1, iova)
+            elif entry.size:
+                group_ends = address + (entry.size >> step) * ITEM_BYTES
+
+    def entry(self, level: int, iova: int, raw: int) -> Entry:
+        """One item, decoded at the level it is met at."""
+        found = self.format.decode(self.config, level, raw)
+        assert found is not None
+        if found.kind is Kind.TABLE and found.oa in self.tables:
+            return Entry(level, iova, Kind.TABLE, None, found.oa, raw)
+        if found.kind is Kind.LEAF and found.size in self.config.page_sizes:
+            words = found.flags + found.volatile
+            return Entry(level, iova, Kind.LEAF, found.size, found.oa, raw, found.prot, words)
+        return Entry(level, iova, Kind.BAD, None, self.format.unpack(self.config, raw), raw)
+
+
+def sound(iommu: Iommu, guest: GuestHandle, domain: Domain) -> tuple[Image, dict[str, str], Dump]:
+    """The table before it is corrupted: its items, and what every file says."""
+    rows = guest.read(f"{MODULE}/domains").decode()
+    row = re.search(rf"^{domain.name} .*top=(0x[0-9a-f]+) levels=(\d+)$", rows, re.MULTILINE)
+    assert row is not None
+    assert int(row[2]) == domain.config.levels
+    texts = iommu.texts(domain)
+    dump = IO_PTDUMP.parse(texts)
+    assert dump.entries
+    return Image(domain, int(row[1], 16), dump.entries), texts, dump
+
+
+def plant(iommu: Iommu, domain: Domain, image: Image, level: int, how: str, iova: int | None = None) -> int | None:
+    """Corrupt an item, in the guest and in ``image``; what it is now, None where the level has none such."""
+    where = target(domain) if iova is None else iova
+    try:
+        done = iommu.command(f"plant {domain.name} {where:#x} {level} {how}")
+    except CommandError as error:
+        if error.errno != "EOPNOTSUPP":
+            raise
+        return None
+    address, was, now = (int(done[key], 16) for key in ("pa", "was", "now"))
+    assert image.items.get(address, 0) == was, f"entries did not show 0x{was:016x}, which was at 0x{address:x}"
+    assert was != now
+    image.items[address] = now
+    return now
+
+
+def check(iommu: Iommu, domain: Domain, image: Image) -> Dump:
+    """Everything the domain's files say of the corrupt table is so, and they agree."""
+    config, top = domain.config, domain.config.levels - 1
+    dump = iommu.dump(domain)
+    assert dump.entries is not None
+    wanted = list(image.walk())
+    assert [render_entry(entry) for entry in dump.entries] == [render_entry(entry) for entry in wanted]
+
+    volatile = {flag.name for flag in image.format.volatile}
+    assert dump.ranges == merge(
+        Range(
+            entry.iova,
+            entry.iova + entry.size - 1,
+            entry.oa,
+            entry.level,
+            entry.size,
+            entry.prot,
+            tuple(word for word in entry.flags if word not in volatile),
+        )
+        for entry in wanted
+        if entry.size is not None and entry.prot is not None
+    )
+    tables = Counter(entry.level - 1 for entry in wanted if entry.kind is Kind.TABLE)
+    leaves = Counter(entry.level for entry in wanted if entry.kind is Kind.LEAF)
+    assert dump.stats == count(config, top, tables | Counter({top: 1}), leaves)
+    return dump
+
+
+def beside(dump: Dump, domain: Domain, level: int) -> list[Entry]:
+    """The entries that are neither the corrupted item nor below it."""
+    shift = formats.get(domain.config.format).geometry(domain.config).item_lg2(level)
+    below = target(domain) >> shift
+    return [entry for entry in dump.entries or () if entry.iova >> shift != below or entry.level > level]
+
+
+def bad_at_every_level(how: str, domain: Domain, iommu: Iommu, guest: GuestHandle) -> int:
+    """At every level where there can be one: the item is bad, what it led to is gone, all else as before; how many."""
+    fill(domain)
+    planted = 0
+    for level in range(how != "size", domain.config.levels):
+        image, texts, before = sound(iommu, guest, domain)
+        now = plant(iommu, domain, image, level, how)
+        if now is None:
+            continue
+        planted += 1
+        dump = check(iommu, domain, image)
+        bad = [entry for entry in dump.entries or () if entry.kind is Kind.BAD]
+        assert [(entry.level, entry.raw) for entry in bad] == [(level, now)]
+        assert beside(dump, domain, level) == beside(before, domain, level)
+        iommu.command(f"restore {domain.name}")
+        assert iommu.texts(domain) == texts
+    return planted
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_an_item_that_points_outside_memory(table: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """To the first address after all memory, which is in no section."""
+    domain = make(iommu, table)
+    assert bad_at_every_level("outside", domain, iommu, iommu_guest) == domain.config.levels - 1
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_size_that_does_not_exist(table: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """Whatever the format calls a size: one that would send a walk anywhere, or make a table of a leaf."""
+    assert bad_at_every_level("size", make(iommu, table), iommu, iommu_guest)
+
+
+def test_an_item_that_points_into_a_hole(iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """To an address that has a struct page and no memory."""
+    for table in TABLES:
+        domain = make(iommu, table)
+        planted = bad_at_every_level("hole", domain, iommu, iommu_guest)
+        if not planted:
+            pytest.skip("this guest's memory has no hole: --iommu-append=mem=480M makes one")
+        assert planted == domain.config.levels - 1
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_that_points_to_itself(table: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """Read again for every level below, and no more: the walk ends at level 0, whose items are no tables."""
+    domain = make(iommu, table)
+    fill(domain)
+    for level in range(1, domain.config.levels):
+        image, texts, before = sound(iommu, iommu_guest, domain)
+        now = plant(iommu, domain, image, level, "self")
+        if now is None:
+            # a top of the 64K granule is smaller than the table it would be taken for
+            assert level == domain.config.levels - 1
+            continue
+        dump = check(iommu, domain, image)
+        again = [entry for entry in dump.entries or () if entry.raw == now and entry.level <= level]
+        assert [entry.level for entry in again[:2]] == [level, level - 1]
+        assert beside(dump, domain, level) == beside(before, domain, level)
+        iommu.command(f"restore {domain.name}")
+        assert iommu.texts(domain) == texts
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_all_levels_at_once(table: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """A bad item at every level, each beside the way to the next; written twice, the oldest value comes back."""
+    domain = make(iommu, table)
+    fill(domain)
+    geometry = formats.get(domain.config.format).geometry(domain.config)
+    image, texts, _ = sound(iommu, iommu_guest, domain)
+    for level in range(1, domain.config.levels):
+        iova = target(domain) + (1 << geometry.item_lg2(level))
+        for how in ("raw=0", "outside"):
+            plant(iommu, domain, image, level, how, iova)
+    dump = check(iommu, domain, image)
+    assert sum(entry.kind is Kind.BAD for entry in dump.entries or ()) == domain.config.levels - 1
+    iommu.command(f"restore {domain.name}")
+    assert iommu.texts(domain) == texts
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_an_item_that_is_not_valid_but_not_zero(table: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """What stays when the valid bit goes is still shown."""
+    domain = make(iommu, table)
+    fill(domain)
+    valid = 3 if domain.config.format in ("vtdss",) else 1
+    for level in range(domain.config.levels):
+        image, texts, before = sound(iommu, iommu_guest, domain)
+        was = next(entry.raw for entry in image.walk() if (entry.level, entry.iova) == place(domain, level))
+        now = plant(iommu, domain, image, level, f"raw={was & ~valid:#x}")
+        dump = check(iommu, domain, image)
+        assert [entry.raw for entry in dump.entries or () if entry.kind is Kind.BAD] == [now]
+        assert beside(dump, domain, level) == beside(before, domain, level)
+        iommu.command(f"restore {domain.name}")
+        assert iommu.texts(domain) == texts
+
+
+def place(domain: Domain, level: int) -> tuple[int, int]:
+    """Level and IOVA of the item on the way to the target."""
+    shift = formats.get(domain.config.format).geometry(domain.config).item_lg2(level)
+    return level, target(domain) >> shift << shift
+
+
+@pytest.mark.parametrize("step", [-1, 1, 3])
+def test_amdv1_tables_of_another_level(step: int, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """Next level is a size field, too: one that is not the level below sends the walk to a table of another size."""
+    domain = iommu.table("amdv1", levels=4)
+    fill(domain)
+    for level in range(1, 4):
+        image, _, _ = sound(iommu, iommu_guest, domain)
+        was = next(entry.raw for entry in image.walk() if (entry.level, entry.iova) == place(domain, level))
+        if not 0 < level + step < 7:
+            continue
+        now = plant(iommu, domain, image, level, f"raw={was & ~(7 << 9) | level + step << 9:#x}")
+        dump = check(iommu, domain, image)
+        assert [entry.raw for entry in dump.entries or () if entry.kind is Kind.BAD] == [now]
+        iommu.command(f"restore {domain.name}")
+
+
+@pytest.mark.parametrize("table", ["arm_64_lpae_s1-64k", "arm_64_lpae_s2-64k", "arm_64_lpae_s1-64k-52"])
+def test_high_address_bits_of_a_64k_table_item(table: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """Bits 15:12 are OA[51:48]: with one of them set the item points outside memory, not to the table below 2^48."""
+    domain = make(iommu, table)
+    fill(domain)
+    for level in (1, 2):
+        image, _, _ = sound(iommu, iommu_guest, domain)
+        was = next(entry.raw for entry in image.walk() if (entry.level, entry.iova) == place(domain, level))
+        now = plant(iommu, domain, image, level, f"raw={was | 0x8000:#x}")
+        dump = check(iommu, domain, image)
+        assert [entry.raw for entry in dump.entries or () if entry.kind is Kind.BAD] == [now]
+        iommu.command(f"restore {domain.name}")
+
+
+@pytest.mark.parametrize("how", ["outside", "self"])
+@pytest.mark.parametrize("table", ["arm_64_lpae_s1-4k", "amdv1", "riscv_64"])
+@pytest.mark.parametrize("file", ["page_table", "entries"])
+def test_a_table_is_corrupted_under_a_reader(
+    file: str, table: str, how: str, iommu: Iommu, iommu_guest: GuestHandle
+) -> None:
+    """The reader stands in a table that is not to be reached any more: it goes on behind it, and ends."""
+    domain = make(iommu, table)
+    iova = target(domain)
+    domain.map(iova, OA, "4K")
+    iommu.command(f"map {domain.name} {iova + 0x1000:#x} {OA:#x} 4K rw count=400 pstep=12K")
+    domain.map(iova + 0x200000, OA, "4K")
+    path = domain.path(file)
+    opened, first = iommu_guest.run([ops.open_file(SLOT, path), ops.read(SLOT, 4096)]).results
+    assert opened.ok
+    iommu.command(f"plant {domain.name} {iova:#x} 1 {how}")
+    rest = iommu_guest.run([*[ops.read(SLOT, 65536)] * 40, ops.close(SLOT)]).results
+    assert all(result.ok for result in rest)
+    assert not rest[-2].data, "the read does not end"
+    parsed = IO_PTDUMP.parse({file: (first.data + b"".join(result.data for result in rest[:-1])).decode()})
+    order = [row.first for row in parsed.ranges or ()] or [entry.iova for entry in parsed.entries or ()]
+    assert order == sorted(order)
+    assert order[-1] == iova + 0x200000, "what follows the corrupt table is not shown"
+    iommu.command(f"restore {domain.name}")
