@@ -45,6 +45,7 @@ class Outcome:
     word: str
     first: Counter[str]
     detail: str = ""
+    artefacts: frozenset[Path] = frozenset()
 
     @property
     def good(self) -> bool:
@@ -98,15 +99,16 @@ def conformance(kmod: Path, cache: Path, rule: str, seconds: int, extra: Sequenc
     try:
         found = json.loads(report.read_text())
     except (OSError, ValueError):
-        found = {"passed": 0, "failed": []}
+        found = {"passed": 0, "failed": [], "artefacts": []}
     said = [(kind, rules) for _, kind, rules in found["failed"] if kind not in INFRASTRUCTURE]
     first = Counter(rules[0] if rules else kind for kind, rules in said)
+    made = frozenset(Path(name) for name in found["artefacts"])
     if said:
-        return Outcome("failed", first)
+        return Outcome("failed", first, "", made)
     if status == 0 and found["passed"]:
-        return Outcome("survived", first, f"{found['passed']} passed")
+        return Outcome("survived", first, f"{found['passed']} passed", made)
     tail = "\n".join(output.rstrip().splitlines()[-12:])
-    return Outcome("not run", first, f"exit status {status}\n{tail}")
+    return Outcome("not run", first, f"exit status {status}\n{tail}", made)
 
 
 def judge(one: Mutant, outcome: Outcome) -> Outcome:
@@ -125,16 +127,18 @@ def entries(cache: Path) -> set[Path]:
 
 
 def run_kernel(one: Mutant, cache: Path, seconds: int, extra: Sequence[str]) -> Outcome:
-    """Build and run one mutant of the reference implementation; what it leaves in the cache is removed."""
+    """Build and run one mutant of the reference implementation; what it leaves in the cache is removed.
+
+    Nothing else is, though it be new: another session may have put it there meanwhile.
+    """
     before = entries(cache)
     with scratch(cache) as folder:
         shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
         one.apply(folder / "kmod" / "io_ptdump")
-        try:
-            return judge(one, conformance(folder / "kmod", cache, one.rule, seconds, extra))
-        finally:
-            for path in entries(cache) - before:
-                shutil.rmtree(path, ignore_errors=True)
+        outcome = conformance(folder / "kmod", cache, one.rule, seconds, extra)
+    for path in outcome.artefacts & entries(cache) - before:
+        shutil.rmtree(path, ignore_errors=True)
+    return judge(one, outcome)
 
 
 def run_parser(one: Mutant, cache: Path) -> Outcome:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A pytest plugin for the runs of run.py: writes to a file which tests failed how, and by which rules.
 
-The file is JSON: ``passed`` is a count, ``failed`` a list of [node id, kind, [rule, ...]], the primary rule first.
+The file is JSON: ``passed`` is a count, ``failed`` a list of [node id, kind, [rule, ...]], the primary rule first;
+``artefacts`` are the directories of the cache that the guests were started from.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_iommu.report.summary import BROKEN, KIND
+from pytest_iommu.run import RUN
 
 FILE = "IOMMU_MUTANTS_FILE"
 """Environment: where to write."""
@@ -55,7 +57,10 @@ class Verdicts:
 
     def pytest_sessionfinish(self) -> None:
         """Write the file; one that is not there tells that pytest came to no end."""
-        Path(os.environ[FILE]).write_text(json.dumps({"passed": self._passed, "failed": self._failed}))
+        kernels = self._session.config.stash[RUN].kernels.values() if self._session else ()
+        files = [file for one in kernels for file in (one.image, one.initrd, *one.modules)]
+        found = {"passed": self._passed, "failed": self._failed, "artefacts": sorted({str(f.parent) for f in files})}
+        Path(os.environ[FILE]).write_text(json.dumps(found))
 
 
 def pytest_configure(config: pytest.Config) -> None:
