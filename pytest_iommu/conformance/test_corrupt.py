@@ -20,8 +20,8 @@ from pytest_iommu.dialects.io_ptdump import render_entry
 from pytest_iommu.domains import CommandError, Domain, GuestHandle, Iommu
 from pytest_iommu.formats.base import ITEM_BYTES
 from pytest_iommu.guest import ops
-from pytest_iommu.model import Dump, Entry, Kind, Range
-from pytest_iommu.oracle import count, merge
+from pytest_iommu.model import Dump, Entry, Kind
+from pytest_iommu.oracle import count, merge_entries
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
@@ -172,20 +172,7 @@ def check(iommu: Iommu, domain: Domain, image: Image) -> Dump:
     wanted = list(image.walk())
     assert [render_entry(entry) for entry in dump.entries] == [render_entry(entry) for entry in wanted]
 
-    volatile = {flag.name for flag in image.format.volatile}
-    assert dump.ranges == merge(
-        Range(
-            entry.iova,
-            entry.iova + entry.size - 1,
-            entry.oa,
-            entry.level,
-            entry.size,
-            entry.prot,
-            tuple(word for word in entry.flags if word not in volatile),
-        )
-        for entry in wanted
-        if entry.size is not None and entry.prot is not None
-    )
+    assert dump.ranges == merge_entries(wanted, image.format)
     tables = Counter(entry.level - 1 for entry in wanted if entry.kind is Kind.TABLE)
     leaves = Counter(entry.level for entry in wanted if entry.kind is Kind.LEAF)
     assert dump.stats == count(config, top, tables | Counter({top: 1}), leaves)

@@ -150,6 +150,24 @@ def merge(parts: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(merged)
 
 
+def merge_entries(entries: Iterable[Entry], fmt: formats.Format) -> tuple[Range, ...]:
+    """The leaves among the entries as ranges: what page_table must be made of (ENT-2)."""
+    volatile = {flag.name for flag in fmt.volatile}
+    return merge(
+        Range(
+            entry.iova,
+            entry.iova + entry.size - 1,
+            entry.oa,
+            entry.level,
+            entry.size,
+            entry.prot,
+            tuple(word for word in entry.flags if word not in volatile),
+        )
+        for entry in entries
+        if entry.kind is Kind.LEAF and entry.size is not None and entry.prot is not None
+    )
+
+
 def continues(before: Range, after: Range) -> bool:
     """Whether RNG-3 wants these two neighbours as one line."""
     return (

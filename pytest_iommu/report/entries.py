@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from pytest_iommu.dialects.io_ptdump import render_entry
 from pytest_iommu.dialects.io_ptdump_small import INFO_KEYS, render_info, render_stats
-from pytest_iommu.model import Dump, Entry, Info, Kind, Range, Stats
-from pytest_iommu.oracle import Expected, count, merge
+from pytest_iommu.model import Dump, Entry, Info, Kind, Stats
+from pytest_iommu.oracle import Expected, count, merge_entries
 from pytest_iommu.report.difference import Difference, Rank
 from pytest_iommu.report.ranges import flags_rule_text, prot_rule
 
@@ -146,20 +146,7 @@ def agreement(expected: Expected, dump: Dump) -> Iterator[Difference]:
     """Whether page_table is entries' leaves, merged (ENT-2)."""
     if dump.ranges is None or dump.entries is None:
         return
-    volatile = {flag.name for flag in expected.format.volatile}
-    merged = merge(
-        Range(
-            entry.iova,
-            entry.iova + entry.size - 1,
-            entry.oa,
-            entry.level,
-            entry.size,
-            entry.prot,
-            tuple(word for word in entry.flags if word not in volatile),
-        )
-        for entry in dump.entries
-        if entry.kind is Kind.LEAF and entry.size is not None and entry.prot is not None
-    )
+    merged = merge_entries(dump.entries, expected.format)
     if merged != dump.ranges:
         yield Difference("ENT-2", Rank.FILES, "page_table", "page_table is not the merged leaves of entries")
 
