@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from pytest_iommu.witnesses.streams import Streams
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
-    from pytest_iommu.guest.devices import Devices
     from pytest_iommu.images import Machine
     from pytest_iommu.model import TableConfig
     from pytest_iommu.run import Run
@@ -66,12 +66,6 @@ class GuestHandle:
         return self._run.machine(self.key.machine)
 
     @property
-    def devices(self) -> Devices | None:
-        """What can be plugged into the guest; None where it is not QEMU's."""
-        found: Devices | None = getattr(self._guest, "devices", None)
-        return found
-
-    @property
     def streams(self) -> Streams:
         """What the SMMU's debugfs says of the guest's streams. SetupError on a machine without a SMMUv3."""
         witness = self.in_ram
@@ -89,8 +83,24 @@ class GuestHandle:
     def run(self, batch: Sequence[Op], timeout: float = 10.0) -> Reply:
         """Run operations of pytest_iommu.guest.ops in one round trip; ``timeout`` in seconds."""
         __tracebackhide__ = True
-        try:
+        with self._noticed():
             return self._guest.run(batch, timeout)
+
+    def plug(self, device: str, add: bool = True) -> None:
+        """Plug a device of the machine in, or out; skips where the guest is not QEMU's."""
+        __tracebackhide__ = True
+        devices = getattr(self._guest, "devices", None)
+        if devices is None:
+            pytest.skip("devices are plugged by QEMU, which is not there")
+        with self._noticed():
+            (devices.add if add else devices.remove)(device)
+
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
+        """A guest that ends badly in here is thrown away."""
+        __tracebackhide__ = True
+        try:
+            yield
         except (KernelCrash, KernelHang, GuestLost) as error:
             self.alive = False
             self._run.gone(self._guest, error)

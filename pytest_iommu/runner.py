@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_iommu import reading
-from pytest_iommu.outcomes import CheckFailed
+from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang
 from pytest_iommu.targets.protocol import Guest, Op, Reply, Result
 from pytest_iommu.testmodule import command_ops, parse_status, status_text
 from pytest_iommu.witnesses.done import Done
@@ -63,6 +63,9 @@ class Scenario:
                     self._phase(phase)
                     if self.problems:
                         self._fail()
+        except (KernelCrash, KernelHang, GuestLost):
+            self._plugged.clear()  # nobody gets this guest again
+            raise
         finally:
             self._as_it_was()
 

@@ -21,13 +21,10 @@ PATH = "/sys/bus/pci/devices/0000:02:00.0"
 @pytest.fixture
 def plugged(iommu_guest: GuestHandle) -> Iterator[None]:
     """The device behind a root port: alone on its bus, it is reset by resetting the bus."""
-    devices = iommu_guest.devices
-    if devices is None:
-        pytest.skip("devices are plugged by QEMU, which is not there")
-    devices.add(DEVICE)
+    iommu_guest.plug(DEVICE)
     yield
     if iommu_guest.alive:
-        devices.remove(DEVICE)
+        iommu_guest.plug(DEVICE, add=False)
 
 
 @pytest.mark.iommu_rules("STE-4")

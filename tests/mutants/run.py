@@ -31,7 +31,10 @@ from pytest_iommu.report.summary import INFRASTRUCTURE
 from pytest_iommu.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
-SUITE = ("--pyargs", "pytest_iommu.conformance", "--iommu-target=qemu", "--iommu-flavour=plain", "--iommu-keep=none")
+MACHINES = "smmuv3,smmuv3s1,smmuv3s2,smmuv3topo,smmuv3ids"
+"""All there are, the default one first: one kernel for all, and some rules are seen on one of them only."""
+GUESTS = ("--iommu-target=qemu", f"--iommu-machine={MACHINES}", "--iommu-flavour=plain", "--iommu-keep=none")
+SUITE = ("--pyargs", "pytest_iommu.conformance", *GUESTS)
 QUIET = ("-q", "--tb=no", "--no-header", "-p", "no:cacheprovider")
 LIMIT = 1800
 """Seconds after which a run is given up: a first build of a kernel fits in."""
