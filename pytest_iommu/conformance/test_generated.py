@@ -11,7 +11,10 @@ import pytest
 from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.generate.drive import RULES, Search
 from pytest_iommu.generate.written import VARIANTS, Variant, shares
+from pytest_iommu.scenario.variants import page_size
 from pytest_iommu.settings import Settings
+
+PAGE = 4096
 
 pytestmark = [
     pytest.mark.skipif(
@@ -36,6 +39,8 @@ def test_generated_scenarios(
     examples = shares(iommu_settings.examples)[variant.id]
     if not examples:
         pytest.skip(f"--iommu-examples={iommu_settings.examples} are too few for all variants")
+    if variant.where.startswith("stages") and page_size(iommu_guest.key.flavour) != PAGE:
+        pytest.skip("its hardware domains have pages of 4K, those of this kernel are larger")
     compared = request.node.ihook.pytest_iommu_compared
     search = Search(
         iommu_guest,

@@ -34,7 +34,7 @@ def test_after_a_reset_the_stream_is_what_it_was(
 ) -> None:
     streams = iommu_guest.streams
     domain = iommu.domain(device=DEVICE, stage=stage)
-    domain.map(0x31230000, 0x912341000, "12K", "rw")
+    domain.map(0x31230000, 0x912340000, 3 * domain.page, "rw")
     domain.attach(DEVICE)
     before = streams.read([streams.sid(DEVICE)])
     (method,) = iommu_guest.run([ops.read_file(f"{PATH}/reset_method")]).results

@@ -195,7 +195,7 @@ def test_every_stream_leads_to_the_table_of_its_domain(
     if witness is None:
         pytest.skip("needs a guest whose memory the host can read")
     domain = iommu.domain(device="edu0", stage="s2")
-    domain.map(0x31230000, 0x912341000, "12K", "rw")
+    domain.map(0x31230000, 0x912340000, 3 * domain.page, "rw")
     domain.attach("edu0")
     held = tables(streams, witness)
     assert {streams.sid("edu0"), streams.sid("edu1")} < held.keys(), "these streams do not translate"
