@@ -114,6 +114,13 @@ class GuestHandle:
             raise OSError(-result.value, ops.errno_name(result.value), path)
         return result.data
 
+    def write(self, path: str, text: str) -> None:
+        """Write to a file of the guest, in one write(2). OSError when it does not take it."""
+        __tracebackhide__ = True
+        (result,) = self.run([ops.write_file(path, text.encode())]).results
+        if not result.ok:
+            raise OSError(-result.value, f"{ops.errno_name(result.value)}, writing {text!r}", path)
+
     def ask_qemu(self, command: str, **arguments: object) -> Any:
         """What QEMU answers to a QMP command. Skips where there is no QEMU."""
         qmp = getattr(self._guest, "qmp", None)

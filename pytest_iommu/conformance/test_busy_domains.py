@@ -17,8 +17,8 @@ from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.guest import ops
 from pytest_iommu.model import Dump, Range
 from pytest_iommu.outcomes import CheckFailed
-from pytest_iommu.owned import DOMAINS, directories
-from pytest_iommu.owner import Owner
+from pytest_iommu.owners.directories import DOMAINS, directories
+from pytest_iommu.owners.program import Owner
 
 #: at least so many batches; at most so many, for a buffer to be met that is mapped for a moment only
 ROUNDS, MOST = 12, 300

@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from pytest_iommu.conformance.test_directories import DOMAINS, directories
 from pytest_iommu.domains import GuestHandle
 from pytest_iommu.guest import ops
+from pytest_iommu.owners.directories import DOMAINS, directories
 from pytest_iommu.testmodule import MODULE
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
@@ -40,12 +40,6 @@ def expected(guest: GuestHandle) -> Counter[str]:
     return Counter(TYPES[kind] for kind in groups(guest).values() if kind in TYPES)
 
 
-def write(guest: GuestHandle, path: str, text: str) -> None:
-    """Write to a file of sysfs, which must take it."""
-    (result,) = guest.run([ops.write_file(path, text.encode())]).results
-    assert result.ok, f"writing {text!r} to {path} fails with {ops.errno_name(result.value)}"
-
-
 def test_device_groups_are_dma(iommu_guest: GuestHandle) -> None:
     """What the others here need: without it they would pass and have seen nothing."""
     assert expected(iommu_guest).total() >= 2, groups(iommu_guest)
@@ -53,14 +47,14 @@ def test_device_groups_are_dma(iommu_guest: GuestHandle) -> None:
 
 @pytest.mark.iommu_rules("LAY-2", "INF-2")
 def test_each_default_domain_has_a_directory(iommu_guest: GuestHandle) -> None:
-    write(iommu_guest, f"{MODULE}/control", "reset\n")
+    iommu_guest.write(f"{MODULE}/control", "reset\n")
     assert types(iommu_guest) == expected(iommu_guest)
 
 
 @pytest.mark.iommu_rules("LAY-2", "RNG-1")
 def test_the_domain_of_a_device_in_use_is_not_empty(iommu_guest: GuestHandle) -> None:
     """The agent talks through one: its rings and buffers are mapped."""
-    write(iommu_guest, f"{MODULE}/control", "reset\n")
+    iommu_guest.write(f"{MODULE}/control", "reset\n")
     sizes = [len(iommu_guest.read(f"{DOMAINS}/{name}/page_table")) for name in directories(iommu_guest)]
     assert any(sizes)
 
@@ -70,11 +64,11 @@ def test_from_dma_to_dma_fq(iommu_guest: GuestHandle) -> None:
     """The only change of type that the kernel makes without a new domain: the same directory says the other type."""
     if "DMA" not in groups(iommu_guest).values():
         iommu_guest.fresh()  # there is no way back while devices are in use
-    write(iommu_guest, f"{MODULE}/control", "reset\n")
+    iommu_guest.write(f"{MODULE}/control", "reset\n")
     before = directories(iommu_guest)
     counted = types(iommu_guest)
     group = next(name for name, kind in groups(iommu_guest).items() if kind == "DMA")
-    write(iommu_guest, f"{GROUPS}/{group}/type", "DMA-FQ")
+    iommu_guest.write(f"{GROUPS}/{group}/type", "DMA-FQ")
     assert directories(iommu_guest) == before
     assert types(iommu_guest) == counted - Counter({"dma": 1}) + Counter({"dma-fq": 1})
 
@@ -83,23 +77,23 @@ def test_from_dma_to_dma_fq(iommu_guest: GuestHandle) -> None:
 @pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu1",))
 def test_an_identity_domain_has_no_directory(iommu_guest: GuestHandle) -> None:
     """It has no page table to dump. The group's type can only be changed while its device has no driver."""
-    write(iommu_guest, f"{MODULE}/control", "reset\n")
+    iommu_guest.write(f"{MODULE}/control", "reset\n")
     lines = iommu_guest.read(f"{MODULE}/devices").decode().splitlines()
     row = next(line.split() for line in lines if line.startswith("edu1 "))
     address, group = row[1], row[2].partition("=")[2]
     translated = groups(iommu_guest)[group]
     before, counted = directories(iommu_guest), types(iommu_guest)
 
-    write(iommu_guest, f"{DRIVER}/unbind", address)
+    iommu_guest.write(f"{DRIVER}/unbind", address)
     try:
-        write(iommu_guest, f"{GROUPS}/{group}/type", "identity")
+        iommu_guest.write(f"{GROUPS}/{group}/type", "identity")
         without = directories(iommu_guest)
         assert without < before
         assert len(before - without) == 1
         assert types(iommu_guest) == expected(iommu_guest) == counted - Counter({TYPES[translated]: 1})
     finally:
-        write(iommu_guest, f"{GROUPS}/{group}/type", translated)
-        write(iommu_guest, f"{DRIVER}/bind", address)
+        iommu_guest.write(f"{GROUPS}/{group}/type", translated)
+        iommu_guest.write(f"{DRIVER}/bind", address)
     after = directories(iommu_guest)
     assert types(iommu_guest) == counted
     assert after > without

@@ -12,11 +12,10 @@ import pytest
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import ops
 from pytest_iommu.model import Dump, Kind
-from pytest_iommu.reading import DEBUGFS
+from pytest_iommu.owners.directories import DOMAINS, directories
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
 
-DOMAINS = f"{DEBUGFS}/domains"
 FILES = ("info", "page_table", "entries", "stats")
 #: stage of a hardware domain, or format of a software table
 KINDS = ("s1", "s2", "amdv1", "vtdss", "x86_64", "riscv_64", "arm_64_lpae_s1", "arm_64_lpae_s2")
@@ -27,15 +26,6 @@ SLOT = 9
 def make(iommu: Iommu, kind: str, granule: int | None = None) -> Domain:
     """A domain of one of KINDS; with ``granule`` skips where a hardware domain has another one."""
     return iommu.domain(stage=kind, granule=granule) if kind in ("s1", "s2") else iommu.table(kind)
-
-
-def directories(guest: GuestHandle) -> set[str]:
-    """The names in domains/; all of them are directories."""
-    (result,) = guest.run([ops.list_directory(DOMAINS)]).results
-    assert result.ok, f"{DOMAINS} cannot be listed: {ops.errno_name(result.value)}"
-    names = result.data.decode().splitlines()
-    assert all(name.endswith("/") for name in names), f"not only directories: {names}"
-    return {name.rstrip("/") for name in names}
 
 
 @pytest.mark.iommu_rules("LAY-2", "LAY-3", "LAY-4")

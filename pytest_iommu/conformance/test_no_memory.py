@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_iommu.conformance.test_directories import directories
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import ops
+from pytest_iommu.owners.directories import directories
 from pytest_iommu.targets.protocol import Op
 from pytest_iommu.testmodule import MODULE
 

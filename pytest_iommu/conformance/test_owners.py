@@ -12,10 +12,10 @@ import pytest
 
 from pytest_iommu import formats
 from pytest_iommu.domains import GuestHandle, Iommu
-from pytest_iommu.drivers import group, node, vfio, without_iommu
 from pytest_iommu.model import TableConfig
-from pytest_iommu.owned import Owned, directories
-from pytest_iommu.owner import Memory, Owner, OwnerError, Space
+from pytest_iommu.owners.directories import Owned, directories
+from pytest_iommu.owners.drivers import group, node, vfio, without_iommu
+from pytest_iommu.owners.program import Memory, Owner, OwnerError, Space
 from pytest_iommu.scenario.variants import hardware, page_size
 
 TYPE1 = ("VFIO_PCI", "VFIO_CONTAINER", "VFIO_IOMMU_TYPE1")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Set
 
 import pytest
 
@@ -11,7 +11,7 @@ from pytest_iommu import reading
 from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.guest import ops
 from pytest_iommu.oracle.guest_memory import walk
-from pytest_iommu.reading import DEBUGFS
+from pytest_iommu.owners.directories import DOMAINS, directories
 from pytest_iommu.testmodule import MODULE
 from pytest_iommu.witnesses.in_ram import InRam
 from pytest_iommu.witnesses.streams import Streams, Wanted
@@ -22,12 +22,6 @@ GROUPS = "/sys/kernel/iommu_groups"
 DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"
 EDU1 = "0000:00:02.0"
 SLOT = 1
-
-
-def write(guest: GuestHandle, path: str, text: str) -> None:
-    """Write to a file of sysfs, which must take it."""
-    (result,) = guest.run([ops.write_file(path, text.encode())]).results
-    assert result.ok, f"writing {text!r} to {path} fails with {ops.errno_name(result.value)}"
 
 
 @pytest.fixture
@@ -49,18 +43,11 @@ def group_of(guest: GuestHandle, address: str) -> str:
     return ops.text_of(link).rpartition("/")[2]
 
 
-def default_domain(guest: GuestHandle, before: Sequence[str] = ()) -> str:
+def default_domain(guest: GuestHandle, before: Set[str]) -> str:
     """The id of the one domain whose directory is not among ``before``."""
-    (listed,) = guest.run([ops.list_directory(f"{DEBUGFS}/domains")]).results
-    new = [name.rstrip("/") for name in ops.text_of(listed).splitlines() if name.rstrip("/") not in before]
-    assert len(new) == 1, f"one domain must have come, there are {new}"
-    return new[0]
-
-
-def directories(guest: GuestHandle) -> list[str]:
-    """The ids of all domains."""
-    (listed,) = guest.run([ops.list_directory(f"{DEBUGFS}/domains")]).results
-    return [name.rstrip("/") for name in ops.text_of(listed).splitlines()]
+    new = directories(guest) - before
+    assert len(new) == 1, f"one domain must have come, there are {sorted(new)}"
+    return next(iter(new))
 
 
 @pytest.fixture
@@ -68,12 +55,12 @@ def unbound(iommu_guest: GuestHandle, streams: Streams) -> Iterator[str]:
     """edu1 without a driver: its group is on its default domain. Its address."""
     type_file = f"{GROUPS}/{group_of(iommu_guest, EDU1)}/type"
     kind = iommu_guest.read(type_file).decode().strip()
-    write(iommu_guest, f"{DRIVER}/unbind", EDU1)
+    iommu_guest.write(f"{DRIVER}/unbind", EDU1)
     yield EDU1
     if iommu_guest.alive:
         if iommu_guest.read(type_file).decode().strip() != kind:
-            write(iommu_guest, type_file, "DMA" if kind.startswith("DMA") else kind)
-        write(iommu_guest, f"{DRIVER}/bind", EDU1)
+            iommu_guest.write(type_file, "DMA" if kind.startswith("DMA") else kind)
+        iommu_guest.write(f"{DRIVER}/bind", EDU1)
 
 
 @pytest.mark.iommu_rules("STE-1", "STE-3")
@@ -92,12 +79,12 @@ def test_without_a_driver_it_is_back_on_the_default_domain(streams: Streams, unb
 @pytest.mark.iommu_rules("STE-2", "STE-3", "STE-4", "STE-6")
 def test_identity_and_back_through_sysfs(streams: Streams, iommu_guest: GuestHandle, unbound: str) -> None:
     type_file = f"{GROUPS}/{group_of(iommu_guest, unbound)}/type"
-    write(iommu_guest, type_file, "identity")
+    iommu_guest.write(type_file, "identity")
     check(streams, Wanted("edu1", "BYPASS", "-"))
     before = directories(iommu_guest)
-    write(iommu_guest, type_file, "DMA")
+    iommu_guest.write(type_file, "DMA")
     check(streams, Wanted("edu1", "only S1_TRANS", default_domain(iommu_guest, before)))
-    write(iommu_guest, type_file, "identity")
+    iommu_guest.write(type_file, "identity")
     check(streams, Wanted("edu1", "BYPASS", "-"))
 
 
@@ -105,13 +92,13 @@ def test_identity_and_back_through_sysfs(streams: Streams, iommu_guest: GuestHan
 def test_dma_to_dma_fq_keeps_the_domain(streams: Streams, iommu_guest: GuestHandle, unbound: str) -> None:
     """The one change of type that leaves the domain where it is: the id stays, its info says the new type."""
     type_file = f"{GROUPS}/{group_of(iommu_guest, unbound)}/type"
-    write(iommu_guest, type_file, "identity")
+    iommu_guest.write(type_file, "identity")
     before = directories(iommu_guest)
-    write(iommu_guest, type_file, "DMA")
+    iommu_guest.write(type_file, "DMA")
     number = default_domain(iommu_guest, before)
-    write(iommu_guest, type_file, "DMA-FQ")
+    iommu_guest.write(type_file, "DMA-FQ")
     check(streams, Wanted("edu1", "only S1_TRANS", number))
-    assert "type: dma-fq\n" in iommu_guest.read(f"{DEBUGFS}/domains/{number}/info").decode()
+    assert "type: dma-fq\n" in iommu_guest.read(f"{DOMAINS}/{number}/info").decode()
 
 
 @pytest.mark.iommu_rules("STE-1", "STE-4")
@@ -122,13 +109,13 @@ def test_unbind_and_rebind_under_a_domain(streams: Streams, iommu_guest: GuestHa
     other = iommu.domain(device="edu0")
     other.attach("edu0")
     check(streams, Wanted("edu1", "only S1_TRANS", domain.id), Wanted("edu0", "only S1_TRANS", other.id))
-    write(iommu_guest, f"{DRIVER}/unbind", EDU1)
+    iommu_guest.write(f"{DRIVER}/unbind", EDU1)
     try:
         text = streams.read([streams.sid("edu1")])[streams.sid("edu1")]
         check(streams, Wanted("edu1", "only S1_TRANS", text.domain), Wanted("edu0", "only S1_TRANS", other.id))
         assert text.domain not in ("-", domain.id, other.id)
     finally:
-        write(iommu_guest, f"{DRIVER}/bind", EDU1)
+        iommu_guest.write(f"{DRIVER}/bind", EDU1)
     check(streams, Wanted("edu1", "ABORT", "-"), Wanted("edu0", "only S1_TRANS", other.id))
 
 
@@ -138,13 +125,13 @@ def test_remove_and_rescan(streams: Streams, iommu_guest: GuestHandle) -> None:
     directory = f"{streams.path}/{streams.sid('edu1')}"
     assert iommu_guest.run([ops.open_file(SLOT, f"{directory}/ste")]).results[0].ok
     try:
-        write(iommu_guest, f"/sys/bus/pci/devices/{EDU1}/remove", "1")
+        iommu_guest.write(f"/sys/bus/pci/devices/{EDU1}/remove", "1")
         try:
             check(streams, Wanted("edu1", present=False))
             (result,) = iommu_guest.run([ops.read(SLOT, 4096)]).results
             assert ops.errno_name(result.value) == "EIO", f"a file of a removed device: {result}"
         finally:
-            write(iommu_guest, "/sys/bus/pci/rescan", "1")
+            iommu_guest.write("/sys/bus/pci/rescan", "1")
     finally:
         iommu_guest.run([ops.close(SLOT)])
     check(streams, Wanted("edu1", "ABORT", "-"))
@@ -155,11 +142,11 @@ def test_remove_and_rescan(streams: Streams, iommu_guest: GuestHandle) -> None:
 def test_remove_and_rescan_under_a_domain(streams: Streams, iommu_guest: GuestHandle, iommu: Iommu) -> None:
     domain = iommu.domain(device="edu1")
     domain.attach("edu1")
-    write(iommu_guest, f"/sys/bus/pci/devices/{EDU1}/remove", "1")
+    iommu_guest.write(f"/sys/bus/pci/devices/{EDU1}/remove", "1")
     try:
         check(streams, Wanted("edu1", present=False))
     finally:
-        write(iommu_guest, "/sys/bus/pci/rescan", "1")
+        iommu_guest.write("/sys/bus/pci/rescan", "1")
     check(streams, Wanted("edu1", "ABORT", "-"))
 
 
@@ -222,5 +209,5 @@ def test_the_agents_domain_while_it_does_io(streams: Streams, iommu_guest: Guest
 
 def dump_of(guest: GuestHandle, number: str) -> dict[str, str]:
     """The files of a domain that RAM knows, too."""
-    path = f"{DEBUGFS}/domains/{number}"
+    path = f"{DOMAINS}/{number}"
     return {name: guest.read(f"{path}/{name}").decode() for name in ("page_table", "entries", "stats")}

@@ -19,11 +19,14 @@ DOMAINS = f"{DEBUGFS}/domains"
 
 
 def directories(guest: GuestHandle) -> frozenset[str]:
-    """The ids of all domains."""
+    """The ids of all domains: the names in domains/, all of which are directories."""
     (listed,) = guest.run([ops.list_directory(DOMAINS)]).results
     if not listed.ok:
         raise CheckFailed(f"{DOMAINS} cannot be listed: {ops.errno_name(listed.value)}", ("LAY-1",))
-    return frozenset(name.rstrip("/") for name in ops.text_of(listed).splitlines())
+    names = ops.text_of(listed).splitlines()
+    if not all(name.endswith("/") for name in names):
+        raise CheckFailed(f"{DOMAINS} has not only directories: {names}", ("LAY-2",))
+    return frozenset(name.rstrip("/") for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pytest
 from pytest_iommu.domains import GuestHandle
 from pytest_iommu.guest import ops
 from pytest_iommu.outcomes import SetupError
-from pytest_iommu.owner import Owner
+from pytest_iommu.owners.program import Owner
 from pytest_iommu.targets.protocol import Op
 
 NO_IOMMU_SWITCH = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
