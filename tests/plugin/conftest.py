@@ -8,9 +8,11 @@ from bench import Bench
 
 
 @pytest.fixture(autouse=True)
-def _no_plugin_of_hypothesis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in pyproject.toml, which does not hold where these runs take place: it costs each of them a second."""
+def _the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hypothesis' plugin is off as in pyproject.toml, which does not hold here; on CI pytest would print more."""
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
