@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.oracle.guest_memory import walk
 from pytest_iommu.oracle.saved_memory import save_image
 from pytest_iommu.oracle.stream_table import SmmuV3
@@ -61,12 +62,21 @@ class InRam:
                 what = f"0x{where:x}, while the table of {row.name} is at 0x{top:x}"
                 raise CheckFailed(f"the stream of {device} leads to the table at {what}", ("STE-4",))
             _hold(device, theirs, config)
+            self._hold_memory_types(device)
             top = where
         if top is None:
             return None
         found_walk = walk(self.memory, config, top, row.levels)
         self.walked.append((config, top, found_walk.levels))
         return {**found_walk.texts(), "info": f"levels: {found_walk.levels}\ntop: 0x{top:016x}\n"}
+
+    def _hold_memory_types(self, device: str) -> None:
+        """What AttrIndx stands for is the MAIR's word: columns c and m would say nothing with another one."""
+        cd = self.smmu.cd(self.machine.device(device).sid) if self.smmu is not None else None
+        # Of eight attributes the format uses four.
+        if cd is not None and cd.mair & 0xFFFFFFFF != MAIR:
+            what = f"MAIR 0x{cd.mair:016x}, io-pgtable-arm's tables are made for 0x{MAIR:08x}"
+            raise CheckFailed(f"the stream of {device} has {what}", ("PRT-1",))
 
     def _table(self, device: str) -> tuple[TableConfig, int] | None:
         return self.smmu.table(self.machine.device(device).sid) if self.smmu is not None else None
