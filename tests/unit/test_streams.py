@@ -123,7 +123,7 @@ LIES: dict[str, tuple[str, Callable[[Kernel], None]]] = {
     "a link that is missing": ("STE-1", lambda k: k.links.pop("0000:00:02.0") and None),
     "a link to another device": ("STE-1", lambda k: k.links.update({"0000:00:01.0": "../devices/0000:00:02.0"})),
     "another Config": ("STE-2", lambda k: k.edit(8, "ste", "only S1_TRANS", "BYPASS")),
-    "a word that is not in RAM": ("STE-2", lambda k: k.edit(16, "ste", "[0]: 0x000000000000000", "[0]: 0x000000000000010")),
+    "a word that is not in RAM": ("STE-2", lambda k: k.edit(16, "ste", "[7]: 0x00000000", "[7]: 0x00000001")),
     "an address whatever Config is": ("STE-2", lambda k: k.edit(40, "ste", "S2TTB: 0x00000000", "S2TTB: 0x00000001")),
     "a T0SZ that is none": ("STE-2", lambda k: k.edit(8, "cd", "T0SZ: 16", "T0SZ: 17")),
     "the domain of another": ("STE-3", lambda k: k.edit(8, "cd", "Domain: 3", "Domain: 4")),
