@@ -17,22 +17,19 @@ from xdist.workermanage import WorkerController
 
 from pytest_iommu.collect import SUFFIX, guest_of
 
-SHARD = 25
-"""Items a shard: a second's work, small against a run and large against a boot."""
+SHARD, PYTHON_SHARD = 25, 8
+"""Items a shard, of scenarios and of tests in Python: a second's work, small against a run and large against a boot."""
 
 
 def scopes(nodeids: Iterable[str]) -> dict[str, str]:
-    """The scope of every node id: a scenario's machine, flavour and shard; for all else, its file."""
+    """The scope of every node id: a scenario's machine and flavour, or a test's file, and the shard of it."""
     seen: Counter[str] = Counter()
     found: dict[str, str] = {}
     for nodeid in nodeids:
         path = nodeid.partition("::")[0]
-        if path.endswith(SUFFIX):
-            guest = guest_of(nodeid)
-            found[nodeid] = f"{guest} {seen[guest] // SHARD}"
-            seen[guest] += 1
-        else:
-            found[nodeid] = path
+        group, size = (guest_of(nodeid), SHARD) if path.endswith(SUFFIX) else (path, PYTHON_SHARD)
+        found[nodeid] = f"{group} {seen[group] // size}"
+        seen[group] += 1
     return found
 
 
@@ -50,9 +47,9 @@ class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has n
         super().schedule()
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        # Tests in Python first, the smallest file before: what boots another kernel or a guest of its own is among
+        # Tests in Python first, the smallest shard before: what boots another kernel or a guest of its own is among
         # them, and left for the end one worker would do it alone.
-        files = [scope for scope in self.workqueue if scope.endswith(".py")]
+        files = [scope for scope in self.workqueue if ".py " in scope]
         if files:
             self.workqueue.move_to_end(files[-1], last=False)
         super()._assign_work_unit(node)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pytest_iommu.collect import guest_of
-from pytest_iommu.scheduler import SHARD, scopes
+from pytest_iommu.scheduler import PYTHON_SHARD, SHARD, scopes
 
 
 def ids(count: int, variant: str, file: str = "a/ranges.iommu.yaml") -> list[str]:
@@ -32,8 +32,12 @@ def test_shards_run_across_files() -> None:
     assert len(set(scopes([*ids(3, "smmuv3-s1"), *ids(3, "smmuv3-s1", "b.iommu.yaml")]).values())) == 1
 
 
-def test_other_tests_stay_with_their_file() -> None:
-    assert scopes(["t/test_a.py::test_x", "t/test_a.py::test_y"]) == {
-        "t/test_a.py::test_x": "t/test_a.py",
-        "t/test_a.py::test_y": "t/test_a.py",
+def test_tests_in_python_are_shards_of_their_file() -> None:
+    files = [f"t/test_{name}.py::test_{number}" for name in "ab" for number in range(PYTHON_SHARD + 1)]
+    found = scopes(files)
+    assert Counter(found.values()) == {
+        "t/test_a.py 0": PYTHON_SHARD,
+        "t/test_a.py 1": 1,
+        "t/test_b.py 0": PYTHON_SHARD,
+        "t/test_b.py 1": 1,
     }
