@@ -14,6 +14,7 @@ from pytest_iommu.guest import ops
 from pytest_iommu.model import Dump, Prot, format_size, parse_size
 from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang
 from pytest_iommu.pool import Key
+from pytest_iommu.run import plug
 from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.testmodule import command_ops, parse_status, status_text
 from pytest_iommu.witnesses.in_ram import in_ram
@@ -89,11 +90,8 @@ class GuestHandle:
     def plug(self, device: str, add: bool = True) -> None:
         """Plug a device of the machine in, or out; skips where the guest is not QEMU's."""
         __tracebackhide__ = True
-        devices = getattr(self._guest, "devices", None)
-        if devices is None:
-            pytest.skip("devices are plugged by QEMU, which is not there")
         with self._noticed():
-            (devices.add if add else devices.remove)(device)
+            plug(self._guest, device, add)
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:

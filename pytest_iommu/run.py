@@ -233,3 +233,11 @@ class Run:
 
     def _lost(self, guest: Guest, reason: str) -> None:
         self.config.hook.pytest_iommu_guest_lost(guest=guest, reason=reason, evidence=guest.evidence())
+
+
+def plug(guest: Guest, device: str, add: bool) -> None:
+    """Plug a device of the machine in, or out: by QEMU's hand, not the guest's. Skips where the guest is not QEMU's."""
+    devices = getattr(guest, "devices", None)
+    if devices is None:
+        pytest.skip("devices are plugged by QEMU, which is not there")
+    (devices.add if add else devices.remove)(device)

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_iommu import reading
 from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang
+from pytest_iommu.run import plug
 from pytest_iommu.targets.protocol import Guest, Op, Reply, Result
 from pytest_iommu.testmodule import command_ops, parse_status, status_text
 from pytest_iommu.witnesses.done import Done
@@ -41,8 +42,8 @@ class Scenario:
         machine = run.machine(item.key().machine)
         self._machine = machine
         self._in_ram = in_ram(guest, machine)
-        smmu = self._in_ram.smmu if self._in_ram is not None else None
-        self._done = Done(self._send, machine, guest.memory, smmu)
+        self._smmu = self._in_ram.smmu if self._in_ram is not None else None
+        self._done = Done(self._send, machine, guest.memory, self._smmu)
         self._ids: dict[str, str] = {}
         self._scripts: list[str] = []
         self._plugged: dict[str, bool] = {}
@@ -71,8 +72,8 @@ class Scenario:
 
     def _phase(self, phase: Phase) -> None:
         # What the commands make has its id only in their status: a second round trip then, else one for all.
-        for plug in phase.plugs:
-            self._plug(plug.device, plug.add)
+        for one in phase.plugs:
+            self._plug(one.device, one.add)
         makes = {match["name"] for match in _MAKES.finditer(phase.script)}
         batch = command_ops(phase.script) if phase.script else []
         followed = {check.domain for check in phase.checks} | {read.domain for read in phase.reads}
@@ -100,15 +101,9 @@ class Scenario:
                 self.problems += self._done.sample(sample)
 
     def _plug(self, device: str, add: bool) -> None:
-        """Devices come and go by QEMU's hand, not the guest's."""
-        devices = getattr(self._guest, "devices", None)
-        if devices is None:
-            pytest.skip("devices are plugged by QEMU, which is not there")
+        """As run.plug(), and remembered for _as_it_was()."""
+        plug(self._guest, device, add)
         self._plugged[device] = add
-        if add:
-            devices.add(device)
-        else:
-            devices.remove(device)
 
     def _as_it_was(self) -> None:
         """The next test on this guest finds the devices that it booted with."""
@@ -117,7 +112,7 @@ class Scenario:
                 self._plug(device, not there)
 
     def _streams(self, phase: Phase) -> None:
-        streams = Streams(self._send, self._machine, self._in_ram.smmu if self._in_ram is not None else None)
+        streams = Streams(self._send, self._machine, self._smmu)
         ids = {**self._ids, "-": "-"}
         wanted = [
             Wanted(one.device, one.config, ids.get(one.domain, "-") if one.domain else None, one.present)

@@ -12,6 +12,7 @@ from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.guest import ops
 from pytest_iommu.oracle.guest_memory import walk
 from pytest_iommu.owners.directories import DOMAINS, directories
+from pytest_iommu.owners.drivers import iommu_group
 from pytest_iommu.testmodule import MODULE
 from pytest_iommu.witnesses.in_ram import InRam
 from pytest_iommu.witnesses.streams import Streams, Wanted
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devi
 GROUPS = "/sys/kernel/iommu_groups"
 DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"
 EDU1 = "0000:00:02.0"
+EDU1_PATH = f"/sys/bus/pci/devices/{EDU1}"
 SLOT = 1
 
 
@@ -37,10 +39,9 @@ def check(streams: Streams, *wanted: Wanted) -> None:
         raise reading.joined(problems, streams.files)
 
 
-def group_of(guest: GuestHandle, address: str) -> str:
-    """The number of a device's IOMMU group."""
-    (link,) = guest.run([ops.readlink(f"/sys/bus/pci/devices/{address}/iommu_group")]).results
-    return ops.text_of(link).rpartition("/")[2]
+def type_of_group(guest: GuestHandle) -> str:
+    """The file that says, and changes, the type of the default domain of edu1's group."""
+    return f"{GROUPS}/{iommu_group(guest, EDU1_PATH)}/type"
 
 
 def default_domain(guest: GuestHandle, before: Set[str]) -> str:
@@ -53,7 +54,7 @@ def default_domain(guest: GuestHandle, before: Set[str]) -> str:
 @pytest.fixture
 def unbound(iommu_guest: GuestHandle, streams: Streams) -> Iterator[str]:
     """edu1 without a driver: its group is on its default domain. Its address."""
-    type_file = f"{GROUPS}/{group_of(iommu_guest, EDU1)}/type"
+    type_file = type_of_group(iommu_guest)
     kind = iommu_guest.read(type_file).decode().strip()
     iommu_guest.write(f"{DRIVER}/unbind", EDU1)
     yield EDU1
@@ -78,7 +79,7 @@ def test_without_a_driver_it_is_back_on_the_default_domain(streams: Streams, unb
 
 @pytest.mark.iommu_rules("STE-2", "STE-3", "STE-4", "STE-6")
 def test_identity_and_back_through_sysfs(streams: Streams, iommu_guest: GuestHandle, unbound: str) -> None:
-    type_file = f"{GROUPS}/{group_of(iommu_guest, unbound)}/type"
+    type_file = type_of_group(iommu_guest)
     iommu_guest.write(type_file, "identity")
     check(streams, Wanted("edu1", "BYPASS", "-"))
     before = directories(iommu_guest)
@@ -91,7 +92,7 @@ def test_identity_and_back_through_sysfs(streams: Streams, iommu_guest: GuestHan
 @pytest.mark.iommu_rules("STE-3", "STE-4", "INF-2")
 def test_dma_to_dma_fq_keeps_the_domain(streams: Streams, iommu_guest: GuestHandle, unbound: str) -> None:
     """The one change of type that leaves the domain where it is: the id stays, its info says the new type."""
-    type_file = f"{GROUPS}/{group_of(iommu_guest, unbound)}/type"
+    type_file = type_of_group(iommu_guest)
     iommu_guest.write(type_file, "identity")
     before = directories(iommu_guest)
     iommu_guest.write(type_file, "DMA")
@@ -125,7 +126,7 @@ def test_remove_and_rescan(streams: Streams, iommu_guest: GuestHandle) -> None:
     directory = f"{streams.path}/{streams.sid('edu1')}"
     assert iommu_guest.run([ops.open_file(SLOT, f"{directory}/ste")]).results[0].ok
     try:
-        iommu_guest.write(f"/sys/bus/pci/devices/{EDU1}/remove", "1")
+        iommu_guest.write(f"{EDU1_PATH}/remove", "1")
         try:
             check(streams, Wanted("edu1", present=False))
             (result,) = iommu_guest.run([ops.read(SLOT, 4096)]).results
@@ -142,7 +143,7 @@ def test_remove_and_rescan(streams: Streams, iommu_guest: GuestHandle) -> None:
 def test_remove_and_rescan_under_a_domain(streams: Streams, iommu_guest: GuestHandle, iommu: Iommu) -> None:
     domain = iommu.domain(device="edu1")
     domain.attach("edu1")
-    iommu_guest.write(f"/sys/bus/pci/devices/{EDU1}/remove", "1")
+    iommu_guest.write(f"{EDU1_PATH}/remove", "1")
     try:
         check(streams, Wanted("edu1", present=False))
     finally:

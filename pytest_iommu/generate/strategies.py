@@ -96,7 +96,7 @@ class _Plain(PrimitiveProvider):
         return self.numbers.randint(min_value, max_value)
 
     def _none_of_ours(self, *_: object, **__: object) -> NoReturn:
-        raise NotImplementedError
+        raise AssertionError("the actions are drawn as numbers and booleans alone")
 
     draw_float = draw_string = draw_bytes = _none_of_ours
 

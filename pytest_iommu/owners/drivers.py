@@ -83,10 +83,15 @@ def node(guest: GuestHandle, device: str) -> str:
     return f"/dev/vfio/devices/{ops.text_of(listed).splitlines()[0].rstrip('/')}"
 
 
+def iommu_group(guest: GuestHandle, device: str) -> str:
+    """The number of a device's IOMMU group; ``device`` is its directory in sysfs."""
+    (link,) = guest.run([ops.readlink(f"{device}/iommu_group")]).results
+    return ops.text_of(link).rpartition("/")[2]
+
+
 def group(guest: GuestHandle, device: str) -> str:
     """The character device of a VFIO device's group."""
-    (link,) = guest.run([ops.readlink(f"{device}/iommu_group")]).results
-    return f"/dev/vfio/{ops.text_of(link).rpartition('/')[2]}"
+    return f"/dev/vfio/{iommu_group(guest, device)}"
 
 
 @contextmanager
