@@ -76,11 +76,8 @@ class ScenarioItem(pytest.Item):
             pytest.skip(reason)
 
     def key(self) -> Key:
-        """The guest it runs on: the case's flavour, or the run's default one."""
-        settings = self.config.stash[RUN].settings
-        return Key(
-            self.instance.machine, settings.flavour if self.instance.kernel == "plain" else self.instance.kernel
-        )
+        """The guest it runs on."""
+        return self.config.stash[RUN].key(self.instance)
 
     def runtest(self) -> None:
         """Run it on a guest; raises the exceptions of pytest_iommu.outcomes."""

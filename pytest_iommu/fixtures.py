@@ -31,7 +31,7 @@ def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
     if run.settings.target is None:
         pytest.skip(NO_TARGET)
     key = key_of(item)
-    if key not in run.allowed:
+    if key.kernel not in run.allowed:
         pytest.skip(f"needs {key}: --iommu-machine={key.machine} --iommu-flavour={key.flavour}")
     needs = item.get_closest_marker("iommu_needs")
     if needs is not None:

@@ -22,6 +22,7 @@ from pytest_iommu.report.summary import BROKEN, GUEST, KIND, RETRIED, RULES
 from pytest_iommu.report.terminal import Reporter
 from pytest_iommu.run import RUN, Run
 from pytest_iommu.settings import EXIT_SETUP
+from pytest_iommu.targets.manners import FUNCTIONAL
 
 if TYPE_CHECKING:
     from pytest_iommu.scheduler import GuestScheduling
@@ -111,7 +112,7 @@ def before_tests(session: pytest.Session) -> bool | None:
         return True
     if run.settings.target is None or _workers(config) or config.option.collectonly or hasattr(config, "workerinput"):
         return None
-    wanted = {key_of(item) for item in session.items if needs_guest(item)}
+    wanted = {key_of(item).kernel for item in session.items if needs_guest(item)}
     if wanted and not (session.testsfailed and not config.option.continue_on_collection_errors):
         _prepare(run, [key for key in run.allowed if key in wanted], show=True)
     return None
@@ -130,7 +131,12 @@ def key_of(item: pytest.Item) -> Key:
     flavour = item.get_closest_marker("iommu_flavour")
     needs = item.get_closest_marker("iommu_needs")
     machine = needs.kwargs.get("machine") if needs else None
-    return Key(machine or settings.machine, flavour.args[0] if flavour else settings.flavour)
+    manner = item.get_closest_marker("iommu_manner")
+    return Key(
+        machine or settings.machine,
+        flavour.args[0] if flavour else settings.flavour,
+        manner.args[0] if manner else FUNCTIONAL,
+    )
 
 
 def _prepare(run: Run, keys: Iterable[Key], show: bool = False) -> None:

@@ -25,6 +25,7 @@ MARKERS = (
     "iommu_needs(machine=, devices=, dialect=, config=): skip where one of these is missing, saying which",
     "iommu_flavour(name): the kernel flavour to run on, e.g. debug",
     "iommu_fresh: run on a freshly booted guest",
+    "iommu_manner(name): run on a guest booted in that manner: races, counted, without-debugfs (targets/manners.py)",
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_iommu.outcomes import IommuError, SetupError
+from pytest_iommu.targets.manners import FUNCTIONAL
 from pytest_iommu.targets.protocol import Guest
 
 LIMIT = 2
@@ -19,9 +20,16 @@ class Key:
 
     machine: str
     flavour: str
+    manner: str = FUNCTIONAL
 
     def __str__(self) -> str:
-        return f"{self.machine}/{self.flavour}"
+        name = f"{self.machine}/{self.flavour}"
+        return name if self.manner == FUNCTIONAL else f"{name}/{self.manner}"
+
+    @property
+    def kernel(self) -> Key:
+        """The same machine and flavour booted as usual: what has the same kernel has the same of these."""
+        return Key(self.machine, self.flavour)
 
 
 class Pool:

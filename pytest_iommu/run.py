@@ -133,17 +133,22 @@ class Run:
             return f"needs kernel flavour {instance.kernel}: --iommu-flavour=plain,{instance.kernel}"
         if instance.later:
             return f"not run yet: {', '.join(instance.later)}"
-        key = Key(instance.machine, settings.flavour if instance.kernel == "plain" else instance.kernel)
+        key = self.key(instance)
         return other_granule(instance.domains.values(), key.flavour) or self.lacks(
             key, instance.needs.devices, instance.needs.config
         )
+
+    def key(self, instance: Instance) -> Key:
+        """The guest a scenario runs on: the case's flavour, or the run's default one."""
+        flavour = self.settings.flavour if instance.kernel == "plain" else instance.kernel
+        return Key(instance.machine, flavour, instance.manner)
 
     def lacks(self, key: Key, devices: Sequence[str] = (), config: Sequence[str] = ()) -> str | None:
         """What a test needs and the machine or the kernel's configuration does not have, or None.
 
         A configuration that is not known (a ready image, a recording) is not held against the test.
         """
-        machine, kernel = self.machine(key.machine), self.kernels.get(key)
+        machine, kernel = self.machine(key.machine), self.kernels.get(key.kernel)
         have = machine.devices if kernel is None else machine.on(kernel.qemu.number[0]).devices
         missing = [name for name in devices if name not in {device.name for device in have}]
         if missing:
@@ -165,8 +170,8 @@ class Run:
         found = self._dialects[key]
         if found is None:
             what = f"no page-table dump in {DEBUGFS} that any dialect knows"
-            kernel = self.kernels.get(key)
-            if kernel is not None and kernel.reference:
+            kernel = self.kernels.get(key.kernel)
+            if kernel is not None and kernel.reference and self.lacks(key, config=["IOMMU_PTDUMP_DEBUGFS"]) is None:
                 raise CheckFailed(f"{what}, but the reference implementation was built in", ("LAY-1",))
             pytest.skip(f"this kernel has {what}")
         return found
@@ -221,7 +226,7 @@ class Run:
 
     def _start(self, key: Key) -> Guest:
         if key not in self._targets:
-            kernel = self.kernels.get(key)
+            kernel = self.kernels.get(key.kernel)
             if kernel is None and self.kind.needs_kernel:
                 raise SetupError(f"no kernel was prepared for {key}; --iommu-machine and --iommu-flavour choose")
             self._targets[key] = self.kind.make(self.settings, self.machine(key.machine), key, kernel)

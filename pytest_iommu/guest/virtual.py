@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
 from pytest_iommu.guest.console import TAINT_BITS, Console, Splat, scan, taint_words
 from pytest_iommu.guest.devices import Devices
+from pytest_iommu.guest.gdb import Gdb
 from pytest_iommu.guest.memory import GuestMemory
 from pytest_iommu.guest.process import Child
 from pytest_iommu.guest.qmp import Qmp, QmpError
@@ -42,6 +43,7 @@ class Wires:
     agent: Channel
     qmp: Qmp
     qtest: Qtest
+    gdb: Gdb
     console: int
     ram: int
 
@@ -50,6 +52,7 @@ class Wires:
         self.agent.close()
         self.qmp.close()
         self.qtest.close()
+        self.gdb.close()
         os.close(self.console)
         os.close(self.ram)
 
@@ -62,6 +65,7 @@ class VirtualGuest:
         self.machine = machine
         self.child = child
         self.qmp = wires.qmp
+        self.gdb = wires.gdb
         self.memory = GuestMemory(wires.ram, machine.ram, machine.memory, wires.qtest, self._register_lost)
         self.hello: dict[str, str] = {}
         self.devices = Devices(self)

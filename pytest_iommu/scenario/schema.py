@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pytest_iommu.model import Prot, Range, TableConfig
 from pytest_iommu.scenario.amount import Amount
+from pytest_iommu.targets.manners import FUNCTIONAL, RACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,11 @@ class Instance:
     @property
     def repeat(self) -> int:
         return self.case.repeat
+
+    @property
+    def manner(self) -> str:
+        """How its guest is booted."""
+        return RACES if self.later else FUNCTIONAL
 
     @property
     def later(self) -> tuple[str, ...]:

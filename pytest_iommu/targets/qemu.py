@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.channel import Channel
+from pytest_iommu.guest.gdb import CHARDEV, Gdb
 from pytest_iommu.guest.process import Child, available_memory
 from pytest_iommu.guest.qmp import Qmp
 from pytest_iommu.guest.qtest import Qtest
 from pytest_iommu.guest.virtual import VirtualGuest, Wires
 from pytest_iommu.images.devicetree import with_stream_ids
 from pytest_iommu.outcomes import IommuError, SetupError
+from pytest_iommu.targets.manners import FUNCTIONAL, MANNERS, Manner
 
 if TYPE_CHECKING:
     from pytest_iommu.images import Artefacts, Machine
@@ -39,17 +41,18 @@ HEADROOM = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What QEMU inherits: a memfd for RAM, and its ends of three socketpairs."""
+    """What QEMU inherits: a memfd for RAM, and its ends of the socketpairs."""
 
     ram: int
     qmp: int
     qtest: int
     agent: int
+    gdb: int
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """One way to start a guest. ``functional``: under icount, one host thread, and devices' waits cost nothing."""
+    """One way to start a guest; see manners.py."""
 
     machine: Machine
     program: Sequence[str]
@@ -58,27 +61,29 @@ class Boot:
     append: str = ""
     arguments: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
-    functional: bool = True
+    manner: Manner = MANNERS[FUNCTIONAL]
 
     def command(self, console: Sequence[str], fds: Descriptors | None = None, tree: str = "") -> list[str]:
         """QEMU's command line; without descriptors, for a guest that nobody but its console is connected to.
 
         ``tree`` is the path of a device tree, where the board is to have another than QEMU's own.
         """
-        machine = self.machine
+        machine, manner = self.machine, self.manner
         backend = "memory-backend-ram,id=ram" if fds is None else "memory-backend-file,id=ram,share=on"
         where = "" if fds is None else f",mem-path=/proc/self/fd/{fds.ram}"
+        words = [machine.append, machine.limit, "oops=panic", manner.append, self.append]
         argv = [
             *self.program,
             *("-name", f"iommu-{machine.name}", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-machine", f"{machine.qemu_machine},memory-backend=ram", "-cpu", machine.cpu, "-smp", "2"),
+            *("-machine", f"{machine.qemu_machine},memory-backend=ram", "-cpu", machine.cpu),
+            *("-smp", str(manner.cpus)),
             *machine.qemu_args,
             *("-m", f"{machine.memory >> 20}M"),
             *("-object", f"{backend},size={machine.memory}{where}"),
             *("-kernel", self.kernel, "-initrd", self.initrd),
             *(("-dtb", tree) if tree else ()),
             # An oops ends the guest: what runs on after one proves nothing. A WARN does not, it fails its own test.
-            *("-append", " ".join(filter(None, [machine.append, machine.limit, "oops=panic", self.append]))),
+            *("-append", " ".join(filter(None, words))),
             *console,
             *("-chardev", "null,id=agent" if fds is None else f"socket,id=agent,fd={fds.agent}"),
             *("-device", f"{machine.agent.driver},id=agentbus,addr={machine.agent.slot}"),
@@ -87,8 +92,11 @@ class Boot:
         if fds is not None:
             argv += ["-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"]
             argv += ["-chardev", f"socket,id=qtest,fd={fds.qtest}", "-qtest", "chardev:qtest", "-qtest-log", "none"]
-        if self.functional and machine.icount:
-            argv += ["-icount", machine.icount]
+            if manner.gdb:
+                argv += ["-chardev", f"socket,id={CHARDEV},fd={fds.gdb}"]
+        icount = machine.icount if manner.icount is None else manner.icount
+        if icount:
+            argv += ["-icount", icount]
         for device in machine.devices:
             if not device.hotplug:
                 argv += ["-device", device.argument]
@@ -119,8 +127,8 @@ class Boot:
                 raise SetupError(f"{what}: {said or error}") from error
 
 
-def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts) -> Boot:
-    """How the settings want this machine and kernel to be started."""
+def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts, manner: str = FUNCTIONAL) -> Boot:
+    """How the settings want this machine and kernel to be started, in a manner of manners.py."""
     return Boot(
         machine=machine.on(artefacts.qemu.number[0]),
         program=tuple(artefacts.qemu.argv_prefix),
@@ -129,6 +137,7 @@ def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts) -> Boot:
         append=settings.append,
         arguments=settings.qemu_args,
         env=dict(artefacts.qemu.env),
+        manner=MANNERS[manner],
     )
 
 
@@ -180,10 +189,12 @@ class QemuTarget:
         log = memory_file("iommu-console")
         tree = memory_file("iommu-tree")
         os.write(tree, board or b"")
-        pairs = [socket.socketpair() for _ in range(3)]
-        (our_agent, agent), (our_qmp, qmp), (our_qtest, qtest) = pairs
-        wires = Wires(Channel(our_agent), Qmp(our_qmp), Qtest(our_qtest), console=os.dup(log), ram=os.dup(ram))
-        theirs = Descriptors(ram, qmp.detach(), qtest.detach(), agent.detach())
+        pairs = [socket.socketpair() for _ in range(4)]
+        (our_agent, agent), (our_qmp, qmp), (our_qtest, qtest), (our_gdb, gdb) = pairs
+        monitor = Qmp(our_qmp)
+        stub = Gdb(our_gdb, monitor)
+        wires = Wires(Channel(our_agent), monitor, Qtest(our_qtest), stub, console=os.dup(log), ram=os.dup(ram))
+        theirs = Descriptors(ram, qmp.detach(), qtest.detach(), agent.detach(), gdb.detach())
         console = ("-chardev", f"file,id=console,path=/proc/self/fd/{log}", "-serial", "chardev:console")
         argv = boot.command(console, theirs, f"/proc/self/fd/{tree}" if board else "")
         try:
