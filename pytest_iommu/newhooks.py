@@ -43,9 +43,7 @@ def pytest_iommu_targets(config: pytest.Config) -> Mapping[str, TargetKind]:  # 
 
 
 @pytest.hookspec(firstresult=True)
-def pytest_iommu_kernel(
-    config: pytest.Config, machine: Machine, flavour: str, progress: Progress
-) -> Artefacts | None:
+def pytest_iommu_kernel(config: pytest.Config, machine: Machine, flavour: str, progress: Progress) -> Artefacts | None:
     """Bring your own kernel image and initramfs; called on the controller, before workers start. First answer wins.
 
     ``progress`` shows the user the steps that take long.

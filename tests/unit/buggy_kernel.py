@@ -106,9 +106,7 @@ def page_table(items: Sequence[Item], join: Callable[[Item, int, Item], bool], s
 
 def entries(expected: Expected, sound: Sequence[Item], items: Iterable[Item]) -> str:
     tables = [entry for entry in expected.dump().entries or () if entry.kind is Kind.TABLE]
-    leaves = [
-        Entry(i.level, i.iova, Kind.LEAF, i.size, i.oa, i.raw, i.prot, i.flags + i.volatile) for i in items
-    ]
+    leaves = [Entry(i.level, i.iova, Kind.LEAF, i.size, i.oa, i.raw, i.prot, i.flags + i.volatile) for i in items]
     rows = sorted([*tables, *leaves], key=lambda entry: (entry.iova, entry.kind is Kind.LEAF, -entry.level))
     return "".join(f"{render_entry(row)}\n" for row in rows)
 
