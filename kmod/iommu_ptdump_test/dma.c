@@ -270,7 +270,7 @@ int ptt_cmd_probe(struct ptt_args *args, struct ptt_reply *reply)
 			return ptt_fail(reply, -ENOENT, "no domain %.31s", args->value[PTT_DOMAIN]);
 		if (d->sw)
 			return ptt_fail(reply, -EINVAL, "%s is a software table", d->name);
-		ret = ptt_no_plants(d, reply);
+		ret = ptt_at_rest(d, reply);
 		if (ret)
 			return ret;
 	}

@@ -30,6 +30,12 @@ u64 ptt_granule(const struct ptt_domain *d)
 	return BIT_ULL(__ffs(d->domain->pgsize_bitmap));
 }
 
+/* ptt_at_rest() - refuse what would meet planted items or a storm's cells */
+int ptt_at_rest(const struct ptt_domain *d, struct ptt_reply *reply)
+{
+	return ptt_no_plants(d, reply) ?: ptt_no_storm(d, reply);
+}
+
 /* The name of the domain's directory in debugfs, or - where there is none */
 static const char *domain_id(const struct ptt_domain *d, char *buf, size_t len)
 {
@@ -46,6 +52,7 @@ static const char *domain_id(const struct ptt_domain *d, char *buf, size_t len)
 
 static void free_domain(struct ptt_domain *d)
 {
+	ptt_storm_end(d);
 	ptt_plants_restore(d);
 	ptt_maps_clear(d);
 	d->free(d);

@@ -58,7 +58,8 @@ int ptt_group_resume(struct ptt_group *group)
 	return ret;
 }
 
-static void detach_device(struct ptt_device *dev)
+/* ptt_detach_device() - nothing where it is not attached by name */
+void ptt_detach_device(struct ptt_device *dev)
 {
 	struct ptt_group *group = dev->group;
 
@@ -78,7 +79,18 @@ void ptt_detach_all(void)
 	struct ptt_device *dev;
 
 	list_for_each_entry(dev, &devices, node)
-		detach_device(dev);
+		ptt_detach_device(dev);
+}
+
+/* What attach and replace refuse; 0 or -errno */
+static int may_attach(const struct ptt_domain *d, const struct ptt_device *dev,
+		      struct ptt_reply *reply)
+{
+	if (d->sw)
+		return ptt_fail(reply, -EINVAL, "%s is a software table", d->name);
+	if (!dev->group)
+		return ptt_fail(reply, -ENODEV, "%s has no IOMMU", dev->name);
+	return ptt_at_rest(d, reply);
 }
 
 /* The domain and the device that attach and replace name */
@@ -91,25 +103,18 @@ static int find_both(struct ptt_args *args, struct ptt_domain **d, struct ptt_de
 	*dev = ptt_find_device(args->word[2]);
 	if (!*dev)
 		return ptt_fail(reply, -ENODEV, "no device %.31s", args->word[2]);
-	if ((*d)->sw)
-		return ptt_fail(reply, -EINVAL, "%s is a software table", (*d)->name);
-	if (!(*dev)->group)
-		return ptt_fail(reply, -ENODEV, "%s has no IOMMU", (*dev)->name);
-	return ptt_no_plants(*d, reply);
+	return 0;
 }
 
-/* ptt_cmd_attach() - attach NAME DEV */
-int ptt_cmd_attach(struct ptt_args *args, struct ptt_reply *reply)
+/* ptt_attach_device() - 0, or -errno and nothing has changed; ptt_lock held */
+int ptt_attach_device(struct ptt_domain *d, struct ptt_device *dev, struct ptt_reply *reply)
 {
-	struct ptt_device *dev;
-	struct ptt_group *group;
-	struct ptt_domain *d;
+	struct ptt_group *group = dev->group;
 	int ret;
 
-	ret = find_both(args, &d, &dev, reply);
+	ret = may_attach(d, dev, reply);
 	if (ret)
 		return ret;
-	group = dev->group;
 	if (dev->attached)
 		return ptt_fail(reply, -EBUSY, "%s is attached to %s", dev->name,
 				group->domain->name);
@@ -129,6 +134,17 @@ int ptt_cmd_attach(struct ptt_args *args, struct ptt_reply *reply)
 	return 0;
 }
 
+/* ptt_cmd_attach() - attach NAME DEV */
+int ptt_cmd_attach(struct ptt_args *args, struct ptt_reply *reply)
+{
+	struct ptt_device *dev;
+	struct ptt_domain *d;
+	int ret;
+
+	ret = find_both(args, &d, &dev, reply);
+	return ret ?: ptt_attach_device(d, dev, reply);
+}
+
 /* ptt_cmd_replace() - replace NAME DEV: without a moment on the blocking domain */
 int ptt_cmd_replace(struct ptt_args *args, struct ptt_reply *reply)
 {
@@ -139,6 +155,8 @@ int ptt_cmd_replace(struct ptt_args *args, struct ptt_reply *reply)
 	int ret;
 
 	ret = find_both(args, &d, &dev, reply);
+	if (!ret)
+		ret = may_attach(d, dev, reply);
 	if (ret)
 		return ret;
 	group = dev->group;
@@ -170,7 +188,7 @@ int ptt_cmd_detach(struct ptt_args *args, struct ptt_reply *reply)
 		return ptt_fail(reply, -ENODEV, "no device %.31s", args->word[1]);
 	if (!dev->attached)
 		return ptt_fail(reply, -ENOTCONN, "%s is not attached", dev->name);
-	detach_device(dev);
+	ptt_detach_device(dev);
 	return 0;
 }
 
@@ -304,7 +322,7 @@ static void edu_remove(struct pci_dev *pdev)
 
 	guard(mutex)(&ptt_lock);
 	pci_clear_master(pdev);
-	detach_device(dev);
+	ptt_detach_device(dev);
 	list_del(&dev->node);
 	if (dev->group)
 		iommu_device_release_dma_owner(&pdev->dev);

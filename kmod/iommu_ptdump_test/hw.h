@@ -62,5 +62,7 @@ void ptt_names_free(void);
 struct ptt_device *ptt_find_device(const char *name);
 void ptt_group_pause(struct ptt_group *group);
 int ptt_group_resume(struct ptt_group *group);
+int ptt_attach_device(struct ptt_domain *d, struct ptt_device *dev, struct ptt_reply *reply);
+void ptt_detach_device(struct ptt_device *dev);
 
 #endif

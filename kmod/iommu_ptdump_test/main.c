@@ -7,6 +7,8 @@
  *                                       status    what became of each line
  *                                       domains   the page tables it owns
  *                                       devices   the devices it drives
+ *                                       storm     what a storm changed
+ *                                       grace_period[_expedited]
  *
  * The commands are described in the README beside this file.
  */
@@ -121,18 +123,29 @@ static int __init ptdump_test_init(void)
 
 	if (ret)
 		return ret;
+	ret = ptt_grace_init();
+	if (ret)
+		goto exit_sw;
 	ret = ptt_hw_register();
-	if (ret) {
-		ptt_sw_exit();
-		return ret;
-	}
+	if (ret)
+		goto exit_grace;
 
 	ptt_dir = debugfs_create_dir("iommu_ptdump_test", NULL);
 	debugfs_create_file("control", 0200, ptt_dir, NULL, &control_fops);
 	debugfs_create_file("status", 0400, ptt_dir, NULL, &status_fops);
 	debugfs_create_file("domains", 0400, ptt_dir, NULL, &domains_fops);
 	debugfs_create_file("devices", 0400, ptt_dir, NULL, &devices_fops);
+	debugfs_create_file("storm", 0400, ptt_dir, NULL, &ptt_storm_fops);
+	debugfs_create_file("grace_period", 0400, ptt_dir, NULL, &ptt_grace_fops);
+	debugfs_create_file("grace_period_expedited", 0400, ptt_dir, NULL,
+			    &ptt_grace_expedited_fops);
 	return 0;
+
+exit_grace:
+	ptt_grace_exit();
+exit_sw:
+	ptt_sw_exit();
+	return ret;
 }
 module_init(ptdump_test_init);
 
@@ -147,6 +160,7 @@ static void __exit ptdump_test_exit(void)
 	mutex_unlock(&ptt_lock);
 
 	ptt_hw_unregister();
+	ptt_grace_exit();
 	ptt_sw_exit();
 }
 module_exit(ptdump_test_exit);

@@ -11,9 +11,6 @@
 
 #include "ptdump_test.h"
 
-/* Out of memory must fail the command, not wake the OOM killer */
-#define PTT_GFP (GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN)
-
 /**
  * ptt_killed() - called in every loop of unknown length
  * @done: how far it got: one call in 1024 looks
@@ -160,10 +157,27 @@ int ptt_parse_span(struct ptt_domain *d, struct ptt_args *args, struct ptt_call 
 	return 0;
 }
 
-static int check_map(struct ptt_domain *d, const struct ptt_call *span, struct ptt_reply *reply)
+/* ptt_check_holes() - refuse what is mapped; 0, -EEXIST or -EINTR */
+int ptt_check_holes(struct ptt_domain *d, const struct ptt_call *span, struct ptt_reply *reply)
 {
 	struct ptt_range *r;
-	u64 last, iova, n, leaves = 0;
+	u64 iova, n;
+
+	for (n = 0; n < span->count; n++) {
+		if (ptt_killed(n))
+			return -EINTR;
+		iova = span->iova + n * span->istep;
+		r = ptt_maps_first(d, iova);
+		if (r && r->first <= iova + (span->size - 1))
+			return ptt_fail(reply, -EEXIST, "0x%llx is mapped", max(r->first, iova));
+	}
+	return 0;
+}
+
+/* ptt_check_map() - refuse what the kernel would warn of; 0 or -errno */
+int ptt_check_map(struct ptt_domain *d, const struct ptt_call *span, struct ptt_reply *reply)
+{
+	u64 last, n, leaves = 0;
 
 	if (!span_last(span->pa, span->pstep, span, &last) ||
 	    (d->oas < 64 && last >> d->oas))
@@ -176,12 +190,8 @@ static int check_map(struct ptt_domain *d, const struct ptt_call *span, struct p
 		if (leaves > PTT_MAX_COUNT)
 			return ptt_fail(reply, -E2BIG, "more than %lu leaves in one command",
 					PTT_MAX_COUNT);
-		iova = span->iova + n * span->istep;
-		r = ptt_maps_first(d, iova);
-		if (r && r->first <= iova + (span->size - 1))
-			return ptt_fail(reply, -EEXIST, "0x%llx is mapped", max(r->first, iova));
 	}
-	return 0;
+	return ptt_check_holes(d, span, reply);
 }
 
 /*
@@ -192,12 +202,13 @@ static int map_leaves(struct iommu_domain *domain, u64 iova, u64 pa, u64 size, u
 		      int prot, u64 *mapped)
 {
 	bool one_by_one = domain->is_iommupt || IS_ENABLED(CONFIG_IOMMU_DEBUG_PAGEALLOC);
-	u64 loops = 0;
+	u64 leaves = 0;
 	size_t done;
 	int ret;
 
 	while (*mapped < size) {
-		ret = ptt_may_grow(one_by_one ? loops++ : 0);
+		/* the caller has looked before the first */
+		ret = leaves ? ptt_may_grow(leaves) : 0;
 		if (ret)
 			return ret;
 		done = 0;
@@ -210,6 +221,7 @@ static int map_leaves(struct iommu_domain *domain, u64 iova, u64 pa, u64 size, u
 						     min_t(u64, (size - *mapped) / leaf, 1024),
 						     prot, PTT_GFP, &done);
 		}
+		leaves += one_by_one ? 1 : 1024;
 		*mapped += done;
 		if (ret)
 			return ret;
@@ -219,29 +231,31 @@ static int map_leaves(struct iommu_domain *domain, u64 iova, u64 pa, u64 size, u
 	return 0;
 }
 
-static int do_map(struct ptt_domain *d, const struct ptt_call *span, int prot)
+/* ptt_map_one() - map repetition @n of @span; 0, or -errno and nothing of it is mapped */
+int ptt_map_one(struct ptt_domain *d, const struct ptt_call *span, u64 n, int prot)
 {
-	u64 n, iova, pa, mapped;
+	u64 iova = span->iova + n * span->istep, pa = span->pa + n * span->pstep, mapped = 0;
 	int ret;
 
-	for (n = 0; n < span->count; n++) {
-		iova = span->iova + n * span->istep;
-		pa = span->pa + n * span->pstep;
-		mapped = 0;
-		ret = ptt_may_grow(n);
-		if (!ret && span->leaf)
-			ret = map_leaves(d->domain, iova, pa, span->size, span->leaf, prot,
-					 &mapped);
-		else if (!ret)
-			ret = iommu_map(d->domain, iova, pa, span->size, prot, PTT_GFP);
-		if (ret)
-			goto undo;
-	}
-	return 0;
-
-undo:
-	if (mapped)
+	if (!span->leaf)
+		return iommu_map(d->domain, iova, pa, span->size, prot, PTT_GFP);
+	ret = map_leaves(d->domain, iova, pa, span->size, span->leaf, prot, &mapped);
+	if (ret && mapped)
 		iommu_unmap(d->domain, iova, mapped);
+	return ret;
+}
+
+static int do_map(struct ptt_domain *d, const struct ptt_call *span, int prot)
+{
+	int ret = 0;
+	u64 n;
+
+	for (n = 0; !ret && n < span->count; n++)
+		ret = ptt_may_grow(n) ?: ptt_map_one(d, span, n, prot);
+	if (!ret)
+		return 0;
+	/* the last one has left nothing */
+	n--;
 	while (n--) {
 		iommu_unmap(d->domain, span->iova + n * span->istep, span->size);
 		cond_resched();
@@ -261,7 +275,7 @@ int ptt_cmd_map(struct ptt_args *args, struct ptt_reply *reply)
 
 	if (!d)
 		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
-	ret = ptt_no_plants(d, reply);
+	ret = ptt_at_rest(d, reply);
 	if (ret)
 		return ret;
 	call = kzalloc_obj(*call);
@@ -271,7 +285,7 @@ int ptt_cmd_map(struct ptt_args *args, struct ptt_reply *reply)
 	if (!ret)
 		ret = ptt_parse_prot(args->word[5], &prot, reply);
 	if (!ret)
-		ret = check_map(d, call, reply);
+		ret = ptt_check_map(d, call, reply);
 	if (ret)
 		goto free_call;
 

@@ -195,6 +195,9 @@ int ptt_cmd_plant(struct ptt_args *args, struct ptt_reply *reply)
 		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
 	if (args->nr_words - 4 == (args->value[PTT_RAW] ? 1 : 0))
 		return ptt_fail(reply, -EINVAL, "plant needs either raw= or a word for it");
+	ret = ptt_no_storm(d, reply);
+	if (ret)
+		return ret;
 	if (d->attached)
 		return ptt_fail(reply, -EINVAL, "%s is attached: its IOMMU would follow the item",
 				d->name);

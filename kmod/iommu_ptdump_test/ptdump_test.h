@@ -7,6 +7,7 @@
 #define __IOMMU_PTDUMP_TEST_H
 
 #include <linux/bits.h>
+#include <linux/gfp_types.h>
 #include <linux/iommu.h>
 #include <linux/kref.h>
 #include <linux/list.h>
@@ -21,6 +22,13 @@
 #define PTT_MAX_BATCH	SZ_4M	/* bytes of one write to control */
 #define PTT_MAX_STATUS	SZ_16M	/* bytes the status file may grow to */
 
+/*
+ * Out of memory must fail the command, not wake the OOM killer; page tables are
+ * charged to whoever writes to control.
+ */
+#define PTT_GFP (GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN)
+
+struct file_operations;
 struct io_pgtable_cfg;
 struct seq_file;
 struct ptt_device;
@@ -59,6 +67,11 @@ enum ptt_key {
 	PTT_LEN,
 	PTT_DOMAIN,
 	PTT_RAW,
+	PTT_CELLS,
+	PTT_GAP,
+	PTT_THREADS,
+	PTT_OPS,
+	PTT_ROUNDS,
 	PTT_NR_KEYS
 };
 
@@ -156,6 +169,7 @@ int ptt_cmd_destroy(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_reset(struct ptt_args *args, struct ptt_reply *reply);
 void ptt_reset(void);
 void ptt_show_domains(struct seq_file *s);
+int ptt_at_rest(const struct ptt_domain *d, struct ptt_reply *reply);
 
 /**
  * struct ptt_table - a page table as its hardware is told of it
@@ -252,6 +266,9 @@ int ptt_no_plants(const struct ptt_domain *d, struct ptt_reply *reply);
 bool ptt_in_aperture(const struct ptt_domain *d, u64 first, u64 last);
 int ptt_parse_span(struct ptt_domain *d, struct ptt_args *args, struct ptt_call *span,
 		   struct ptt_reply *reply);
+int ptt_check_holes(struct ptt_domain *d, const struct ptt_call *span, struct ptt_reply *reply);
+int ptt_check_map(struct ptt_domain *d, const struct ptt_call *span, struct ptt_reply *reply);
+int ptt_map_one(struct ptt_domain *d, const struct ptt_call *span, u64 n, int prot);
 bool ptt_killed(u64 done);
 int ptt_may_grow(u64 done);
 int ptt_cmd_map(struct ptt_args *args, struct ptt_reply *reply);
@@ -277,5 +294,21 @@ int ptt_cmd_peek(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_fill(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_parse_pa(char *text, u64 *pa, struct ptt_reply *reply);
 void ptt_buffers_free(void);
+
+/* storm.c, storm_log.c */
+extern const struct file_operations ptt_storm_fops;
+int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply);
+int ptt_cmd_calm(struct ptt_args *args, struct ptt_reply *reply);
+int ptt_no_storm(const struct ptt_domain *d, struct ptt_reply *reply);
+void ptt_storm_end(struct ptt_domain *d);
+
+/* cost.c */
+int ptt_cmd_cost(struct ptt_args *args, struct ptt_reply *reply);
+
+/* grace.c */
+extern const struct file_operations ptt_grace_fops;
+extern const struct file_operations ptt_grace_expedited_fops;
+int ptt_grace_init(void);
+void ptt_grace_exit(void);
 
 #endif

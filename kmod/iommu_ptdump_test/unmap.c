@@ -85,7 +85,7 @@ int ptt_cmd_unmap(struct ptt_args *args, struct ptt_reply *reply)
 
 	if (!d)
 		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
-	ret = ptt_no_plants(d, reply);
+	ret = ptt_at_rest(d, reply);
 	if (!ret)
 		ret = ptt_parse_span(d, args, &span, reply);
 	for (n = 0; !ret && n < span.count; n++) {

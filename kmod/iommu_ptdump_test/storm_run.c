@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The threads of a storm. They use the domain as drivers do, without a lock:
+ * each has cells of its own, and the core lets disjoint ranges be changed at
+ * the same time.
+ */
+#include <linux/cpumask.h>
+#include <linux/err.h>
+#include <linux/kthread.h>
+#include <linux/ktime.h>
+#include <linux/math64.h>
+#include <linux/sched/task.h>
+#include <linux/sort.h>
+
+#include "storm.h"
+
+/* xorshift64*, so that a seed gives the same operations on every kernel */
+static u32 next_random(struct ptt_storm_thread *t, u32 below)
+{
+	t->random ^= t->random >> 12;
+	t->random ^= t->random << 25;
+	t->random ^= t->random >> 27;
+	return mul_u32_u32(t->random * 0x2545f4914f6cdd1dull >> 32, below) >> 32;
+}
+
+/* Neighbouring seeds and threads must not give similar numbers, nor 0, where it would stay */
+static u64 first_random(u64 seed, unsigned int index)
+{
+	u64 x = seed + (index + 1) * 0x9e3779b97f4a7c15ull;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+	return (x ^ x >> 31) ?: 1;
+}
+
+static u64 cell_iova(const struct ptt_storm *s, u32 cell)
+{
+	return s->iova + cell * s->gap;
+}
+
+static void note(struct ptt_storm_thread *t, u64 begin, u64 end, u32 cell, u8 state)
+{
+	t->log[t->nr] = (struct ptt_change){ begin, end, cell, t->nr, state };
+	t->nr++;
+}
+
+/* One call of the core: map @to, or unmap when that is 0. False when it failed. */
+static bool change(struct ptt_storm_thread *t, u32 cell, u8 to)
+{
+	struct ptt_storm *s = t->storm;
+	const struct ptt_shape *shape = &s->shape[to ?: s->state[cell]];
+	u64 iova = cell_iova(s, cell), pa = shape->pa + cell * s->cell, begin, end;
+	size_t gone = 0;
+	int ret = 0;
+
+	begin = ktime_get_ns();
+	if (to)
+		ret = iommu_map(s->d->domain, iova, pa, shape->size, shape->prot, PTT_GFP);
+	else
+		gone = iommu_unmap(s->d->domain, iova, shape->size);
+	end = ktime_get_ns();
+
+	if (!to && gone != shape->size)
+		ret = -EIO;
+	note(t, begin, end, cell, to);
+	s->state[cell] = to;
+	if (!ret)
+		return true;
+	/* a part was mapped for a moment, the core has taken it back */
+	if (to)
+		note(t, begin, end, cell, 0);
+	s->state[cell] = 0;
+	cmpxchg(&s->error, 0, ret);
+	return false;
+}
+
+static bool go_on(const struct ptt_storm_thread *t)
+{
+	return t->nr < t->quota && !kthread_should_stop() && !READ_ONCE(t->storm->error);
+}
+
+static int by_time(const void *a, const void *b)
+{
+	const struct ptt_change *x = a, *y = b;
+
+	return cmp_int(x->begin, y->begin) ?: cmp_int(x->order, y->order);
+}
+
+/* Nobody writes to the log any more: close the gaps between the threads' parts */
+static void finish(struct ptt_storm *s)
+{
+	unsigned int i;
+
+	for (i = 0; i < s->nr_threads; i++) {
+		memmove(s->log + s->nr_log, s->thread[i].log,
+			s->thread[i].nr * sizeof(*s->log));
+		s->nr_log += s->thread[i].nr;
+	}
+	sort_nonatomic(s->log, s->nr_log, sizeof(*s->log), by_time, NULL);
+	complete_all(&s->done);
+}
+
+static int run(void *data)
+{
+	struct ptt_storm_thread *t = data;
+	struct ptt_storm *s = t->storm;
+	u32 cell;
+	u8 to;
+
+	while (go_on(t)) {
+		cell = t->index + next_random(t, t->own) * s->nr_threads;
+		to = next_random(t, PTT_STORM_STATES - 1);
+		if (to >= s->state[cell])
+			to++;
+		if (s->state[cell] && !change(t, cell, 0))
+			break;
+		if (to && go_on(t) && !change(t, cell, to))
+			break;
+		cond_resched();
+	}
+	if (atomic_dec_and_test(&s->running))
+		finish(s);
+	return 0;
+}
+
+static void divide(struct ptt_storm *s, u64 seed)
+{
+	struct ptt_change *log = s->log;
+	unsigned int i;
+
+	for (i = 0; i < s->nr_threads; i++) {
+		struct ptt_storm_thread *t = &s->thread[i];
+
+		t->storm = s;
+		t->index = i;
+		t->own = (s->nr_cells - i + s->nr_threads - 1) / s->nr_threads;
+		t->quota = s->ops / s->nr_threads + (i < s->ops % s->nr_threads);
+		t->random = first_random(seed, i);
+		/* one that fails takes two */
+		t->log = log;
+		log += t->quota + 1;
+	}
+}
+
+/**
+ * ptt_storm_start() - make the threads and let them go
+ * @s: all but the threads' fields is filled in
+ * @seed: decides what they do
+ *
+ * Return: 0, or -errno and there are no threads.
+ */
+int ptt_storm_start(struct ptt_storm *s, u64 seed)
+{
+	unsigned int i, cpu = cpumask_first(cpu_online_mask);
+	struct task_struct *task;
+
+	divide(s, seed);
+	atomic_set(&s->running, s->nr_threads);
+	for (i = 0; i < s->nr_threads; i++) {
+		task = kthread_create_on_cpu(run, &s->thread[i], cpu, "ptt_storm/%u");
+		if (IS_ERR(task)) {
+			ptt_storm_stop(s);
+			return PTR_ERR(task);
+		}
+		s->thread[i].task = get_task_struct(task);
+		cpu = cpumask_next_wrap(cpu, cpu_online_mask);
+	}
+	for (i = 0; i < s->nr_threads; i++)
+		wake_up_process(s->thread[i].task);
+	return 0;
+}
+
+/* ptt_storm_stop() - there are no threads afterwards, and the log is in order */
+void ptt_storm_stop(struct ptt_storm *s)
+{
+	unsigned int i;
+
+	if (!completion_done(&s->done))
+		cmpxchg(&s->error, 0, -EINTR);
+	for (i = 0; i < s->nr_threads; i++) {
+		if (s->thread[i].task)
+			kthread_stop_put(s->thread[i].task);
+		s->thread[i].task = NULL;
+	}
+	/* one that was stopped before it began has not counted itself out */
+	if (!completion_done(&s->done))
+		finish(s);
+}
+
+/* ptt_storm_unmap() - unmap all cells; there are no threads any more */
+void ptt_storm_unmap(struct ptt_storm *s)
+{
+	u32 i;
+
+	for (i = 0; i < s->nr_cells; i++) {
+		if (s->state[i])
+			iommu_unmap(s->d->domain, cell_iova(s, i), s->shape[s->state[i]].size);
+		s->state[i] = 0;
+		cond_resched();
+	}
+}
