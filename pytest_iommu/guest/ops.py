@@ -2,7 +2,7 @@
 """The agent's operations, one constructor each; what the agent does is in guest/agent/ops*.c.
 
 A result's ``value`` is what is named after ``->`` here, or -errno; its ``data`` what the function says. Slots are the
-agent's open files, 0 to 63; they outlive a batch.
+agent's open files, 0 to 63; they outlive a batch. The constructors of jobs are in guest/jobs.py.
 """
 
 from __future__ import annotations
@@ -48,6 +48,14 @@ class Code(IntEnum):
     SLEEP = 19
     MKDIR = 20
     MOUNT = 21
+    START_READER = 22
+    START_WRITER = 23
+    START_SPINNER = 24
+    START_TICKER = 25
+    SIGNAL_JOB = 26
+    WAIT_JOB = 27
+    JOB_STATE = 28
+    RESET_JOBS = 29
 
 
 def read_file(path: str, chunk: int = 0, limit: int = 0) -> Op:

@@ -5,82 +5,18 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import struct
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from agent_process import Agent
 
 from pytest_iommu.guest import ops
-from pytest_iommu.guest.channel import BATCH, ERROR, HEAD, MAGIC, MAX_FRAME, Channel, ChannelClosed
-from pytest_iommu.paths import agent as agent_sources
+from pytest_iommu.guest.channel import BATCH, ERROR, HEAD, MAGIC, MAX_FRAME, ChannelClosed
 from pytest_iommu.targets.protocol import Op, Result
-
-FLAGS = ["-Wall", "-Wextra", "-O1", "-g", "-pthread", '-DAGENT_BUILD="test"']
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The agent for this machine; static where the C library allows it, as it is in the guest."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no gcc on PATH: the agent cannot be built for this machine")
-    target = tmp_path_factory.mktemp("agent") / "agent"
-    sources = [str(path) for path in sorted(agent_sources().glob("*.c"))]
-    static = subprocess.run([compiler, *FLAGS, "-static", "-o", str(target), *sources], capture_output=True)
-    if static.returncode:
-        dynamic = subprocess.run([compiler, *FLAGS, "-o", str(target), *sources], capture_output=True, text=True)
-        assert dynamic.returncode == 0, dynamic.stderr
-    return target
-
-
-class Agent:
-    """A running agent and the channel to it."""
-
-    def __init__(self, program: Path) -> None:
-        self.process = subprocess.Popen([program, "--stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.read_fd = os.dup(self.process.stdout.fileno())
-        self.write_fd = os.dup(self.process.stdin.fileno())
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.channel = Channel((self.read_fd, self.write_fd))
-
-    def run(self, *batch: Op) -> tuple[Result, ...]:
-        return self.channel.run(batch, 20).results
-
-    def close(self) -> None:
-        self.channel.close()
-        try:
-            self.process.wait(5)
-        finally:
-            self.process.kill()
-            self.process.wait()
-
-
-@pytest.fixture
-def start(program: Path) -> Iterator[Callable[[], Agent]]:
-    running: list[Agent] = []
-
-    def one() -> Agent:
-        running.append(Agent(program))
-        return running[-1]
-
-    yield one
-    for agent in running:
-        agent.close()
-
-
-@pytest.fixture
-def agent(start: Callable[[], Agent]) -> Agent:
-    one = start()
-    one.channel.hello(10)
-    return one
 
 
 def test_it_speaks_first(start: Callable[[], Agent]) -> None:
@@ -223,7 +159,7 @@ def test_it_does_not_power_off_somebody_s_machine(agent: Agent) -> None:
 
 
 def test_an_unknown_operation_does_not_stop_the_batch(agent: Agent) -> None:
-    results = agent.run(Op(0), Op(22), Op(0xFFFFFFFF), ops.sleep(0))
+    results = agent.run(Op(0), Op(max(ops.Code) + 1), Op(0xFFFFFFFF), ops.sleep(0))
     assert [r.value for r in results] == [-errno.ENOSYS] * 3 + [0]
 
 

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define AGENT_PROTOCOL 1
 #define FRAME_MAGIC 0x54504d49u /* "IMPT" */
@@ -84,6 +85,17 @@ int32_t op_poweroff(const struct op *op, struct buffer *out);
 int32_t op_run(const struct op *op, struct buffer *out);
 int32_t op_sleep(const struct op *op, struct buffer *out);
 int32_t load_module(const char *path, const char *params);
+
+/* ops_job.c */
+int32_t op_start_reader(const struct op *op, struct buffer *out);
+int32_t op_start_writer(const struct op *op, struct buffer *out);
+int32_t op_start_spinner(const struct op *op, struct buffer *out);
+int32_t op_start_ticker(const struct op *op, struct buffer *out);
+int32_t op_signal_job(const struct op *op, struct buffer *out);
+int32_t op_wait_job(const struct op *op, struct buffer *out);
+int32_t op_job_state(const struct op *op, struct buffer *out);
+int32_t op_reset_jobs(const struct op *op, struct buffer *out);
+void job_ended(pid_t pid, int status);
 
 /* kmsg.c */
 void kmsg_open(bool from_boot);

@@ -103,11 +103,14 @@ static void spawn_shell(void)
 	_exit(1);
 }
 
-/* Orphans end here */
+/* Orphans end here, and jobs as it comes */
 void reap_children(void)
 {
-	while (waitpid(-1, NULL, WNOHANG) > 0)
-		;
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+		job_ended(pid, status);
 }
 
 void init_system(struct buffer *errors)
@@ -116,7 +119,9 @@ void init_system(struct buffer *errors)
 	open_console();
 	mount_one("proc", "/proc", "proc", errors);
 	mount_one("sysfs", "/sys", "sysfs", errors);
-	mount_one("debugfs", "/sys/kernel/debug", "debugfs", errors);
+	/* Who boots without it wants to see what is left */
+	if (!on_command_line("debugfs=off"))
+		mount_one("debugfs", "/sys/kernel/debug", "debugfs", errors);
 	mount_one("tmpfs", "/tmp", "tmpfs", errors);
 	load_modules(errors);
 	if (on_command_line("iommu.shell=1") && !access(BUSYBOX, X_OK))

@@ -22,6 +22,8 @@ static const op_fn handlers[] = {
 	op_open,	 op_read,      op_pread,      op_lseek, op_write,  op_close,
 	op_ioctl,	 op_parallel_read, op_insmod, op_rmmod, op_poweroff, op_pwrite,
 	op_run,		 op_sleep,     op_mkdir,      op_mount,
+	op_start_reader, op_start_writer, op_start_spinner, op_start_ticker,
+	op_signal_job,	 op_wait_job,	  op_job_state,	    op_reset_jobs,
 };
 
 static void run_op(const struct op *op, struct buffer *out)

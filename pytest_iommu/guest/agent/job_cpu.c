@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Jobs that take a cpu, or see when they get it: real-time processes. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent.h"
+#include "job.h"
+
+#define TICKS_MAX (1u << 20)
+#define FAIR_SERVER "/sys/kernel/debug/sched/fair_server/cpu%u/runtime"
+
+static uint64_t *late;
+static size_t ticks_max;
+
+static void write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, text, strlen(text)) < 0)
+		fprintf(stderr, "agent: %s: %s\n", path, strerror(errno));
+	close(fd);
+}
+
+/*
+ * Real-time processes leave 5 % of a cpu to others: by the old throttling, and
+ * since 6.12 by a deadline server. Only the guest's init takes that away:
+ * --stdio could be on somebody's real machine.
+ */
+void stop_throttling(uint32_t cpu)
+{
+	char path[sizeof(FAIR_SERVER) + 16];
+
+	if (getpid() != 1)
+		return;
+	write_text("/proc/sys/kernel/sched_rt_runtime_us", "-1");
+	snprintf(path, sizeof(path), FAIR_SERVER, cpu);
+	write_text(path, "0");
+}
+
+static int32_t spinner_setup(const struct job_spec *spec, struct job_shared *shared)
+{
+	(void)spec;
+	(void)shared;
+	mlockall(MCL_CURRENT);
+	return 0;
+}
+
+/* In user mode all the time: no system call in the loop */
+static int32_t spinner_run(const struct job_spec *spec, struct job_shared *shared)
+{
+	struct job_record record = { .begin = now_ns() };
+
+	(void)spec;
+	while (!job_is_set(&shared->stop))
+		;
+	record.end = now_ns();
+	job_record(shared, &record);
+	return 0;
+}
+
+static int32_t ticker_setup(const struct job_spec *spec, struct job_shared *shared)
+{
+	(void)shared;
+	if (!spec->interval_us)
+		return -EINVAL;
+	ticks_max = spec->milliseconds * 1000ull / spec->interval_us;
+	if (!ticks_max || ticks_max > TICKS_MAX)
+		return -EINVAL;
+	late = malloc(ticks_max * sizeof(*late));
+	if (!late)
+		return -ENOMEM;
+	/* our own page faults are not what is measured */
+	memset(late, 1, ticks_max * sizeof(*late));
+	mlockall(MCL_CURRENT);
+	return 0;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void sleep_until(uint64_t ns)
+{
+	struct timespec t = { ns / 1000000000, ns % 1000000000 };
+
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
+		;
+}
+
+/* A tick that comes late takes those with it that were due meanwhile: they are one lateness */
+static int32_t ticker_run(const struct job_spec *spec, struct job_shared *shared)
+{
+	uint64_t interval = spec->interval_us * 1000ull, begin = now_ns(), due = begin, now;
+	uint64_t end = begin + spec->milliseconds * 1000000ull;
+	struct job_lateness found = {};
+	size_t ticks = 0;
+
+	while (ticks < ticks_max && due + interval <= end && !job_is_set(&shared->stop)) {
+		due += interval;
+		sleep_until(due);
+		now = now_ns();
+		late[ticks] = now - due;
+		if (!ticks || late[ticks] > found.worst) {
+			found.worst = late[ticks];
+			found.worst_at = now;
+		}
+		due += late[ticks++] / interval * interval;
+	}
+	if (ticks) {
+		qsort(late, ticks, sizeof(*late), by_value);
+		found.median = late[ticks / 2];
+	}
+	shared->lateness = found;
+	return ticks;
+}
+
+const struct job_kind job_spinner = { "spinner", true, true, spinner_setup, spinner_run };
+const struct job_kind job_ticker = { "ticker", false, true, ticker_setup, ticker_run };

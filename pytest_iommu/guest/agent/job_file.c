@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Jobs that read and write files, every system call with its times. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "agent.h"
+#include "job.h"
+
+#define CHUNK 65536u
+
+static uint8_t *memory;
+static size_t text_len;
+static uint64_t total;
+static uint32_t crc_table[256];
+
+static int32_t clamp(uint64_t bytes)
+{
+	return bytes > INT32_MAX ? INT32_MAX : bytes;
+}
+
+/* What belongs to the record is in place before it counts: the agent may look at any time */
+bool job_record(struct job_shared *shared, const struct job_record *record)
+{
+	if (shared->count >= RECORDS_MAX)
+		return false;
+	shared->records[shared->count] = *record;
+	__atomic_store_n(&shared->count, shared->count + 1, __ATOMIC_RELEASE);
+	return true;
+}
+
+/* zlib's crc32 */
+static void make_crc_table(void)
+{
+	for (uint32_t i = 0; i < 256; i++) {
+		uint32_t c = i;
+
+		for (int bit = 0; bit < 8; bit++)
+			c = c & 1 ? 0xedb88320u ^ c >> 1 : c >> 1;
+		crc_table[i] = c;
+	}
+}
+
+/* The digest so far stays what it is for who looks before the next record counts */
+static void add_to_digest(struct job_shared *shared, const uint8_t *text, size_t len)
+{
+	const struct job_digest *old = &shared->digest[shared->count % 2];
+	struct job_digest *new = &shared->digest[(shared->count + 1) % 2];
+	uint32_t crc = ~old->crc;
+	uint64_t lines = 0;
+
+	for (size_t i = 0; i < len; i++) {
+		crc = crc_table[(crc ^ text[i]) & 0xff] ^ crc >> 8;
+		lines += text[i] == '\n';
+	}
+	*new = (struct job_digest){ old->bytes + len, old->lines + lines, ~crc };
+}
+
+static int32_t reader_setup(const struct job_spec *spec, struct job_shared *shared)
+{
+	memory = mmap(NULL, spec->chunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return -errno;
+	make_crc_table();
+	if (spec->held)
+		return hold_memory(memory, spec->chunk, shared);
+	/* touched: readers meet in the file, not in the memory management */
+	memset(memory, 1, spec->chunk);
+	return 0;
+}
+
+/* One read(2); what it returns, or -errno, also when there is no room for its result */
+static int32_t read_once(const struct job_spec *spec, struct job_shared *shared, int fd,
+			 uint32_t round)
+{
+	struct job_record record = { .round = round };
+	ssize_t n;
+
+	record.begin = now_ns();
+	do
+		n = read(fd, memory, spec->chunk);
+	while (n < 0 && errno == EINTR);
+	record.value = n < 0 ? -errno : n;
+	record.end = now_ns();
+
+	n = n < 0 ? 0 : n;
+	if (!spec->keep) {
+		add_to_digest(shared, memory, n);
+	} else {
+		if (text_len + n > TEXT_MAX)
+			return -EMSGSIZE;
+		memcpy(shared->text + text_len, memory, n);
+	}
+	if (!job_record(shared, &record))
+		return -EMSGSIZE;
+	text_len += n;
+	total += n;
+	return record.value;
+}
+
+static int32_t reader_run(const struct job_spec *spec, struct job_shared *shared)
+{
+	for (uint32_t round = 0; !spec->rounds || round < spec->rounds; round++) {
+		int32_t n;
+		int fd;
+
+		if (job_is_set(&shared->stop))
+			break;
+		fd = open(spec->path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			return -errno;
+		do
+			n = read_once(spec, shared, fd, round);
+		while (n > 0);
+		close(fd);
+		if (n < 0)
+			return n;
+	}
+	return clamp(total);
+}
+
+static int32_t writer_setup(const struct job_spec *spec, struct job_shared *shared)
+{
+	(void)spec;
+	(void)shared;
+	return 0;
+}
+
+static int32_t writer_run(const struct job_spec *spec, struct job_shared *shared)
+{
+	struct job_record record = {};
+	int fd = open(spec->path, O_WRONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	record.begin = now_ns();
+	n = write(fd, spec->data, spec->data_len);
+	record.value = n < 0 ? -errno : clamp(n);
+	record.end = now_ns();
+	if (close(fd) < 0 && record.value >= 0)
+		record.value = -errno;
+	job_record(shared, &record);
+	return record.value;
+}
+
+const struct job_kind job_reader = { "reader", false, false, reader_setup, reader_run };
+const struct job_kind job_writer = { "writer", false, false, writer_setup, writer_run };
