@@ -85,6 +85,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     return lifecycle.before_tests(session)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of a worker: what the controller has to know of tests that did not run."""
+    lifecycle.hand_back(session)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Hand the settings and the kernels over to a worker."""

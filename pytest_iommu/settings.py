@@ -9,12 +9,15 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from pytest_iommu import paths
 from pytest_iommu.outcomes import SetupError
+
+if TYPE_CHECKING:
+    from pytest_iommu.report.known_issues import Known
 
 KEEP = ("failed", "all", "none")
 EXIT_SETUP = 6
@@ -22,6 +25,10 @@ EXIT_SETUP = 6
 
 RELEASE_SEED = 100
 """What scenarios are generated from by default. It is the version (0.1.0): the same everywhere, new with a release."""
+
+
+_NOT_REPEATED = ("record", "keep", "list", "strict", "report", "json", "ktap", "seed")
+"""What says nothing of how a test runs; the seed is put down as the number that it came to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,9 @@ OPTIONS = (
     Option("record", "record the guests' answers to DIR, for --iommu-target=replay:DIR", kind="path", metavar="DIR"),
     Option("strict", "a run that checked nothing fails", kind="flag"),
     Option("report", "write rules.json and rules.md, what became of every rule, to DIR", kind="path", metavar="DIR"),
+    Option("json", "write the results, a JSON document, to FILE", kind="path", metavar="FILE"),
+    Option("ktap", "write the results, KTAP version 1, to FILE", kind="path", metavar="FILE"),
+    Option("known", "known issues: tests that are expected to fail, and must still do so", kind="path", metavar="FILE"),
     Option("examples", "how many scenarios to generate in all", metavar="N", default="300"),
     Option("seed", "what they are generated from: a number, or random", metavar="N", default=str(RELEASE_SEED)),
 )
@@ -106,6 +116,9 @@ class Settings:
     record: Path | None = None
     strict: bool = False
     report: Path | None = None
+    json: Path | None = None
+    ktap: Path | None = None
+    known: tuple[Known, ...] = ()
     examples: int = 300
     seed: int = RELEASE_SEED
     given: tuple[str, ...] = field(default=())
@@ -160,7 +173,7 @@ def _given(config: pytest.Config, seed: int) -> tuple[str, ...]:
     words: list[str] = []
     for option in OPTIONS:
         value = config.getoption(option.key)
-        if value is None or option.name in ("record", "keep", "list", "strict", "report", "seed"):
+        if value is None or option.name in _NOT_REPEATED:
             continue
         if option.kind == "flag":
             words += [option.flag] if value else []
@@ -187,6 +200,12 @@ def _exists(path: Path | None, flag: str, what: Literal["file", "directory", "pa
     if path is not None and not test(path):
         raise SetupError(f"{flag}: no such {what}: {path}")
     return path
+
+
+def _known(path: Path | None) -> tuple[Known, ...]:
+    from pytest_iommu.report import known_issues
+
+    return () if path is None else known_issues.load(path)
 
 
 def load(config: pytest.Config, folder: Path) -> Settings:
@@ -224,6 +243,9 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         record=value["record"],
         strict=value["strict"],
         report=value["report"],
+        json=value["json"],
+        ktap=value["ktap"],
+        known=_known(_exists(value["known"], "--iommu-known", "file")),
         examples=_number(value["examples"], "--iommu-examples"),
         seed=seed,
         given=_given(config, seed),

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from pytest_iommu.guest import kcsan
 
 READ_LIMIT = 4 << 20
 """Most bytes looked at by one scan; a flood beyond that is skipped, the taint word is the second witness."""
 
 SPLAT_LINES = 60
+RACE_LINES = 160
+"""KCSAN's two stacks have up to 64 entries each, and none of them can be left out when it is judged."""
+RACE_BYTES = 32 << 10
 
 # A message starts a line: after the time stamp and, with CONFIG_PRINTK_CALLER, the caller. Anchoring keeps the kernel
 # command line ("oops=panic"), help texts and driver messages that merely contain the words from being splats.
@@ -23,6 +30,7 @@ _START = r"^(?:<\d+>)?(?:\[ *\d+\.\d+\] *)?(?:\[ *[TC]\d+\] *)?"
 _KINDS = (
     ("panic", r"Kernel panic - not syncing"),
     ("oops", r"Unable to handle kernel|Internal error: |Oops: |Oops - |BUG: unable to handle|kernel BUG at"),
+    ("kcsan", re.escape(kcsan.TITLE)),
     ("kasan", r"BUG: K[A-Z]*SAN: "),
     ("lockdep", r"WARNING: (?:possible|inconsistent|suspicious|bad unlock|held lock|lock held|Nested lock)|"
                 r"BUG: (?:MAX_LOCK|looking up|key .* has not been registered)|INFO: trying to register non-static key|"
@@ -52,25 +60,39 @@ class Splat:
     text: str
 
 
+class RaceElsewhere(UserWarning):
+    """KCSAN saw a data race that is not the dump's (guest/kcsan.py): said once at the end of a run, and no failure."""
+
+
 def scan(text: str) -> Splat | None:
-    """The first splat in a console or kernel log text, or None."""
-    match = _FIRST.search(text)
-    if match is None:
-        return None
+    """The first splat in a console or kernel log text that fails a test, or None."""
+    return next((splat for splat in splats(text) if counts(splat)), None)
+
+
+def counts(splat: Splat) -> bool:
+    """Whether a report fails the test: all do, but of KCSAN's only those that are the dump's."""
+    return splat.kind != "kcsan" or kcsan.concerns_dump(splat.text)
+
+
+def splats(text: str) -> Iterator[Splat]:
+    """All splats in a text, in order; further titles within a report are given, too."""
+    return (_splat(text, match) for match in _FIRST.finditer(text))
+
+
+def _splat(text: str, match: re.Match[str]) -> Splat:
     title = match["line"].strip()
     kind = next(kind for kind, pattern in _KIND if pattern.match(title))
+    limit = RACE_LINES if kind == "kcsan" else SPLAT_LINES
     start = text.rfind("\n", 0, match.start()) + 1
-    before = text[:start].rstrip("\n").rsplit("\n", 1)[-1]
-    lines = text[start:].splitlines()
-    end = len(lines)
-    for number, line in enumerate(lines[:SPLAT_LINES]):
+    before = text[text.rfind("\n", 0, max(start - 1, 0)) + 1 : start].rstrip("\n")
+    lines = text[start : start + RACE_BYTES].splitlines()[:limit]
+    for number, line in enumerate(lines):
         if number and _END.search(line):
-            end = number + 1
+            del lines[number + 1 :]
             break
-    taken = lines[: min(end, SPLAT_LINES)]
     if _CUT_HERE in before or _RULER.match(before):
-        taken.insert(0, before)
-    return Splat(kind, title, "\n".join(taken))
+        lines.insert(0, before)
+    return Splat(kind, title, "\n".join(lines))
 
 
 def taint_words(taint: int) -> str:
@@ -91,13 +113,20 @@ class Console:
         return os.fstat(self._fd).st_size
 
     def scan_new(self) -> Splat | None:
-        """The first splat in what was written since the last call; an unfinished last line is left for the next."""
+        """The first splat in what was written since the last call; an unfinished end is left for the next.
+
+        Warns of every race elsewhere on the way (RaceElsewhere).
+        """
         size = self.size
         start = max(self._offset, size - READ_LIMIT)
         data = os.pread(self._fd, size - start, start)
-        end = data.rfind(b"\n") + 1
+        end = _finished(data)
         self._offset = start + end
-        return scan(_text(data[:end])) if end else None
+        for splat in splats(_text(data[:end])):
+            if counts(splat):
+                return splat
+            warnings.warn(f"{splat.title.removeprefix('BUG: ')}: not the dump's", RaceElsewhere, stacklevel=1)
+        return None
 
     def scan_all(self) -> Splat | None:
         """The first splat of the whole console's last READ_LIMIT bytes, unfinished line included."""
@@ -108,6 +137,15 @@ class Console:
         size = self.size
         start = max(0, size - limit)
         return _text(os.pread(self._fd, size - start, start))
+
+
+def _finished(data: bytes) -> int:
+    """How much can be scanned: whole lines, and no part of a race, which is judged by all of its stacks."""
+    end = data.rfind(b"\n") + 1
+    title = data.rfind(kcsan.TITLE.encode(), 0, end)
+    if title < 0 or end - title > RACE_BYTES or data.find(kcsan.RULER.encode(), title, end) >= 0:
+        return end
+    return data.rfind(b"\n", 0, title) + 1
 
 
 def _text(data: bytes) -> str:

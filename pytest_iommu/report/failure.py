@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_iommu.guest import kcsan
 from pytest_iommu.outcomes import CheckFailed, IommuError
 
 CONSOLE_LINES = 20
@@ -23,8 +24,13 @@ def rerun_line(path: Path, nodeid: str, given: Sequence[str], where: Path) -> st
     return shlex.join(["pytest", f"{shown}{colons}{rest}", *given])
 
 
-def text(error: IommuError, where: str, rules: Sequence[str], folder: Path | None, again: str) -> str:
-    """The whole text. ``where`` is the scenario's file:line, ``rules`` those that the test is about."""
+def text(
+    error: IommuError, where: str, rules: Sequence[str], folder: Path | None, again: str, fingerprint: str = ""
+) -> str:
+    """The whole text. ``where`` is the scenario's file:line, ``rules`` those that the test is about.
+
+    ``fingerprint`` is the name of the kernel report in it, if there is one.
+    """
     parts = [_headline(error), f"scenario: {where}"]
     if rules:
         parts.append(f"rules:    {' '.join(rules)}")
@@ -34,6 +40,7 @@ def text(error: IommuError, where: str, rules: Sequence[str], folder: Path | Non
     evidence = error.evidence
     if evidence is not None:
         if evidence.splat:
+            parts += ["", f"fingerprint: {fingerprint}"] if fingerprint else []
             parts += ["", "first kernel report:", *_indented(evidence.splat.splitlines()[:SPLAT_LINES])]
         console = evidence.console.rstrip().splitlines()
         if console and (evidence.splat or not isinstance(error, CheckFailed)):
@@ -66,6 +73,8 @@ def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
     if error.kind not in ("kernel-crash", "kernel-hang"):
         return ()
     splat = error.evidence.splat if error.evidence is not None else ""
+    if kcsan.TITLE in splat:
+        return tuple(dict.fromkeys(["CON-4", *declared]))
     # A report out of a read is what LAY-7 forbids, whatever the test was about; of a corrupt table, FLT-3 before it.
     read = ["LAY-7"] if "vfs_read" in splat else []
     return tuple(dict.fromkeys([*declared, *read] if "FLT-3" in declared[:1] else [*read, *declared]))

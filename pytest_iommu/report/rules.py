@@ -1,60 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """--iommu-report: what became of every rule, as rules.json (its schema: docs/report.md) and, to be read, rules.md.
 
-Made of the tests' reports alone, and sorted: the same run gives the same files with any number of workers.
+Made of the tests' rows alone, and sorted: the same run gives the same files with any number of workers.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from pytest_iommu.report.summary import BROKEN, GUEST, KIND, RULES, reason, split
+from pytest_iommu.report.rows import Row, guests_of
 
 SCHEMA = 1
 """Raised when a field changes its meaning or goes; a new field raises nothing."""
 
-_WORSE = {"passed": 0, "skipped": 1, "failed": 2}
 
-
-@dataclass(slots=True)
-class Row:
-    """One test: how it ended, with the reason of a skip or the kind of a failure, and the rules that it broke."""
-
-    nodeid: str
-    outcome: str = ""
-    reason: str = ""
-    rules: tuple[str, ...] = ()
-    broke: tuple[str, ...] = ()
-    guest: str = ""
-
-
-def rows_of(reports: Iterable[pytest.TestReport]) -> dict[str, Row]:
-    """The tests, sorted; of the three reports of a test the worst says how it ended."""
-    rows: dict[str, Row] = {}
-    for report in reports:
-        if report.when in ("setup", "teardown") and report.passed:
-            continue
-        properties = {str(name): str(value) for name, value in report.user_properties}
-        row = rows.setdefault(report.nodeid, Row(report.nodeid))
-        row.rules = row.rules or split(properties.get(RULES, ""))
-        row.guest = row.guest or properties.get(GUEST, "")
-        row.broke = tuple(dict.fromkeys([*row.broke, *split(properties.get(BROKEN, ""))]))
-        if not row.outcome or _WORSE[report.outcome] > _WORSE[row.outcome]:
-            row.outcome = report.outcome
-            row.reason = reason(report) if report.skipped else properties.get(KIND, "") if report.failed else ""
-    return dict(sorted(rows.items()))
-
-
-def outcome_of(rule: str, rows: Mapping[str, Row], later: Mapping[str, str]) -> str:
+def outcome_of(rule: str, rows: Iterable[Row], later: Mapping[str, str]) -> str:
     """What became of a rule. It passed only if a test of it did; where all failed, of whatever it was, it failed."""
-    own = {row.outcome for row in rows.values() if rule in row.rules}
-    if any(rule in row.broke for row in rows.values()) or ("failed" in own and "passed" not in own):
+    rows = list(rows)
+    own = {row.outcome for row in rows if rule in row.rules}
+    if any(rule in row.broke for row in rows) or ("failed" in own and "passed" not in own):
         return "failed"
     if own:
         return "passed" if "passed" in own else "skipped"
@@ -62,46 +29,42 @@ def outcome_of(rule: str, rows: Mapping[str, Row], later: Mapping[str, str]) -> 
 
 
 def document(
-    reports: Iterable[pytest.TestReport],
+    tests: Iterable[Row],
     known: Mapping[str, str],
     later: Mapping[str, str],
     kernels: Mapping[str, tuple[str, str]],
 ) -> dict[str, Any]:
-    """rules.json. ``known`` is every rule with its one line, ``kernels`` guest -> kernel and QEMU, in words."""
-    rows = rows_of(reports)
-    guests = sorted({row.guest for row in rows.values() if row.guest and row.outcome != "skipped"})
+    """rules.json. ``known`` is every rule with its one line, ``kernels`` guest -> kernel and QEMU, in words.
+
+    A test that did not run says nothing of a rule and is not among its tests.
+    """
+    rows = sorted((row for row in tests if row.outcome != "not-run"), key=lambda row: row.nodeid)
     return {
         "schema": SCHEMA,
-        "guests": [_guest(name, kernels.get(name)) for name in guests],
+        "guests": guests_of(rows, kernels),
         "rules": [
             {
                 "id": rule,
                 "text": known.get(rule, ""),
                 "outcome": outcome_of(rule, rows, later),
-                "tests": [_test(row, rule) for row in rows.values() if rule in row.rules or rule in row.broke],
+                "tests": [_test(row, rule) for row in rows if rule in row.rules or rule in row.broke],
             }
-            for rule in [*known, *sorted({rule for row in rows.values() for rule in row.rules} - set(known))]
+            for rule in [*known, *sorted({rule for row in rows for rule in row.rules} - set(known))]
         ],
         "other_failures": [
-            {"test": row.nodeid, "kind": row.reason or "fail"}
-            for row in rows.values()
+            {"test": row.nodeid, "kind": row.kind}
+            for row in rows
             if row.outcome == "failed" and not row.rules and not row.broke
         ],
     }
 
 
-def _guest(name: str, kernel: tuple[str, str] | None) -> dict[str, str | None]:
-    machine, _, flavour = name.partition("/")
-    words, qemu = kernel or (None, None)
-    return {"machine": machine, "flavour": flavour, "kernel": words, "qemu": qemu}
-
-
 def _test(row: Row, rule: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"test": row.nodeid, "outcome": row.outcome}
-    if row.outcome == "skipped":
+    found: dict[str, Any] = {"test": row.nodeid, "outcome": "skipped" if row.outcome == "xfailed" else row.outcome}
+    if row.reason:
         found["reason"] = row.reason
-    if row.outcome == "failed":
-        found |= {"kind": row.reason or "fail", "broke": list(row.broke)}
+    if row.kind:
+        found |= {"kind": row.kind, "broke": list(row.broke)}
     if rule not in row.rules:
         found["declared"] = False
     return found

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_iommu.report import junit, known_issues
+from pytest_iommu.report.results import RunFacts
+from pytest_iommu.report.rows import Row, guests_of
 from pytest_iommu.report.summary import Tally, table
+from pytest_iommu.report.watch import Watch
 from pytest_iommu.settings import EXIT_SETUP
 
 if TYPE_CHECKING:
@@ -20,52 +25,85 @@ PYARGS = "the conformance suite is run by: pytest --pyargs pytest_iommu.conforma
 class Reporter:
     """A plugin of the process that reports: the controller, or the only one."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, watch: Watch) -> None:
         self._run = run
+        self._watch = watch
         self._tally = Tally()
-        self._reports: list[pytest.TestReport] = []
+        self._began = time.time()
         self._empty = False
-        self._unwritten = ""
+        self._closed = False
+        self._told: list[str] = []
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count."""
         self._tally.add(report)
-        if self._run.settings.report is not None:
-            self._reports.append(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Failures of the set-up alone have their own exit status; with --iommu-strict, so has a run without checks."""
         self._empty = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+        if exitstatus == pytest.ExitCode.INTERRUPTED and self._watch.by_maxfail:
+            # With workers -x is an interruption, without them a failure.
+            exitstatus = session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if exitstatus == pytest.ExitCode.TESTS_FAILED and self._tally.only_infrastructure:
             session.exitstatus = EXIT_SETUP
         elif exitstatus == pytest.ExitCode.OK and self._strict_and_empty(session.config):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
-        config = session.config.option
-        if self._run.settings.report is not None and not config.collectonly and not config.iommu_list:
-            self._write_report(session, self._run.settings.report)
+        session.exitstatus = self._close(session.config, session, session.exitstatus)
 
-    def _write_report(self, session: pytest.Session, directory: Path) -> None:
-        """--iommu-report: also of a run that failed, or was interrupted."""
-        from pytest_iommu.report.rules import document, write
-        from pytest_iommu.rules import LATER, RULES
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """A run that was ended before it began, by a kernel that does not build, has no other end."""
+        if self._watch.finished.ended and not self._closed:
+            self._close(config, None, self._watch.exit_status)
+            junit.write(config)
 
+    def _close(self, config: pytest.Config, session: pytest.Session | None, status: int) -> int:
+        """Write the files, also of a run that failed or was interrupted, and return the exit status."""
+        self._closed = True
+        if config.option.collectonly or config.option.iommu_list:
+            return status
+        from pytest_iommu.report import files
+
+        settings = self._run.settings
+        rows = self._watch.close(session)
+        gone = [] if self._watch.finished.ended or self._tally.nothing_checked else self._unmet()
+        rows += gone
+        self._told += [row.text for row in gone]
+        if gone and status == pytest.ExitCode.OK:
+            status = pytest.ExitCode.TESTS_FAILED
         kernels = {
             str(key): ("; ".join((kernel.kernel, *kernel.notes)), str(kernel.qemu))
             for key, kernel in self._run.kernels.items()
         }
-        try:
-            write(directory, document(self._reports, RULES, LATER, kernels))
-        except OSError as error:
-            self._unwritten = f"iommu: --iommu-report={directory} cannot be written: {error.strerror}"
-            if session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = EXIT_SETUP
+        target = ":".join(filter(None, (settings.target, settings.target_argument)))
+        facts = RunFacts(
+            version=version("pytest-iommu"),
+            target=target,
+            seed=settings.seed,
+            started=self._began,
+            seconds=time.time() - self._began,
+            exit_status=int(status),
+            ended=self._watch.finished.ended,
+        )
+        stated = {"target": target, "seed": str(settings.seed), "ended": facts.ended}
+        junit.complete(config, rows, junit.properties(guests_of(rows, kernels), stated), self._watch.nodes)
+        problems = files.write(settings, rows, facts, kernels)
+        self._told += problems
+        return EXIT_SETUP if problems and status == pytest.ExitCode.OK else status
+
+    def _unmet(self) -> list[Row]:
+        """Known issues that no test met, of those that name no test: failures of their own."""
+        names = {row.known for row in self._watch.finished.rows()}
+        return [
+            Row(f"pytest-iommu::known-issue-{entry.name}", "failed", kind="unexpected-pass", text=entry.gone, made=True)
+            for entry in known_issues.unmet(self._run.settings.known, names)
+        ]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table of rules and what else the user has to know."""
-        if self._unwritten:
-            terminalreporter.write_line(self._unwritten, red=True)
+        for line in self._told:
+            terminalreporter.write_line(line, red=True)
         if self._run.settings.target is None:
             return
         from pytest_iommu.rules import LATER, RULES

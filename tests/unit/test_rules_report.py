@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from pytest_iommu.report.coverage import collected, listing, problems
+from pytest_iommu.report.rows import Row, rows_of
 from pytest_iommu.report.rules import document, markdown, write
 from pytest_iommu.report.summary import BROKEN, GUEST, KIND, RULES
 from pytest_iommu.settings import RELEASE_SEED
@@ -31,7 +32,11 @@ def report(
 
 
 def made(*reports: pytest.TestReport, later: dict[str, str] | None = None) -> dict[str, Any]:
-    return document(reports, KNOWN, later or {}, {"smmuv3/plain": ("Linux 7.3.4", "QEMU 10.0.2")})
+    return of_rows(*rows_of(reports).values(), later=later)
+
+
+def of_rows(*rows: Row, later: dict[str, str] | None = None) -> dict[str, Any]:
+    return document(rows, KNOWN, later or {}, {"smmuv3/plain": ("Linux 7.3.4", "QEMU 10.0.2")})
 
 
 def outcomes(*reports: pytest.TestReport, later: dict[str, str] | None = None) -> list[str]:
@@ -79,6 +84,21 @@ def test_only_what_ran_is_a_guest_and_order_does_not_matter() -> None:
     assert made(ran)["guests"] == [guest]
     assert made(skipped)["guests"] == []
     assert made(ran, skipped) == made(skipped, ran)
+
+
+def test_a_guest_booted_otherwise_is_no_other_guest() -> None:
+    rows = [Row("a", "passed", guest="smmuv3/plain"), Row("b", "passed", guest="smmuv3/plain/races")]
+    assert of_rows(*rows)["guests"] == of_rows(rows[1])["guests"] == of_rows(rows[0])["guests"]
+
+
+def test_what_did_not_run_says_nothing_of_a_rule() -> None:
+    assert of_rows(Row("a", "not-run", "x", rules=("RNG-1",), guest="smmuv3/plain"))["rules"] == made()["rules"]
+
+
+def test_a_rule_that_is_known_to_be_broken_is_broken() -> None:
+    (rule, *_) = of_rows(Row("a", "xfailed", "known", "fail", ("RNG-1",), ("RNG-1",)), Row("b", "passed"))["rules"]
+    assert rule["outcome"] == "failed"
+    assert rule["tests"] == [{"test": "a", "outcome": "skipped", "reason": "known", "kind": "fail", "broke": ["RNG-1"]}]
 
 
 def test_the_files(tmp_path: Path) -> None:

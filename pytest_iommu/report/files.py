@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The files that a run leaves for others, all made of the same rows: --iommu-report, --iommu-json, --iommu-ktap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pytest_iommu.report import ktap, results, rules
+from pytest_iommu.report.results import RunFacts
+from pytest_iommu.report.rows import Row, guests_of
+from pytest_iommu.rules import LATER, RULES
+from pytest_iommu.settings import Settings
+
+
+def write(settings: Settings, rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Write what was asked for; what could not be written is told, a line each."""
+    problems = []
+    if settings.report is not None:
+        try:
+            rules.write(settings.report, rules.document(rows, RULES, LATER, kernels))
+        except OSError as error:
+            problems.append(_unwritten("--iommu-report", settings.report, error))
+    if settings.json is not None:
+        problems += _put("--iommu-json", settings.json, results.text(results.document(rows, run, kernels)))
+    if settings.ktap is not None:
+        problems += _put("--iommu-ktap", settings.ktap, ktap.text(rows, _header(rows, run, kernels)))
+    return problems
+
+
+def _header(rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str, str]]) -> list[str]:
+    lines = [f"pytest-iommu {run.version}" + (f", target {run.target}" if run.target else "")]
+    for guest in guests_of(rows, kernels):
+        told = "; ".join(text for text in (guest["kernel"], guest["qemu"]) if text)
+        lines.append(f"machine {guest['machine']}, flavour {guest['flavour']}" + (f": {told}" if told else ""))
+    return lines
+
+
+def _put(option: str, path: Path, text: str) -> list[str]:
+    """Write one file, whole or not at all: who waits for it must not read half of it."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")  # a pipe, /dev/stdout
+            return []
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            fresh.unlink()
+        return [_unwritten(option, path, error)]
+    return []
+
+
+def _unwritten(option: str, path: Path, error: OSError) -> str:
+    return f"iommu: {option}={path} cannot be written: {error.strerror}"

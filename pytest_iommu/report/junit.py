@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What pytest's own --junitxml lacks: what was tested, as properties of the suite, and the tests that did not run.
+
+pytest's fixture record_testsuite_property works in the process of the tests, which with workers is not the one that
+writes the file; so it is added here, on the controller, before the file is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import pytest
+from _pytest.junitxml import LogXML, xml_key
+
+from pytest_iommu.report.rows import Row
+from pytest_iommu.report.summary import GUEST, KIND, RULES
+
+
+def complete(
+    config: pytest.Config, rows: Iterable[Row], properties: Mapping[str, str], nodes: Mapping[str, object]
+) -> None:
+    """Add the properties, and the tests of which pytest has no report; nothing without --junitxml.
+
+    ``nodes`` are the workers of the tests that had begun to run, by node id.
+    """
+    xml = config.stash.get(xml_key, None)
+    if xml is None:
+        return
+    for name, value in properties.items():
+        xml.add_global_property(name, value)
+    for row in rows:
+        if row.made:
+            _add(xml, row, nodes.get(row.nodeid))
+
+
+def write(config: pytest.Config) -> None:
+    """Have the file written of a run that ended before pytest began it: pytest itself writes none then."""
+    xml = config.stash.get(xml_key, None)
+    if xml is None:
+        return
+    if not hasattr(xml, "suite_start"):
+        xml.pytest_sessionstart()
+    xml.pytest_sessionfinish()
+
+
+def properties(guests: Iterable[Mapping[str, str | None]], run: Mapping[str, str]) -> dict[str, str]:
+    """The suite's properties: iommu_<name> of the run, and iommu_guest.<machine>/<flavour>.<what> of every guest."""
+    found = {f"iommu_{name}": value for name, value in run.items() if value}
+    for guest in guests:
+        name = f"iommu_guest.{guest['machine']}/{guest['flavour']}"
+        found |= {f"{name}.{what}": value for what, value in guest.items() if value}
+    return found
+
+
+def _add(xml: LogXML, row: Row, node: object) -> None:
+    failed = row.outcome == "failed"
+    # The worker is part of what LogXML knows a test by.
+    more: dict[str, object] = {} if node is None else {"node": node}
+    path = row.nodeid.partition("::")[0]
+    told = [(RULES, ",".join(row.rules)), (GUEST, row.guest), (KIND, row.kind or row.outcome)]
+
+    def report(outcome: Literal["passed", "failed", "skipped"], when: Literal["call", "setup", "teardown"]) -> None:
+        longrepr = {"failed": row.text, "skipped": (path, 0, f"Skipped: {row.reason}"), "passed": None}[outcome]
+        location = (path, None, row.nodeid.partition("::")[2])
+        stated = [(name, value) for name, value in told if value]
+        one = pytest.TestReport(row.nodeid, location, {}, outcome, longrepr, when, (), 0.0, user_properties=stated)
+        one.__dict__.update(more)
+        xml.pytest_runtest_logreport(one)
+
+    report("failed" if failed else "skipped", "call" if failed else "setup")
+    report("passed", "teardown")

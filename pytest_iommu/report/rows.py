@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The tests of a run, one row each: what rules.json, the JSON, the KTAP and JUnit's additions are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KIND, KNOWN, RETRIED, RULES, reason, split
+
+OUTCOMES = ("passed", "failed", "skipped", "xfailed", "not-run")
+"""How a test ends. xfailed: it failed as expected; not-run: the run ended before it."""
+
+RUN = "pytest-iommu::run"
+"""The row of what is about no test: a run that was cut short, a known issue that nothing met."""
+
+_WORSE = {"passed": 0, "skipped": 1, "xfailed": 2, "failed": 3}
+
+
+@dataclass(slots=True)
+class Row:
+    """One test. ``reason`` is why it was skipped, not run or expected to fail; ``kind`` how it failed.
+
+    ``broke`` are the rules it found broken, ``known`` is the name of the known issue it met, ``text`` the whole
+    failure, ``seconds`` the host's time. ``made``: pytest has no report of it.
+    """
+
+    nodeid: str
+    outcome: str = ""
+    reason: str = ""
+    kind: str = ""
+    rules: tuple[str, ...] = ()
+    broke: tuple[str, ...] = ()
+    guest: str = ""
+    fingerprint: str = ""
+    known: str = ""
+    retried: str = ""
+    text: str = ""
+    seconds: float = 0.0
+    made: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What is known of a test before it runs."""
+
+    rules: tuple[str, ...] = ()
+    guest: str = ""
+
+
+@dataclass(slots=True)
+class Finished:
+    """What a run came to: the reports of its tests and of failed collectors, and what was to be run, in order.
+
+    ``ended`` says why a run ended early, empty when it did not.
+    """
+
+    reports: list[pytest.TestReport] = field(default_factory=list)
+    collectors: list[pytest.CollectReport] = field(default_factory=list)
+    collected: dict[str, Collected] = field(default_factory=dict)
+    ended: str = ""
+
+    def rows(self) -> list[Row]:
+        """A row for every test, those that did not run included, in the order of collection."""
+        found = {one.nodeid: _collector(one) for one in self.collectors}
+        found |= rows_of(self.reports)
+        why = self.not_run
+        for nodeid, known in self.collected.items():
+            if nodeid not in found:
+                found[nodeid] = Row(nodeid, "not-run", why, rules=known.rules, guest=known.guest, made=True)
+        places = {nodeid: place for place, nodeid in enumerate(self.collected)}
+        return sorted(found.values(), key=lambda row: (places.get(row.nodeid, -1), row.nodeid))
+
+    @property
+    def not_run(self) -> str:
+        """Why the tests did not run that are left."""
+        last = next((report.nodeid for report in reversed(self.reports) if report.failed), "")
+        after = f"the run ended after {last}" if last else "the run ended"
+        return f"not run: {after}" + (f": {self.ended}" if self.ended else "")
+
+
+def rows_of(reports: Iterable[pytest.TestReport]) -> dict[str, Row]:
+    """The tests, sorted; of the three reports of a test the worst says how it ended."""
+    rows: dict[str, Row] = {}
+    seconds: dict[str, float] = {}
+    for report in reports:
+        seconds[report.nodeid] = seconds.get(report.nodeid, 0.0) + getattr(report, "duration", 0.0)
+        if report.when not in ("setup", "teardown") or not report.passed:
+            _add(rows.setdefault(report.nodeid, Row(report.nodeid)), report)
+    for row in rows.values():
+        row.seconds = seconds[row.nodeid]
+    return dict(sorted(rows.items()))
+
+
+def _add(row: Row, report: pytest.TestReport) -> None:
+    properties = {str(name): str(value) for name, value in report.user_properties}
+    row.rules = row.rules or split(properties.get(RULES, ""))
+    row.guest = row.guest or properties.get(GUEST, "")
+    row.retried = row.retried or properties.get(RETRIED, "")
+    row.fingerprint = row.fingerprint or properties.get(FINGERPRINT, "")
+    row.known = row.known or properties.get(KNOWN, "")
+    row.broke = tuple(dict.fromkeys([*row.broke, *split(properties.get(BROKEN, ""))]))
+    outcome = "xfailed" if report.skipped and hasattr(report, "wasxfail") else report.outcome
+    if row.outcome and _WORSE[outcome] <= _WORSE[row.outcome]:
+        return
+    row.outcome = outcome
+    row.reason = reason(report) if report.skipped else ""
+    row.kind = properties.get(KIND, "fail" if report.failed else "")
+    row.text = _text(report) if outcome in ("failed", "xfailed") else ""
+
+
+def _text(report: pytest.TestReport) -> str:
+    """Our own text of the failure where there is one, else pytest's."""
+    own = [text for title, text in report.sections if title == "iommu"]
+    return own[0] if own else str(report.longrepr or "")
+
+
+def _collector(report: pytest.CollectReport) -> Row:
+    if report.skipped:
+        return Row(report.nodeid, "skipped", _skipped(report))
+    return Row(report.nodeid, "failed", kind="setup-error", text=str(report.longrepr))
+
+
+def _skipped(report: pytest.CollectReport) -> str:
+    told = report.longrepr
+    return str(told[2] if isinstance(told, tuple) else told).removeprefix("Skipped: ")
+
+
+def guests_of(rows: Iterable[Row], kernels: Mapping[str, tuple[str, str]]) -> list[dict[str, str | None]]:
+    """The guests that tests ran on: name, machine, flavour, and in words kernel and QEMU, None where nobody knows.
+
+    ``kernels`` maps the name, machine/flavour, to those words. How a guest was booted does not tell guests apart here.
+    """
+    ran = {row.guest for row in rows if row.guest and row.outcome not in ("skipped", "not-run")}
+    found: list[dict[str, str | None]] = []
+    for machine, flavour in sorted({tuple(name.split("/")[:2]) for name in ran}):
+        words, qemu = kernels.get(f"{machine}/{flavour}") or (None, None)
+        found.append({"machine": machine, "flavour": flavour, "kernel": words, "qemu": qemu})
+    return found
