@@ -52,6 +52,5 @@ RULES: dict[str, str] = {
 
 LATER: dict[str, str] = {
     "CON-1": "readers against unmap and free on a kernel with KASAN",
-    "CON-11": "what operations cost, counted in instructions",
 }
 """Rules that no test is about yet, and the work that owns them. `pytest-iommu rules --check` holds this list."""

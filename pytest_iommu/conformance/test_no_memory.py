@@ -1,21 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""FLT-1: every allocation on the way to a dump fails in turn, by fail-nth (Documentation/fault-injection)."""
+"""FLT-1: every allocation on the way to a dump fails in turn, by fail-nth (Documentation/fault-injection).
+
+So does every one of map and attach. Nothing may be left of what was begun: the counter of page-table memory is where it
+was, and kmemleak finds nothing.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from pytest_iommu.conformance.test_directories import FILES, make
+from pytest_iommu.conformance.test_leaks import KMEMLEAK, scan_twice
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import ops
-from pytest_iommu.owners.directories import directories
+from pytest_iommu.model import Prot
+from pytest_iommu.owners.directories import DOMAINS, directories
 from pytest_iommu.targets.protocol import Op
-from pytest_iommu.testmodule import MODULE
+from pytest_iommu.testmodule import MODULE, parse_domains
 
 NTH = "/proc/thread-self/fail-nth"
 CONTROL = f"{MODULE}/control"
+OA, SIZE = 0x41230000, 0x10000
+#: how many allocations are made to fail once more, for kmemleak to look what was lost
+TRIED, TRIED_OF_A_DOMAIN = 25, 80
+#: the agent's place for an open file
+SLOT = 1
 # Allocations that may fail without anybody noticing (kmemleak's, a shrinker's) are in between: the end is reached when
 # so many in a row make no difference.
 QUIET = 25
@@ -37,7 +50,7 @@ def arm(nth: int) -> Op:
 def failing(iommu_guest: GuestHandle) -> Iterator[GuestHandle]:
     """A guest whose slab and page allocations can be made to fail, sleeping ones too, without a word in the log."""
     settings = {
-        "failslab": ("ignore-gfp-wait", "verbose"),
+        "failslab": ("ignore-gfp-wait", "cache-filter", "verbose"),
         "fail_page_alloc": ("ignore-gfp-wait", "min-order", "verbose"),
     }
     batch = [
@@ -51,6 +64,32 @@ def failing(iommu_guest: GuestHandle) -> Iterator[GuestHandle]:
     if iommu_guest.alive:
         # Writing takes allocations itself, the one that was to fail may be among them.
         iommu_guest.run([arm(0), arm(0)])
+
+
+def only(guest: GuestHandle, what: str) -> None:
+    """Let allocations of one kind fail: of the slabs, or of pages."""
+    guest.write("/sys/kernel/debug/failslab/cache-filter", "N" if what == "slab" else "Y")
+    guest.write("/sys/kernel/debug/fail_page_alloc/min-order", "0" if what == "pages" else "10")
+
+
+@pytest.fixture
+def accounted(failing: GuestHandle, iommu: Iommu) -> Callable[[], None]:
+    """To be called at the end: everything is freed, and there are as many pages of page tables as there were."""
+    before = table_pages(failing)
+
+    def check() -> None:
+        iommu.finish()
+        after = table_pages(failing)
+        assert after == before, f"{before} pages of page tables before, {after} after everything was freed"
+
+    return check
+
+
+def table_pages(guest: GuestHandle) -> int:
+    """Pages of page tables, as they are accounted."""
+    guest.write("/proc/sys/vm/stat_refresh", "1")
+    text = guest.read("/proc/vmstat").decode()
+    return int(dict(line.split() for line in text.splitlines())["nr_iommu_pages"])
 
 
 class Allocations:
@@ -74,7 +113,11 @@ class Allocations:
 
 @pytest.mark.parametrize("name", ["info", "page_table", "entries", "stats"])
 def test_reading_fails_with_enomem_and_nothing_else(
-    name: str, failing: GuestHandle, iommu: Iommu, iommu_check: Callable[[Domain], None]
+    name: str,
+    failing: GuestHandle,
+    iommu: Iommu,
+    iommu_check: Callable[[Domain], None],
+    accounted: Callable[[], None],
 ) -> None:
     domain = iommu.domain()
     domain.map(0x1000000, 0x41234000, "64K", "rwc")
@@ -93,9 +136,12 @@ def test_reading_fails_with_enomem_and_nothing_else(
     # The buffer of a read is from kvmalloc(), which gets it elsewhere when one allocation fails.
     assert failed["open"] >= 2, "neither the seq_file nor the state of a reader was made to fail"
     iommu_check(domain)
+    accounted()
 
 
-def test_a_domain_is_made_though_its_directory_cannot_be(failing: GuestHandle, iommu: Iommu) -> None:
+def test_a_domain_is_made_though_its_directory_cannot_be(
+    failing: GuestHandle, iommu: Iommu, accounted: Callable[[], None]
+) -> None:
     without = 0
     allocations = Allocations()
     for nth in allocations:
@@ -114,9 +160,12 @@ def test_a_domain_is_made_though_its_directory_cannot_be(failing: GuestHandle, i
         iommu.command("destroy d")
     # The directory, its four files, the id: each of them.
     assert without >= 6, f"only {without} allocations of the directory failed"
+    accounted()
 
 
-def test_a_domain_that_could_not_be_made_leaves_no_directory(failing: GuestHandle, iommu: Iommu) -> None:
+def test_a_domain_that_could_not_be_made_leaves_no_directory(
+    failing: GuestHandle, iommu: Iommu, accounted: Callable[[], None]
+) -> None:
     before = directories(failing)
     refused = 0
     allocations = Allocations()
@@ -129,3 +178,123 @@ def test_a_domain_that_could_not_be_made_leaves_no_directory(failing: GuestHandl
             allocations.mattered()
         assert directories(failing) == before, f"allocation {nth} leaves a directory behind"
     assert refused, "no allocation of the domain itself failed"
+    accounted()
+
+
+def command(failing: GuestHandle, nth: int, line: str) -> str:
+    """What becomes of a command of the test module whose nth allocation fails: the errno's name, or ok."""
+    batch = [ops.open_file(SLOT, CONTROL, os.O_WRONLY), arm(nth), ops.write(SLOT, f"{line}\n".encode()), arm(0), arm(0)]
+    opened, _, written, *_ = failing.run([*batch, ops.close(SLOT)]).results
+    assert opened.ok
+    return ops.errno_name(written.value)
+
+
+@pytest.mark.iommu_needs(dialect="io_ptdump", devices=("edu0", "edu1"))
+@pytest.mark.parametrize("stage", ["s1", "s2"])
+@pytest.mark.parametrize("how", ["attach", "replace"])
+def test_attaching(
+    how: str,
+    stage: str,
+    failing: GuestHandle,
+    iommu: Iommu,
+    iommu_check: Callable[[Domain], None],
+    accounted: Callable[[], None],
+) -> None:
+    """Each time a new domain: what an attach leaves behind in one is not there the next time."""
+    other = iommu.domain()
+    other.map(0x1000000, 0x41230000, "64K", "rwc")
+    refused = 0
+    allocations = Allocations()
+    for nth in allocations:
+        domain = iommu.domain(stage=stage)
+        domain.map(0x1000000, 0x41234000, "64K", "rwc")
+        if how == "replace":
+            other.attach("edu0")
+        came = command(failing, nth, f"{how} {domain.name} edu0")
+        on = {name: row.attached for name, row in parse_domains(failing.read(f"{MODULE}/domains").decode()).items()}
+        assert on[domain.name] == (("edu0",) if came == "ok" else ()), f"{came}, but attached is {on}"
+        if came != "ok":
+            assert came == "ENOMEM", f"allocation {nth}: {came}"
+            assert on[other.name] == (("edu0",) if how == "replace" else ())
+            refused += 1
+            allocations.mattered()
+            # Of a device that is attached the check finds the table by way of the stream: it leads there, or nowhere.
+            iommu_check(other)
+            domain.attach("edu1")
+            iommu_check(domain)
+            iommu.command("detach edu1")
+            iommu.command(f"{how} {domain.name} edu0")
+            iommu_check(domain)
+        iommu.command("detach edu0")
+        iommu.command(f"destroy {domain.name}")
+    assert refused, "no allocation of an attach failed"
+    accounted()
+
+
+@pytest.mark.parametrize("kind", ["s1", "s2", "amdv1"])
+def test_mapping(
+    kind: str,
+    failing: GuestHandle,
+    iommu: Iommu,
+    iommu_check: Callable[[Domain], None],
+    accounted: Callable[[], None],
+) -> None:
+    """A map that fails has mapped nothing: the tables that it leaves are empty, and go with the domain."""
+    failed = {"slab": 0, "pages": 0}
+    for what in failed:
+        only(failing, what)
+        domain = make(iommu, kind)
+        domain.map(0x31230000, OA, SIZE, "rwc")
+        allocations = Allocations()
+        for at, nth in enumerate(allocations):
+            # Each of them far from the one before: in another table of every level but the top.
+            iova = 0x4000000000 * (1 + at % 50) + 0x1000000 * (at // 50)
+            came = command(failing, nth, f"map {domain.name} {iova:#x} {OA:#x} {SIZE:#x} rw")
+            if came == "ok":
+                domain.model.map(iova, OA, SIZE, Prot.from_letters("rw"))
+            else:
+                assert came == "ENOMEM", f"allocation {nth}: {came}"
+                assert iommu.dump(domain).ranges == domain.model.snapshot().ranges
+                failed[what] += 1
+                allocations.mattered()
+                # What could not be mapped can be, once there is memory.
+                domain.map(iova, OA, SIZE)
+                iommu_check(domain)
+            domain.unmap(iova, SIZE)
+        iommu_check(domain)
+    assert failed["slab"], "no allocation of the module failed"
+    assert failed["pages"] >= 2, f"{failed['pages']} tables could not be had, there are two levels or more"
+    accounted()
+
+
+@pytest.mark.iommu_needs(dialect="io_ptdump", devices=("edu0",), config=("DEBUG_KMEMLEAK",))
+def test_nothing_is_lost(failing: GuestHandle, iommu: Iommu) -> None:
+    """Everything once more, each time another allocation fails: what was begun then, somebody must have freed.
+
+    kmemleak is asked once for all of it: it looks through the whole memory.
+    """
+    failing.write(KMEMLEAK, "clear")
+    iommu.command("domain other dev=edu0")
+    iommu.command(f"map other 0x31230000 {OA:#x} {SIZE:#x} rw")
+    number = parse_domains(failing.read(f"{MODULE}/domains").decode())["other"].id
+    reads = [ops.read_file(f"{DOMAINS}/{number}/{name}") for name in FILES]
+    made = ("domain d dev=edu0", f"map d 0x31230000 {OA:#x} {SIZE:#x} rw", "attach d edu0", "replace other edu0")
+    refused = [0] * len(made)
+    unread = without = 0
+    for nth in range(1, TRIED_OF_A_DOMAIN):
+        for at, line in enumerate(made if nth < TRIED else made[:1]):
+            if command(failing, nth, line) != "ok":
+                refused[at] += 1
+                iommu.command(line)
+            elif at == 0:
+                without += parse_domains(failing.read(f"{MODULE}/domains").decode())["d"].id == "-"
+        if nth < TRIED:
+            batch = [op for read in reads for op in (arm(nth), read)]
+            unread += sum(not result.ok for result in failing.run([*batch, arm(0), arm(0)]).results[1:-2:2])
+            iommu.command("detach edu0")
+        iommu.command("destroy d")
+    assert all(refused), f"something never failed: {dict(zip(made, refused, strict=True))}"
+    assert unread >= len(reads), f"only {unread} reads failed"
+    assert without >= 6, f"only {without} directories could not be made"
+    iommu.reset()
+    assert not scan_twice(failing)

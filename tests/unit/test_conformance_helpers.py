@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What tests in Python on other boots, costs and failing allocations read out of the guest's text, without a guest."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_iommu.conformance.pairs import beside
+from pytest_iommu.conformance.test_boots import OURS, complaints
+from pytest_iommu.conformance.test_cost import Pair, counters
+from pytest_iommu.conformance.test_flood import free_memory
+from pytest_iommu.conformance.test_no_memory import QUIET, Allocations
+from pytest_iommu.pool import Key
+from pytest_iommu.run import RUN
+from pytest_iommu.targets.protocol import Reply, Result
+
+KALLSYMS = """\
+ffff800080a0 T iommu_ptd_add
+ffff800080b0 t ptd_create_dir
+ffff800080c0 t iommu_free_table_rcu
+ffff800080d0 T iommu_free_table
+ffff800080e0 t ptt_cmd_domain\t[iommu_ptdump_test]
+ffff800080f0 t domain_id_iommu_ptd_id\t[iommu_ptdump_test]
+"""
+
+
+class Log:
+    """A guest whose log has these records, and nothing more."""
+
+    def __init__(self, *records: str) -> None:
+        self._records = records
+
+    def run(self, batch: list[object]) -> Reply:
+        said = [Result(len(record), record.encode()) for record in self._records]
+        rest = [Result(-11)] * (len(batch) - 3 - len(said))
+        return Reply((Result(0), Result(0), *said, *rest, Result(0)))
+
+
+def test_symbols_of_the_dump_in_the_kernel_itself() -> None:
+    assert OURS.findall(KALLSYMS) == ["iommu_ptd_add", "ptd_create_dir", "iommu_free_table_rcu"]
+
+
+@pytest.mark.parametrize(
+    ("record", "complains"),
+    [
+        ("4,87,12401,-;**  IOMMU DebugFS SUPPORT HAS BEEN ENABLED IN THIS KERNEL  **\n", False),
+        ("4,90,12401,-;debugfs: 'domains' already exists in 'iommu'\n", True),
+        ("6,90,12401,-;iommu: Default domain type: Translated\n", False),
+        ("12,90,12401,-;arm-smmu-v3 9050000.smmuv3: event 0x10 received:\n SUBSYSTEM=platform\n", True),
+        ("3,91,12401,-;anything that is an error\n", True),
+        ("4,92,12401,-;pci-host-generic: Memory resource size exceeds max for 32 bits\n", False),
+    ],
+)
+def test_complaints_in_the_log(record: str, complains: bool) -> None:
+    found = complaints(Log("6,1,0,-;Booting Linux\n", record))  # type: ignore[arg-type]
+    assert found == ([record.partition(";")[2].splitlines()[0]] if complains else [])
+
+
+def test_counters_and_free_memory() -> None:
+    assert counters("nr_free_pages 7\nnr_iommu_pages 3\nnr_sec_page_table_pages 4\n") == {
+        "nr_iommu_pages": 3,
+        "nr_sec_page_table_pages": 4,
+    }
+    assert free_memory(b"MemTotal:         442028 kB\nMemFree:          421456 kB\n") == 421456 << 10
+
+
+def test_what_a_pair_says() -> None:
+    assert Pair("map", {"map": 100}, {"map": 116}).more("map") == 16
+
+
+def test_allocations_go_on_until_none_matters() -> None:
+    allocations = Allocations()
+    seen = []
+    for nth in allocations:
+        seen.append(nth)
+        if nth in (1, 5):
+            allocations.mattered()
+    assert seen == list(range(1, 5 + QUIET + 1))
+
+
+def test_a_flavour_that_the_run_does_not_have_is_named() -> None:
+    key = Key("smmuv3", "nodump", "counted")
+    run = SimpleNamespace(allowed=[key.kernel])
+    item = SimpleNamespace(config=SimpleNamespace(stash={RUN: run}))
+    with pytest.raises(pytest.skip.Exception, match=r"--iommu-flavour=plain,nodump"):
+        beside(item, SimpleNamespace(key=key), "plain")  # type: ignore[arg-type]
