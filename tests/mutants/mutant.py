@@ -19,12 +19,17 @@ class MutantError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One patch. ``rule`` must be named first by a failing test; ``also`` may be by others. A parser's has no rule."""
+    """One patch. ``rule`` must be named first by a failing test; ``also`` may be by others. A parser's has no rule.
+
+    ``flavours`` are the kernels that it needs, by comma, ``tests`` those that are run, as pytest's -k has it.
+    """
 
     path: Path
     what: str
     rule: str = ""
     also: tuple[str, ...] = ()
+    flavours: str = "plain"
+    tests: str = ""
 
     @property
     def name(self) -> str:
@@ -42,7 +47,7 @@ class Mutant:
 def read(path: Path, rules: Iterable[str]) -> Mutant:
     """Parse a patch's head; ``rules`` are those there are. MutantError for what is no mutant of the kernel."""
     head, line, _ = path.read_text().partition("\n---\n")
-    fields = dict(re.findall(r"(?m)^(Rule|Also): (.+)$", head))
+    fields = dict(re.findall(r"(?m)^(Rule|Also|Flavour|Tests): (.+)$", head))
     sentence, blank, _ = head.partition("\n\n")
     named = [*_RULE.findall(fields.get("Rule", "")), *_RULE.findall(fields.get("Also", ""))]
     if not line or not blank or not named or " " in fields.get("Rule", " "):
@@ -50,7 +55,8 @@ def read(path: Path, rules: Iterable[str]) -> Mutant:
     unknown = sorted(set(named) - set(rules))
     if unknown:
         raise MutantError(f"{path.name}: no such rule: {' '.join(unknown)}")
-    return Mutant(path, " ".join(sentence.split()), named[0], tuple(named[1:]))
+    flavours, tests = fields.get("Flavour", "plain"), fields.get("Tests", "")
+    return Mutant(path, " ".join(sentence.split()), named[0], tuple(named[1:]), flavours, tests)
 
 
 def of_kernel(rules: Iterable[str]) -> list[Mutant]:

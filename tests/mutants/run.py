@@ -33,7 +33,7 @@ from pytest_iommu.rules import RULES
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = "smmuv3,smmuv3s1,smmuv3s2,smmuv3topo,smmuv3ids"
 """All there are, the default one first: one kernel for all, and some rules are seen on one of them only."""
-GUESTS = ("--iommu-target=qemu", f"--iommu-machine={MACHINES}", "--iommu-flavour=plain", "--iommu-keep=none")
+GUESTS = ("--iommu-target=qemu", f"--iommu-machine={MACHINES}", "--iommu-keep=none")
 SUITE = ("--pyargs", "pytest_iommu.conformance", *GUESTS)
 QUIET = ("-q", "--tb=no", "--no-header", "-p", "no:cacheprovider")
 LIMIT = 1800
@@ -87,10 +87,12 @@ def call(argv: Sequence[str], env: dict[str, str], where: Path = ROOT) -> tuple[
         return status, output.read()
 
 
-def conformance(kmod: Path, cache: Path, rule: str, seconds: int, extra: Sequence[str]) -> Outcome:
+def conformance(kmod: Path, cache: Path, one: Mutant | None, seconds: int, extra: Sequence[str]) -> Outcome:
     """Build with this copy of kmod/ and run the suite; ``survived`` when all of it passes."""
+    rule, flavours, tests = (one.rule, one.flavours, one.tests) if one else ("", "plain", "")
     report = kmod.parent / "verdicts.json"
-    argv = [sys.executable, "-m", "pytest", *QUIET, "-p", "verdicts", *SUITE, f"--iommu-cache={cache}", *extra]
+    argv = [sys.executable, "-m", "pytest", *QUIET, "-p", "verdicts", *SUITE, f"--iommu-cache={cache}"]
+    argv += [f"--iommu-flavour={flavours}", *(("-k", tests) if tests else ()), *extra]
     env = {
         "PYTEST_IOMMU_KMOD": str(kmod),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(mutant.HERE), os.environ.get("PYTHONPATH")))),
@@ -138,7 +140,7 @@ def run_kernel(one: Mutant, cache: Path, seconds: int, extra: Sequence[str]) -> 
     with scratch(cache) as folder:
         shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
         one.apply(folder / "kmod" / "io_ptdump")
-        outcome = conformance(folder / "kmod", cache, one.rule, seconds, extra)
+        outcome = conformance(folder / "kmod", cache, one, seconds, extra)
     for path in outcome.artefacts & entries(cache) - before:
         shutil.rmtree(path, ignore_errors=True)
     return judge(one, outcome)
@@ -161,7 +163,7 @@ def sound(cache: Path, seconds: int, extra: Sequence[str]) -> bool:
     """Whether the suite passes without a mutant; if not, the mutants would prove nothing."""
     with scratch(cache) as folder:
         shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
-        outcome = conformance(folder / "kmod", cache, "", seconds, extra)
+        outcome = conformance(folder / "kmod", cache, None, seconds, extra)
     if outcome.word == "survived":
         print(f"without a mutant: {outcome.detail}", flush=True)
         return True
