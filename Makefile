@@ -17,7 +17,7 @@ QUICK ?= -k one-page
 
 CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
 
-.PHONY: conformance test check conformance-all bench mutants setup clean distclean
+.PHONY: conformance test check conformance-all bench kunit mutants setup clean distclean
 
 conformance: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
@@ -32,11 +32,16 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/pytest-iommu rules --check
 	$(BIN)/python tests/mutants/run.py --check
-	$(BIN)/pytest tests --ignore=tests/mutants --ignore=tests/qemu -n $(JOBS)
+	$(BIN)/pytest tests --ignore=tests/kunit --ignore=tests/mutants --ignore=tests/qemu -n $(JOBS)
 
-# Every flavour there is, also those that take hours.
+# Every flavour there is, also those that take hours; and the kernel's own tests.
 conformance-all: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$$($(BIN)/pytest-iommu flavours) -n $(JOBS) $(ARGS)
+	@$(MAKE) --no-print-directory kunit ARGS='$(filter --iommu-%,$(ARGS))'
+
+# The kernel's own tests of page tables, on User Mode Linux: building it takes minutes, running it 40 s.
+kunit: setup
+	$(BIN)/pytest tests/kunit $(ARGS)
 
 bench: setup
 	$(BIN)/python tools/bench $(ARGS)

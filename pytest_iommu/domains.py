@@ -12,9 +12,10 @@ import pytest
 from pytest_iommu import reading
 from pytest_iommu.guest import ops
 from pytest_iommu.model import Dump, Prot, format_size, parse_size
-from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang
+from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.pool import Key
 from pytest_iommu.run import plug
+from pytest_iommu.targets.manners import MANNERS, RACES
 from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.testmodule import command_ops, parse_status, status_text
 from pytest_iommu.witnesses.in_ram import in_ram
@@ -22,6 +23,7 @@ from pytest_iommu.witnesses.streams import Streams
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
+    from pytest_iommu.guest.gdb import Gdb
     from pytest_iommu.images import Machine
     from pytest_iommu.model import TableConfig
     from pytest_iommu.run import Run
@@ -43,8 +45,13 @@ class GuestHandle:
     def __init__(self, run: Run, key: Key, fresh: bool = False) -> None:
         self._run = run
         self.key = key
-        self.alive = True
+        self._end: IommuError | None = None
         self._guest = run.pool.take(key, fresh)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended badly."""
+        return self._end is None
 
     @property
     def dialect(self) -> Dialect:
@@ -55,6 +62,14 @@ class GuestHandle:
     def memory(self) -> Memory | None:
         """The guest's RAM and registers, as the host sees them; None in a recording."""
         return self._guest.memory
+
+    @property
+    def gdb(self) -> Gdb | None:
+        """QEMU's gdbstub; None where there is no QEMU. SetupError for a guest that was booted without one."""
+        if not MANNERS[self.key.manner].gdb:
+            raise SetupError(f'{self.key} has no gdbstub: mark the test with @pytest.mark.iommu_manner("{RACES}")')
+        found: Gdb | None = getattr(self._guest, "gdb", None)
+        return found
 
     @property
     def in_ram(self) -> InRam | None:
@@ -95,12 +110,17 @@ class GuestHandle:
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
-        """A guest that ends badly in here is thrown away."""
+        """A guest that ends badly in here is thrown away, and whatever it is asked then ends in the same way.
+
+        A clean-up that asks it must not hide how it ended.
+        """
         __tracebackhide__ = True
+        if self._end is not None:
+            raise self._end
         try:
             yield
         except (KernelCrash, KernelHang, GuestLost) as error:
-            self.alive = False
+            self._end = error
             self._run.gone(self._guest, error)
             raise
 
@@ -129,7 +149,7 @@ class GuestHandle:
     def fresh(self) -> None:
         """Go on with a freshly booted guest."""
         self._guest = self._run.pool.take(self.key, fresh=True)
-        self.alive = True
+        self._end = None
 
 
 class Domain:

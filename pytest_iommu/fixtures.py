@@ -10,6 +10,8 @@ import pytest
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.lifecycle import key_of
 from pytest_iommu.model import Dump
+from pytest_iommu.races.holds import Hold
+from pytest_iommu.races.race import Race
 from pytest_iommu.run import NO_TARGET, RUN
 from pytest_iommu.settings import Settings
 
@@ -64,3 +66,17 @@ def iommu_dump(iommu: Iommu) -> Callable[[Domain], Dump]:
 def iommu_check(iommu: Iommu) -> Callable[[Domain], None]:
     """Compares a domain's dump with what its mappings must look like; fails with the rule's id."""
     return iommu.check
+
+
+@pytest.fixture
+def iommu_race(iommu: Iommu, iommu_guest: GuestHandle) -> Callable[..., Race]:
+    """Holds a reader of a domain: ``with iommu_race(domain, Hold("leaf-loaded", 0x1000)) as race: race.unmap(...)``.
+
+    ``file`` and ``chunk`` say what it reads, and how many bytes a read(2). The test is marked
+    ``iommu_manner("races")``.
+    """
+
+    def start(domain: Domain, hold: Hold, file: str = "page_table", chunk: int = 0) -> Race:
+        return Race(iommu_guest, iommu, domain, hold, file, chunk)
+
+    return start

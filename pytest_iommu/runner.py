@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_iommu import reading
+from pytest_iommu.guest import ops
 from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang
 from pytest_iommu.run import plug
 from pytest_iommu.targets.protocol import Guest, Op, Reply, Result
@@ -24,8 +26,9 @@ from pytest_iommu.witnesses.streams import Streams, Wanted
 
 if TYPE_CHECKING:
     from pytest_iommu.collect import ScenarioItem
+    from pytest_iommu.races.window import Window
     from pytest_iommu.run import Run
-    from pytest_iommu.scenario import Phase
+    from pytest_iommu.scenario import Phase, RacePlan, RaceStep, StormPlan
 
 _MAKES = re.compile(r"^\s*\??\s*domain\s+(?P<name>\S+)", re.MULTILINE)
 
@@ -60,15 +63,91 @@ class Scenario:
         plan = compile_plan(self._instance)
         try:
             for _ in range(self._instance.repeat):
-                for phase in plan.phases:
-                    self._phase(phase)
-                    if self.problems:
-                        self._fail()
+                self._phases(plan.phases)
+                if plan.race is not None:
+                    self._race(plan.race)
+                if plan.storm is not None:
+                    self._storm(plan.storm)
+                self._phases(plan.after)
         except (KernelCrash, KernelHang, GuestLost):
             self._plugged.clear()  # nobody gets this guest again
             raise
         finally:
             self._as_it_was()
+
+    def _phases(self, phases: Sequence[Phase]) -> None:
+        for phase in phases:
+            self._phase(phase)
+            if self.problems:
+                self._fail()
+
+    def _race(self, plan: RacePlan) -> None:
+        """Hold a reader and do what is to be done meanwhile."""
+        from pytest_iommu.races.catch import Place
+        from pytest_iommu.races.window import Window
+
+        config = self._instance.domains[plan.domain].config
+        path = self._where().path(plan.domain, plan.file)
+        place = Place(plan.domain, path, plan.file, config, plan.start, plan.chunk)
+        gdb = getattr(self._guest, "gdb", None)
+        window = Window(self._guest, gdb, self._machine, self._dialect, place, plan.hold)
+        try:
+            window.open()
+            try:
+                for step in plan.steps:
+                    self._meanwhile(window, step)
+            except BaseException:
+                window.abandon()
+                raise
+            window.close()
+        except CheckFailed as error:
+            self.files |= error.files
+            self.problems.append(error)
+        if self.problems:
+            self._fail()
+
+    def _meanwhile(self, window: Window, step: RaceStep) -> None:
+        if step.wait:
+            window.grace_period(step.blocked)
+        for phase in step.phases:
+            for one in phase.plugs:
+                self._plug(one.device, one.add)
+            lines = phase.script.splitlines()
+            if lines:
+                self._scripts.append(f"{phase.script.rstrip()}   # line {step.line}, while a reader is held\n")
+            for number, line in enumerate(lines, 1):
+                last = number == len(lines)
+                after, ends = (step.after, step.ends) if last else (None, False)
+                if step.blocked and last:
+                    window.block(line, after, ends=ends)
+                    continue
+                values = window.command(line, after, ends)
+                made = _MAKES.match(line)
+                if made is not None:
+                    self._ids[made["name"]] = values.get("id", "-")
+            self._phase(replace(phase, plugs=(), script=""))
+            if self.problems:
+                raise self.problems.pop()
+
+    def _storm(self, plan: StormPlan) -> None:
+        """Let a storm happen over a domain."""
+        from pytest_iommu.races import storm
+
+        if self._guest.memory is None:
+            pytest.skip("what a storm comes to is no two times the same: a recording has none")
+        config = self._instance.domains[plan.domain].config
+        directory = self._where().path(plan.domain, "").rstrip("/")
+        table = storm.Table(plan.domain, directory, config, plan.start)
+        outcome = storm.run(self._guest.run, self._dialect, table, plan.storm)
+        for failure in outcome.failures:
+            self.files |= failure.files
+        self.problems += outcome.failures
+        (left,) = self._send([ops.read_file(f"{directory}/page_table")]).results
+        if not self.problems and self._dialect.parse({"page_table": ops.text_of(left)}).ranges != plan.start:
+            self.files[f"{plan.domain}.page_table.txt"] = left.data
+            self.problems.append(CheckFailed("after the storm the table is not what it was before", ("RNG-1",)))
+        if self.problems:
+            self._fail()
 
     def _phase(self, phase: Phase) -> None:
         # What the commands make has its id only in their status: a second round trip then, else one for all.
@@ -146,11 +225,14 @@ class Scenario:
 
     def _after(self, phase: Phase) -> list[reading.Job]:
         """What is read once the commands are done."""
-        where = reading.Where(self._ids, self._dialect, self._in_ram)
+        where = self._where()
         jobs = [reading.access_job(access, where) for access in phase.access]
         jobs += [reading.check_job(check, where, self._compared) for check in phase.checks]
         jobs += [reading.read_job(read, where) for read in phase.reads]
         return jobs
+
+    def _where(self) -> reading.Where:
+        return reading.Where(self._ids, self._dialect, self._in_ram)
 
     def _compared(self, comparison: object) -> None:
         self._item.ihook.pytest_iommu_compared(item=self._item, comparison=comparison)

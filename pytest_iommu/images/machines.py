@@ -62,7 +62,8 @@ class Stage:
 class Machine:
     """One machine that guests run on. ``memory`` in bytes; ``append`` is the kernel command line's fixed part.
 
-    ``ram`` is the address where RAM starts, ``scratch`` address and size of the end of it that Linux does not use,
+    ``ram`` is the address where RAM starts, ``linear`` the virtual one where Linux maps it from there on (its linear
+    map; without KASLR), ``scratch`` address and size of the end of it that Linux does not use,
     ``smmu`` the address of the SMMU's registers, ``ecam`` that of PCI's configuration space; ``nothing`` are ranges
     (first, last) of addresses beside RAM that no device answers at. ``moved`` maps a PCI requester id to its stream
     id where it is another number, ``iommus`` the name of a platform device's node to its stream ids.
@@ -92,6 +93,7 @@ class Machine:
     stages: Mapping[str, Stage] = field(hash=False)
     lines: Mapping[str, int] = field(default_factory=dict, hash=False)
     ram: int = 0
+    linear: int | None = None
     scratch: tuple[int, int] | None = None
     smmu: int | None = None
     ecam: int | None = None
@@ -294,6 +296,7 @@ def load(path: Path) -> Machine:
         stages={name: _stage(stages.inner(name)) for name in stages.node},
         lines={flavour: lines.size(flavour) for flavour in lines.node},
         ram=ram,
+        linear=top.size("linear") if "linear" in top.node else None,
         scratch=_scratch(top, ram, memory),
         smmu=top.size("smmu") if "smmu" in top.node else None,
         ecam=top.size("ecam") if "ecam" in top.node else None,

@@ -10,6 +10,7 @@ from pytest_iommu.dialects.base import DumpSyntaxError
 from pytest_iommu.dialects.io_ptdump import parse_ranges
 from pytest_iommu.model import Range
 from pytest_iommu.rules import RULES
+from pytest_iommu.scenario.racing import read_race, read_storm, read_stretches
 from pytest_iommu.scenario.reader import Fields, ScenarioError, Value, read_file, unique
 from pytest_iommu.scenario.schema import (
     Case,
@@ -26,10 +27,10 @@ from pytest_iommu.scenario.variants import GRANULES, MACHINES, STAGES, default_t
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _DOMAIN = re.compile(r"[a-z0-9_-]{1,31}")
-_LATER_KEYS = ("race", "storm", "stays", "never")
+_RACE_KEYS = ("race", "storm", "stays", "never")
 _DEFAULT_KEYS = ("machines", "stages", "formats", "tables", "granule", "timeout", "kernel")
 _OWN_KEYS = ("name", "rules", "do", "dump", "domains", "needs", "fresh", "repeat", "table")
-_CASE_KEYS = (*_OWN_KEYS, *_DEFAULT_KEYS, *_LATER_KEYS)
+_CASE_KEYS = (*_OWN_KEYS, *_DEFAULT_KEYS, *_RACE_KEYS)
 FLAVOURS = ("plain", "debug", "64k", "kcsan")
 
 
@@ -72,8 +73,13 @@ def _case(path: Path, item: Value, defaults: Fields) -> Case:
     names = frozenset(domain.name for domain in domains)
     steps = read_steps(fields.need("do"), names) if "do" in fields else ()
     created = {step.domain for step in steps if isinstance(step, CreateStep)}
-    later = tuple(key for key in _LATER_KEYS if key in fields)
-    if not steps and not later and "dump" not in fields and created == set():
+    races = [key for key in ("race", "storm") if key in fields]
+    if len(races) > 1:
+        raise item.error(f"case {name!r} has a race and a storm; one is enough")
+    for key in ("stays", "never"):
+        if key in fields and races != ["race"]:
+            raise fields.found[key].error(f"`{key}` is about a race, and there is none")
+    if not steps and not races and "dump" not in fields and created == set():
         raise item.error(f"case {name!r} does nothing: it has no `do`")
     own = any(key in fields for key in ("stages", "formats", "table", "tables"))
     source = fields if own else defaults
@@ -100,7 +106,10 @@ def _case(path: Path, item: Value, defaults: Fields) -> Case:
         _either(fields, defaults, "timeout").get("timeout", Value.seconds, 10.0),
         fields.get("repeat", _repeat, 1),
         _hand(fields.found["dump"], names) if "dump" in fields else (),
-        later,
+        fields.get("race", lambda value: read_race(value, names), None),
+        fields.get("storm", lambda value: read_storm(value, names), None),
+        fields.get("stays", read_stretches, ()),
+        fields.get("never", read_stretches, ()),
     )
 
 

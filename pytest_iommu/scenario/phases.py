@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pytest_iommu.model import Range
 from pytest_iommu.oracle import Expected
+from pytest_iommu.races.holds import Hold
+from pytest_iommu.races.storm import Storm
 from pytest_iommu.scenario.schema import HandLine, Instance, ReadHow
 
 _STATUS = re.compile(r"(\d+) (?:ok\b.*|error (\w+)\s*(.*))")
@@ -125,11 +128,56 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class RaceStep:
+    """What is done while a reader is held: commands, one after the other, then what is looked at.
+
+    ``after`` is what the raced domain has mapped then, None where that is as it was; ``ends``: it is freed. ``wait`` is
+    a grace period, and there are no phases. ``blocked``: it is not over before the reader goes on.
+    """
+
+    line: int
+    phases: tuple[Phase, ...]
+    after: tuple[Range, ...] | None = None
+    ends: bool = False
+    wait: bool = False
+    blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RacePlan:
+    """A reader of a domain's ``file``, ``chunk`` bytes a read(2) (0: 64 KiB), held while ``steps`` are done.
+
+    ``start`` is what the domain has mapped when it is held.
+    """
+
+    line: int
+    domain: str
+    file: str
+    chunk: int
+    hold: Hold
+    start: tuple[Range, ...]
+    steps: tuple[RaceStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StormPlan:
+    """A storm over a domain, ``start`` being what stays mapped beside its cells."""
+
+    line: int
+    domain: str
+    storm: Storm
+    start: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """All phases of an instance, in order. The first begins with `reset`."""
+    """All phases of an instance, in order. The first begins with `reset`; race or storm comes before ``after``."""
 
     instance: Instance
     phases: tuple[Phase, ...]
+    race: RacePlan | None = None
+    storm: StormPlan | None = None
+    after: tuple[Phase, ...] = ()
 
 
 def verify_status(phase: Phase, text: str) -> list[str]:

@@ -7,9 +7,14 @@ contradicts) are ScenarioErrors here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from pytest_iommu import formats
-from pytest_iommu.model import Prot
+from pytest_iommu.model import Prot, Range
 from pytest_iommu.oracle import Expected, MappingError, TableModel
+from pytest_iommu.races.holds import Hold
+from pytest_iommu.races.storm import Reader, Storm
 from pytest_iommu.scenario.amount import Amount
 from pytest_iommu.scenario.phases import (
     Access,
@@ -19,8 +24,11 @@ from pytest_iommu.scenario.phases import (
     Phase,
     Plan,
     Plug,
+    RacePlan,
+    RaceStep,
     ReadCheck,
     Sample,
+    StormPlan,
     StreamCheck,
 )
 from pytest_iommu.scenario.reader import ScenarioError
@@ -37,11 +45,14 @@ from pytest_iommu.scenario.schema import (
     Instance,
     MapStep,
     PlugStep,
+    RaceSpec,
     ReadStep,
     ReplaceStep,
     ResetStep,
     Step,
+    StormSpec,
     StreamStep,
+    Stretch,
     UnmapStep,
 )
 
@@ -72,14 +83,24 @@ class _Compiler:
                 self._create(spec, None, case.line)
         for step in case.steps:
             self._step(step)
+        race = self._race(case.race) if case.race is not None else None
+        storm = self._storm(case.storm) if case.storm is not None else None
+        before: list[Phase] = []
+        if race is not None or storm is not None:
+            self._flush()
+            before, self._phases = self._phases, before
         for name, model in self._models.items():
-            self._check(name, model, case.line, self._hand.get(name))
+            # A storm leaves empty tables, nobody knows how many.
+            if storm is None or storm.domain != name:
+                self._check(name, model, case.line, self._hand.get(name))
         for name in self._hand:
             if name not in self._models:
                 raise self._error(case.line, f"`dump` is about domain {name}, which is gone at the end")
         self._sample()
         self._flush()
-        return Plan(self._instance, tuple(self._phases))
+        if race is None and storm is None:
+            return Plan(self._instance, tuple(self._phases))
+        return Plan(self._instance, tuple(before), race, storm, tuple(self._phases))
 
     def _begin(self) -> None:
         self._lines: list[str] = []
@@ -260,6 +281,68 @@ class _Compiler:
             except MappingError as problem:
                 raise self._error(step.line, f"`{text}` would be refused: {problem}") from None
 
+    def _race(self, spec: RaceSpec) -> RacePlan:
+        """While the race's steps are compiled the models are those of each moment."""
+        self._flush()
+        done, self._phases = self._phases, []
+        model = self._named(spec.domain, spec.line)
+        table = self._instance.domains[spec.domain]
+        end = formats.get(table.config.format).aperture(table.config)[1] + 1
+        hold = spec.hold
+        iova = self._amount(hold.iova, table, hold.line, end) if hold.iova is not None else 0
+        states = [model.snapshot().ranges]
+        steps: list[RaceStep] = []
+        for one in spec.meanwhile:
+            if steps and steps[-1].blocked and not steps[-1].wait:
+                raise self._error(one.line, "nothing can follow what is blocked: it has the test module's lock")
+            if one.step is not None:
+                self._step(one.step)
+                self._flush()
+            ends = spec.domain not in self._models or self._models[spec.domain] is not model
+            states.append(() if ends else model.snapshot().ranges)
+            after = states[-1] if states[-1] != states[-2] else None
+            steps.append(RaceStep(one.line, tuple(self._phases), after, ends, one.step is None, one.blocked))
+            self._phases = []
+        self._phases = done
+        for stretch in self._instance.case.stays:
+            self._hold_stretch(stretch, table, end, states, stays=True)
+        for stretch in self._instance.case.never:
+            self._hold_stretch(stretch, table, end, states, stays=False)
+        where = Hold(hold.at, iova, hold.level, hold.how, hold.timeout)
+        return RacePlan(spec.line, spec.domain, spec.file, spec.size, where, states[0], tuple(steps))
+
+    def _hold_stretch(
+        self, stretch: Stretch, spec: DomainSpec, end: int, states: Sequence[tuple[Range, ...]], stays: bool
+    ) -> None:
+        """What the case says stays, or is never there, is held against the model at every moment of the race."""
+        size = self._amount(stretch.size, spec, stretch.line, end)
+        first = self._amount(stretch.iova, spec, stretch.line, end, size)
+        seen = [_within(ranges, first, first + size - 1) for ranges in states]
+        if not stays and any(seen):
+            raise self._error(stretch.line, f"0x{first:x} is mapped at some time of the race")
+        if stays and (len(set(seen)) > 1 or sum(last - begin + 1 for begin, last, _ in seen[0]) != size):
+            raise self._error(stretch.line, f"0x{first:x} is not mapped, or changes, during the race")
+
+    def _storm(self, spec: StormSpec) -> StormPlan:
+        model = self._named(spec.domain, spec.line)
+        table = self._instance.domains[spec.domain]
+        end = formats.get(table.config.format).aperture(table.config)[1] + 1
+        cell = self._amount(spec.cell, table, spec.line, end)
+        gap = self._amount(spec.gap, table, spec.line, end) if spec.gap else 0
+        iova = self._amount(spec.iova, table, spec.line, end, (gap or cell) * (spec.cells - 1) + cell)
+        storm = Storm(iova, cell, spec.cells, gap, spec.mappers, spec.operations, spec.seed)
+        if spec.readers:
+            storm = replace(storm, readers=tuple(Reader(file, size) for file, size in spec.readers))
+        ranges = model.snapshot().ranges
+        if _within(ranges, iova, iova + (gap or cell) * (spec.cells - 1) + cell - 1) and not gap:
+            raise self._error(spec.line, "the cells of a storm are not mapped when it begins")
+        return StormPlan(spec.line, spec.domain, storm, ranges)
+
+    def _named(self, name: str, line: int) -> TableModel:
+        if name not in self._models:
+            raise self._error(line, f"domain {name} does not exist here")
+        return self._models[name]
+
     def _check(self, name: str, model: TableModel, line: int, hand: tuple[HandLine, ...] | None) -> None:
         expected = model.snapshot()
         if hand is not None:
@@ -282,6 +365,20 @@ class _Compiler:
         if len(hand) != len(expected.ranges):
             line = hand[-1].line if hand else self._instance.line
             raise self._error(line, f"domain {name} has {len(expected.ranges)} ranges, not {len(hand)}")
+
+
+def _within(ranges: Sequence[Range], first: int, last: int) -> tuple[tuple[int, int, Range], ...]:
+    """What is mapped from ``first`` to ``last``: the part that lies there, and the line as it would begin with it."""
+    return tuple(
+        (
+            max(row.first, first),
+            min(row.last, last),
+            # The neighbours of a stretch may come and go: only what lies in it counts.
+            replace(row, first=max(row.first, first), last=min(row.last, last), oa=row.oa + max(first - row.first, 0)),
+        )
+        for row in ranges
+        if row.first <= last and first <= row.last
+    )
 
 
 def _letters(prot: Prot) -> str:

@@ -154,6 +154,71 @@ class ResetStep(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class Meanwhile:
+    """One step while a reader is held; ``blocked``: it waits for the reader.
+
+    ``step`` None waits for a grace period: one that is over while the reader is held, or not before (``blocked``).
+    """
+
+    line: int
+    step: Step | None
+    blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HoldSpec:
+    """Where the reader of a race is held: a races.holds.Hold whose IOVA is not known yet."""
+
+    line: int
+    at: str
+    iova: Amount | None = None
+    level: int | None = None
+    how: str = "preempted"
+    timeout: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RaceSpec:
+    """A reader of a domain's ``file``, ``size`` bytes a read(2) (0: 64 KiB), held while ``meanwhile`` happens."""
+
+    line: int
+    domain: str
+    file: str
+    size: int
+    hold: HoldSpec
+    meanwhile: tuple[Meanwhile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StormSpec:
+    """Threads of the kernel that change cells of a domain, and readers of it: a races.storm.Storm.
+
+    ``cell`` and ``gap`` in bytes once they are given a table; ``readers`` are (file, bytes a read(2)), none for the
+    usual ones.
+    """
+
+    line: int
+    domain: str
+    iova: Amount
+    cell: Amount
+    cells: int
+    gap: Amount | None = None
+    mappers: int = 2
+    operations: int = 4000
+    seed: int = 0
+    readers: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """IOVAs of the raced domain that a case says something of: ``size`` bytes from ``iova`` on."""
+
+    line: int
+    iova: Amount
+    size: Amount
+
+
+@dataclass(frozen=True, slots=True)
 class HandLine:
     """One hand-written line of page_table; ``flags`` False where `*` says not to compare them."""
 
@@ -224,12 +289,15 @@ class Case:
     timeout: float = 10.0
     repeat: int = 1
     hand: tuple[tuple[str | None, tuple[HandLine, ...]], ...] = ()
-    later: tuple[str, ...] = ()
+    race: RaceSpec | None = None
+    storm: StormSpec | None = None
+    stays: tuple[Stretch, ...] = ()
+    never: tuple[Stretch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One variant of a case: what one test runs. ``later`` names what this version cannot run yet."""
+    """One variant of a case: what one test runs."""
 
     id: str
     case: Case
@@ -272,11 +340,12 @@ class Instance:
     @property
     def manner(self) -> str:
         """How its guest is booted."""
-        return RACES if self.later else FUNCTIONAL
+        return RACES if self.case.race or self.case.storm else FUNCTIONAL
 
     @property
     def later(self) -> tuple[str, ...]:
-        return self.case.later
+        """What this version cannot run yet."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

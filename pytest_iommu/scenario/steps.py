@@ -87,6 +87,11 @@ def _domain(fields: Fields, domains: frozenset[str], needed: bool = True) -> str
     return None
 
 
+def domain_of(fields: Fields, domains: frozenset[str]) -> str:
+    """The domain that is named, or the only one there is."""
+    return _domain(fields, domains) or ""
+
+
 def _failure(fields: Fields) -> str | None:
     return errno_name(fields.found["errno"]) if "errno" in fields else None
 

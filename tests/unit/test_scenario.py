@@ -338,11 +338,6 @@ def test_transfers_that_cannot_be(tmp_path: Path, old: str, new: str, message: s
         compile_plan(suite(tmp_path, STREAMS.replace(old, new)).instances[0])
 
 
-def test_what_is_for_later_is_read_and_named(tmp_path: Path) -> None:
-    text = "- {name: storm, rules: [CON-4], storm: {mappers: 2, readers: 2, operations: 20000, seed: 7}}"
-    assert [instance.later for instance in suite(tmp_path, text).instances] == [("storm",), ("storm",)]
-
-
 def test_all_rules_have_words() -> None:
     assert len(RULES) == 44
     assert all(text and text[-1] != "." for text in RULES.values())

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""CON-6: readers that are stuck in their own user buffer hold nobody up, and get their text or EIO when it comes.
+
+A page of their buffer comes when the test says so (userfaultfd): until then they stand in the kernel's copy of the
+text. One reader of every file of a domain, and of its device's stream, stands there at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from pytest_iommu.conformance.test_directories import FILES
+from pytest_iommu.domains import Domain, GuestHandle, Iommu
+from pytest_iommu.guest import jobs, ops
+from pytest_iommu.guest.jobs import Read, Signal
+from pytest_iommu.testmodule import MODULE
+
+pytestmark = [
+    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu0",)),
+    pytest.mark.iommu_manner("races"),
+]
+
+DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"
+EDU0 = "0000:00:01.0"
+CONTROL = f"{MODULE}/control"
+BASE, BLOCKS = 0x40000000, 0x80000000
+OA = 0x912340000
+COUNT = 200
+"""Lines of page_table: more than a page of text, so that a reader is not through when it is released."""
+WRITER = 15
+LONG = 10_000
+"""Milliseconds that an operation may take that waits for nobody; it takes a few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meanwhile:
+    """What is done while readers are stuck: module commands before it, one write(2), and how to undo that.
+
+    ``{d}`` is the domain they read, ``{e}`` another one. ``dead`` are files that must be gone afterwards.
+    """
+
+    write: tuple[str, str]
+    before: tuple[str, ...] = ()
+    undo: tuple[str, str] | None = None
+    dead: tuple[str, ...] = ()
+
+
+def command(*lines: str) -> tuple[str, str]:
+    """A batch of the module's."""
+    return CONTROL, "".join(f"{line}\n" for line in lines)
+
+
+ATTACH, OTHER = "attach {d} edu0", "attach {e} edu0"
+STREAM = ("ste", "cd")
+RESCAN = ("/sys/bus/pci/rescan", "1")
+MEANWHILE = {
+    "map": Meanwhile(
+        command("map {d} {free} {oa} {page} rw", "map {d} {empty} {oa} {span} rw leaf={span}"), before=(OTHER,)
+    ),
+    "unmap": Meanwhile(command("unmap {d} {blocks} {span}", "unmap {d} {base} {page}"), before=(OTHER,)),
+    "map-and-unmap-attached": Meanwhile(
+        command(
+            "unmap {d} {blocks} {span}", "map {d} {blocks} {oa} {span} rw leaf={span}", "unmap {d} {blocks} {span}"
+        ),
+        before=(ATTACH,),
+    ),
+    "attach": Meanwhile(command(ATTACH)),
+    "detach": Meanwhile(command("detach edu0"), before=(ATTACH,)),
+    "replace": Meanwhile(command("replace {e} edu0"), before=(ATTACH,)),
+    "create": Meanwhile(command("domain new dev=edu0", "domain newer format=amdv1"), before=(OTHER,)),
+    "destroy": Meanwhile(command("destroy {d}"), before=(OTHER,), dead=FILES),
+    "detach-and-destroy": Meanwhile(command("detach edu0", "destroy {d}"), before=(ATTACH,), dead=FILES),
+    "reset": Meanwhile(command("reset"), before=(ATTACH,), dead=FILES),
+    "unbind": Meanwhile((f"{DRIVER}/unbind", EDU0), before=(ATTACH,), undo=(f"{DRIVER}/bind", EDU0)),
+    "remove": Meanwhile((f"/sys/bus/pci/devices/{EDU0}/remove", "1"), before=(ATTACH,), undo=RESCAN, dead=STREAM),
+}
+
+
+class Held:
+    """A domain with a reader stuck in each file of it and of edu0's stream: job number ``i`` reads ``files[i]``."""
+
+    def __init__(self, guest: GuestHandle, iommu: Iommu, stage: str = "s1") -> None:
+        self._guest = guest
+        self._iommu = iommu
+        self._readers: dict[int, str] = {}
+        self.domain = iommu.domain(stage=stage, device="edu0")
+        self.other = iommu.domain(stage=stage, device="edu0")
+        self._words = words(self.domain, self.other)
+        page, span = self.domain.page, self._words["span"]
+        self.tell(
+            f"map {{d}} {{base}} {{oa}} {page} rw count={COUNT} pstep={3 * page}",
+            f"map {{d}} {{blocks}} {{oa}} {{span}} rw leaf={page}",
+            "map {d} {empty} {oa} {page} rw",
+            "unmap {d} {empty} {page}",
+        )
+        assert span == page * page // 8
+        stream = f"{guest.streams.path}/{guest.streams.sid('edu0')}"
+        self.paths = {name: self.domain.path(name) for name in FILES} | {name: f"{stream}/{name}" for name in STREAM}
+
+    def tell(self, *lines: str) -> None:
+        """Give the module commands, in the words of this domain."""
+        for line in lines:
+            self._iommu.command(line.format(**self._words))
+
+    def filled(self, write: tuple[str, str]) -> tuple[str, str]:
+        """A write in the words of this domain."""
+        return write[0], write[1].format(**self._words)
+
+    def texts(self) -> dict[str, list[str]]:
+        """Every file's lines as they are now; none of a file that is not there."""
+        results = self._guest.run([ops.read_file(path) for path in self.paths.values()]).results
+        return {name: ops.text_of(result).splitlines() for name, result in zip(self.paths, results, strict=True)}
+
+    def gone(self) -> set[str]:
+        """The files that are not there."""
+        results = self._guest.run([ops.stat(path) for path in self.paths.values()]).results
+        return {name for name, result in zip(self.paths, results, strict=True) if not result.ok}
+
+    def start(self, names: Iterable[str]) -> None:
+        """Start a reader of each of these files. AssertionError when one does not get stuck."""
+        self._readers = dict(enumerate(names))
+        started = self._guest.run(
+            [jobs.start_reader(job, self.paths[name], held=True) for job, name in self._readers.items()]
+        )
+        for job, result in enumerate(started.results):
+            assert result.ok, f"the reader of {self._readers[job]}: {ops.errno_name(result.value)}"
+            self._stuck(job, self._readers[job])
+
+    def _stuck(self, job: int, name: str) -> None:
+        until = time.monotonic() + 20
+        state = ""
+        while time.monotonic() < until:
+            state = ops.text_of(self._guest.run([jobs.job_state(job)]).results[0])
+            if " held=1" in state:
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"the reader of {name} is not held: {state}")
+
+    def run(self, path: str, text: str) -> int:
+        """One write(2) by a process of its own while the readers are stuck: what it returns.
+
+        One that does not come back is waited for while one reader after the other is released. AssertionError then.
+        """
+        begun, waited = self._guest.run(
+            [jobs.start_writer(WRITER, path, text.encode()), jobs.wait_job(WRITER, LONG)], timeout=60
+        ).results
+        assert begun.ok, begun
+        if ops.errno_name(waited.value) != "ETIMEDOUT":
+            return waited.value
+        where = ops.text_of(self._guest.run([jobs.job_state(WRITER)]).results[0])
+        for job, name in self._readers.items():
+            self._guest.run([jobs.signal_job(job, Signal.RELEASE)])
+            (waited,) = self._guest.run([jobs.wait_job(WRITER, 1000)]).results
+            if ops.errno_name(waited.value) != "ETIMEDOUT":
+                raise AssertionError(
+                    f"waits for the reader of {name}, which is stuck in its own buffer; it was {where}"
+                )
+        raise AssertionError(f"does not end, whichever reader is released: {where}")
+
+    def release(self) -> dict[str, list[Read]]:
+        """Let all readers go on to their end: the reads of each."""
+        ends = {}
+        for job, name in self._readers.items():
+            _, end = self._guest.run(
+                [jobs.signal_job(job, Signal.RELEASE), jobs.wait_job(job, LONG)], timeout=60
+            ).results
+            assert ops.errno_name(end.value) != "ETIMEDOUT", f"the reader of {name} does not end"
+            ends[name] = jobs.split_reads(end.data)
+        return ends
+
+
+def words(domain: Domain, other: Domain) -> Mapping[str, str | int]:
+    """What stands in the commands of MEANWHILE."""
+    page = domain.page
+    span = page * page // 8
+    return {
+        "d": domain.name,
+        "e": other.name,
+        "base": BASE,
+        "free": BASE + 2 * COUNT * page,
+        "blocks": BLOCKS,
+        "empty": BLOCKS + span,
+        "oa": OA & -span,
+        "page": page,
+        "span": span,
+    }
+
+
+@pytest.fixture
+def held(iommu_guest: GuestHandle, iommu: Iommu) -> Iterator[Held]:
+    """A domain for readers to be stuck in; they are gone at the end."""
+    yield Held(iommu_guest, iommu)
+    if iommu_guest.alive:
+        iommu_guest.run([jobs.reset_jobs()], timeout=60)
+
+
+def judge(name: str, reads: Sequence[Read], before: Sequence[str], after: Sequence[str], dead: bool) -> None:
+    """What a released reader got: of a file that lives its text, of a dead one EIO, after what was read before."""
+    text = b"".join(read.data for read in reads).decode()
+    lines, last = text.splitlines(), ops.errno_name(reads[-1].value)
+    if dead:
+        assert last == "EIO", f"{name} is dead, and reading on ends with {last}"
+        assert "\n".join(before).startswith(text.removesuffix("\n")), f"{name} is not what it was"
+        return
+    assert last == "ok", f"reading {name} on fails with {last}"
+    if len(before) < 20:
+        assert lines == before, f"{name} is not what it was when its reader was stopped"
+        return
+    known = {*before, *after}
+    assert known.issuperset(lines), f"{name}: {next(line for line in lines if line not in known)} was never so"
+    missing = {*before}.intersection(after).difference(lines)
+    assert not missing, f"{name} lacks what was there all the time: {min(missing)}"
+
+
+@pytest.mark.iommu_rules("CON-6", "CON-9", "CON-2", "CON-3", "STE-1")
+@pytest.mark.parametrize("name", MEANWHILE)
+def test_nobody_waits_for_readers_that_are_stuck(name: str, held: Held, iommu_guest: GuestHandle) -> None:
+    what = MEANWHILE[name]
+    held.tell(*what.before)
+    before = held.texts()
+    # What is empty has nothing to copy: the CDs of a device that was never attached.
+    held.start(file for file, lines in before.items() if lines)
+    path, text = held.filled(what.write)
+    value = held.run(path, text)
+    assert value == len(text), f"{text!r} to {path}: {ops.errno_name(value)}"
+    after = held.texts()
+    gone = held.gone()
+    assert gone == set(what.dead), f"gone are {sorted(gone)}"
+    ends = held.release()
+    if what.undo:
+        iommu_guest.write(*what.undo)
+    for file, reads in ends.items():
+        judge(file, reads, before[file], after[file], file in what.dead)
+
+
+@pytest.mark.iommu_rules("CON-6", "CON-7")
+def test_grace_periods_and_readers_go_on(held: Held, iommu_guest: GuestHandle) -> None:
+    """Who is stuck is in no RCU section, and in nobody's way who reads the same."""
+    held.tell(ATTACH)
+    before = held.texts()
+    held.start(held.paths)
+    grace = [f"{MODULE}/{name}" for name in ("grace_period", "grace_period_expedited")]
+    for path in (*grace, *held.paths.values()):
+        begun, end = iommu_guest.run([jobs.start_reader(WRITER, path), jobs.wait_job(WRITER, LONG)], timeout=60).results
+        assert begun.ok, f"{path}: {ops.errno_name(begun.value)}"
+        assert end.ok, f"{path} beside readers that are stuck: {ops.errno_name(end.value)}"
+    assert held.texts() == before
+    for file, reads in held.release().items():
+        judge(file, reads, before[file], before[file], dead=False)
+
+
+@pytest.mark.iommu_rules("CON-7", "CON-9")
+@pytest.mark.parametrize("dead", [False, True], ids=["alive", "freed"])
+def test_a_stuck_reader_is_killed(dead: bool, held: Held, iommu_guest: GuestHandle) -> None:
+    held.tell(OTHER)
+    held.start(held.paths)
+    if dead:
+        held.tell("destroy {d}")
+    for job, file in enumerate(held.paths):
+        killed, end = iommu_guest.run([jobs.signal_job(job, Signal.KILL), jobs.wait_job(job, 1)], timeout=60).results
+        assert killed.ok, f"the reader of {file} does not go: {ops.errno_name(killed.value)}"
+        assert ops.errno_name(end.value) == "EINTR"
+        assert jobs.split_time(killed.data) < LONG * 1_000_000
+    if not dead:
+        held.tell("destroy {d}")
+    assert held.gone() == set(FILES)

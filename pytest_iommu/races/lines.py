@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a reader that was held has read, as lines with the time they can be of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from pytest_iommu import formats
+from pytest_iommu.dialects import DumpSyntaxError
+from pytest_iommu.dialects.base import Dialect
+from pytest_iommu.model import Entry, Kind, Range, TableConfig
+from pytest_iommu.outcomes import CheckFailed
+from pytest_iommu.races.history import History, Window, judge, judge_leaves
+
+FILES = ("page_table", "entries", "stats")
+When = Callable[[Range], Window]
+
+
+def judge_text(file: str, text: str, dialect: Dialect, history: History, when: When, span: Window) -> list[CheckFailed]:
+    """Judge all that one read gave: ``when`` says of a line when it may have been loaded, ``span`` is the whole read.
+
+    Of entries every line must be what its raw item says, and its leaves are judged as lines of page_table are; of stats
+    the total must be the sum.
+    """
+    try:
+        dump = dialect.parse({file: text})
+    except DumpSyntaxError as error:
+        return [CheckFailed(f"{file}: {error}", (error.rule,))]
+    if file == "entries":
+        entries = dump.entries or ()
+        found = _entries(entries, history.config)
+        return found or judge_leaves(history, _timed(leaves(entries, history.config), when), span)
+    if file == "page_table":
+        return judge(history, _timed(dump.ranges or (), when), span)
+    return []
+
+
+def _timed(ranges: Sequence[Range], when: When) -> list[tuple[Range, Window]]:
+    return [(row, when(row)) for row in ranges]
+
+
+def leaves(entries: Sequence[Entry], config: TableConfig) -> list[Range]:
+    """The leaves among the entries, each a line of page_table; one that begins before the reader's place is cut."""
+    volatile = {flag.name for flag in formats.get(config.format).volatile}
+    return [
+        Range(
+            entry.iova,
+            entry.iova | entry.size - 1,
+            entry.oa,
+            entry.level,
+            entry.size,
+            entry.prot,
+            tuple(word for word in entry.flags if word not in volatile),
+        )
+        for entry in entries
+        if entry.kind is Kind.LEAF and entry.size is not None and entry.prot is not None
+    ]
+
+
+def _entries(entries: Sequence[Entry], config: TableConfig) -> list[CheckFailed]:
+    """The order of entries, and that every line is one load (CON-4): it decodes to itself."""
+    for before, after in pairwise(entries):
+        if (before.iova, -before.level) >= (after.iova, -after.level):
+            what = f"level {after.level} 0x{after.iova:x} comes after level {before.level} 0x{before.iova:x}"
+            return [CheckFailed(f"entries: {what}", ("CON-5",))]
+    fmt = formats.get(config.format)
+    for entry in entries:
+        decoded = fmt.decode(config, entry.level, entry.raw)
+        if decoded is None:
+            return [CheckFailed(f"entries: an empty item is listed: {entry}", ("ENT-1",))]
+        if entry.kind is Kind.BAD:
+            continue
+        cut = entry.iova & (decoded.size - 1) if decoded.size else 0
+        shown = entry.kind, entry.oa, entry.size, entry.prot, entry.flags
+        leaf = decoded.kind is Kind.LEAF
+        want = (
+            decoded.kind,
+            decoded.oa + cut,
+            decoded.size if leaf else None,
+            decoded.prot if leaf else None,
+            decoded.flags + decoded.volatile,
+        )
+        if shown != want:
+            what = f"level {entry.level} 0x{entry.iova:x} is not what its raw item 0x{entry.raw:016x} says"
+            return [CheckFailed(f"entries: {what}:\n  shown   {shown}\n  decoded {want}", ("CON-4",))]
+    return []

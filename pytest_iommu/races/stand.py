@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Brings the processor of a reader to a stand inside the kernel, by QEMU's gdbstub; keeps it there; lets it go on.
+
+The guest's agent serves on processor 0 while the reader stands on processor 1. As everything stops where a point is
+met, the batch that starts the reader is sent from a thread: its answer comes once processor 0 runs again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from pytest_iommu.guest.gdb import GdbError, Point, Stop
+
+if TYPE_CHECKING:
+    from pytest_iommu.guest.gdb import Gdb
+    from pytest_iommu.targets.protocol import Op, Reply
+
+CPU = 1
+"""The reader's processor; nothing else is there in manner `races`."""
+
+#: numbers of arm64's registers in gdb's description: x0 to x30, sp, pc
+LINK, STACK, COUNTER = 30, 31, 32
+SLICE = 0.2
+"""Seconds that CPU runs alone at a time."""
+STACK_SIZE = 1 << 15
+"""At least as large as any kernel stack: 16 KiB, and 32 with KASAN."""
+
+Run = Callable[["Sequence[Op]"], "Reply"]
+
+
+class NotReached(Exception):
+    """The point was not met; the message says what was."""
+
+
+class Stand:
+    """One processor at a stand. ``run`` runs a batch of the agent."""
+
+    def __init__(self, gdb: Gdb, run: Run) -> None:
+        self._gdb = gdb
+        self._run = run
+        self._pool = ThreadPoolExecutor(1, "agent")
+        self._sent: Future[Reply] | None = None
+        self._attached = False
+        self._running = True
+        self._registers: tuple[int, ...] = ()
+
+    def attach(self) -> None:
+        """Stop the whole guest and take hold of it."""
+        self._gdb.attach()
+        self._attached, self._running = True, False
+
+    def word(self, address: int, cpu: int = CPU) -> int | None:
+        """The 64-bit word at a virtual address of the kernel; None where ``cpu`` is in user mode and cannot see it."""
+        self._gdb.register(cpu, COUNTER)  # what the stub reads, it reads as the processor that was asked last
+        try:
+            return int.from_bytes(self._gdb.read(address, 8), "little")
+        except GdbError:
+            return None
+
+    def catch(self, address: int, start: Sequence[Op], timeout: float) -> None:
+        """Run ``start``, and stop when CPU has loaded from this address. NotReached after ``timeout`` seconds."""
+        self._gdb.set(Point.READ, address)
+        self._go()
+        self._sent = self._pool.submit(self._run, start)
+        stop = self._meet(lambda stop: stop.cpu == CPU and stop.address is not None, timeout)
+        if stop is None:
+            raise NotReached("no load of it was seen")
+
+    def leave(self, function: int, timeout: float) -> None:
+        """From where catch() stopped go on to right behind the end of the RCU section that the reader is in.
+
+        ``function`` is the address of __rcu_read_unlock. An interrupt has sections of its own, but another stack.
+        Only CPU runs meanwhile: the others meet that function all the time.
+        """
+        deadline = time.monotonic() + timeout
+        lowest = self._gdb.register(CPU, STACK)
+        while True:
+            self._execute_until(function, deadline)
+            stack, back = self._gdb.register(CPU, STACK), self._gdb.register(CPU, LINK)
+            mine = lowest <= stack < lowest + STACK_SIZE
+            self._execute_until(back, deadline, stack)
+            if mine:
+                return
+
+    def _execute_until(self, address: int, deadline: float, stack: int | None = None) -> None:
+        while True:
+            self._gdb.clear()
+            self._gdb.set(Point.EXECUTE, address, 4)
+            self._go([CPU])
+            if self._meet(lambda stop: stop.cpu == CPU, min(deadline - time.monotonic(), SLICE), [CPU]) is not None:
+                break
+            if time.monotonic() > deadline:
+                raise NotReached(f"0x{address:x} was not executed")
+            # Another processor may have been stopped with a lock that CPU waits for: its turn.
+            self._gdb.clear()
+            self._go([0])
+            time.sleep(SLICE / 10)
+            self._halt()
+        if stack is not None and self._gdb.register(CPU, STACK) != stack:
+            raise NotReached(f"0x{address:x} was executed by somebody else")
+
+    def freeze(self) -> None:
+        """Let all processors but CPU run; the answer to catch()'s batch is waited for."""
+        self._gdb.clear()
+        self._go([0])
+        self._answer()
+
+    def preempt(self, wake: Sequence[Op]) -> None:
+        """Let all run after the batch ``wake`` has sent CPU an interrupt: it takes that before its next instruction."""
+        self._registers = self._all()
+        self.freeze()
+        self._run(wake)
+        self._halt()
+        self._go()
+
+    def wake(self, release: Sequence[Op]) -> None:
+        """After freeze() or preempt(): the reader goes on, and the guest with it.
+
+        ``release`` is the batch that gives the processor back to the preempted reader. It must then be met with all
+        registers as they were, at the instruction it was held at: NotReached says that it was not held all the time.
+        """
+        self._halt()
+        if not self._registers:
+            self._detach()
+            return
+        self._gdb.set(Point.EXECUTE, self._registers[COUNTER], 4)
+        self._go()
+        self._sent = self._pool.submit(self._run, release)
+        stop = self._meet(lambda stop: stop.cpu == CPU, 5.0)
+        now = self._all() if stop is not None else ()
+        self._detach()
+        self._answer()
+        if now != self._registers:
+            what = "was elsewhere" if now else f"did not come to 0x{self._registers[COUNTER]:x}"
+            raise NotReached(f"it was not held all the time: once released it {what}")
+
+    def close(self) -> None:
+        """Let the guest run, whatever it was in the middle of; raises nothing."""
+        try:
+            if self._attached:
+                if self._running:
+                    self._halt()
+                self._detach()
+            if self._sent is not None:
+                self._answer()
+        except Exception:  # whoever asked for this has a better reason to fail
+            pass
+        self._pool.shutdown(wait=False)
+
+    def _all(self) -> tuple[int, ...]:
+        return tuple(self._gdb.register(CPU, number) for number in range(COUNTER + 1))
+
+    def _meet(self, wanted: Callable[[Stop], bool], timeout: float, cpus: Sequence[int] = ()) -> Stop | None:
+        """Wait for a stop that is wanted; others go on."""
+        deadline = time.monotonic() + timeout
+        while True:
+            stop = self._gdb.wait(max(deadline - time.monotonic(), 0.0))
+            if stop is None:
+                self._halt()
+                return None
+            self._running = False
+            if wanted(stop):
+                return stop
+            self._go(cpus)
+
+    def _answer(self) -> Reply:
+        assert self._sent is not None
+        sent, self._sent = self._sent, None
+        return sent.result()
+
+    def _go(self, cpus: Sequence[int] = ()) -> None:
+        self._gdb.go(cpus)
+        self._running = True
+
+    def _halt(self) -> None:
+        try:
+            self._gdb.halt()
+        except TimeoutError as error:
+            raise GdbError("the guest does not stop") from error
+        self._running = False
+
+    def _detach(self) -> None:
+        self._gdb.detach()
+        self._attached, self._running = False, True

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A guest that ended badly: what it is asked afterwards must not hide how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_iommu.domains import GuestHandle
+from pytest_iommu.guest import ops
+from pytest_iommu.outcomes import GuestLost, KernelCrash
+from pytest_iommu.pool import Key
+from pytest_iommu.targets.protocol import Evidence, Op, Reply
+
+
+class Crashing:
+    """A guest that crashes when it is first asked, and is closed afterwards."""
+
+    name = "crashing"
+    memory = None
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def run(self, batch: Sequence[Op], timeout: float = 10.0) -> Reply:
+        self.asked += 1
+        if self.asked == 1:
+            raise KernelCrash("oops", Evidence())
+        raise GuestLost("the guest was closed", Evidence())
+
+
+@pytest.fixture
+def handle() -> GuestHandle:
+    pool = SimpleNamespace(take=lambda key, fresh: Crashing())
+    run = SimpleNamespace(pool=pool, gone=lambda guest, error: None)
+    return GuestHandle(run, Key("smmuv3", "plain"))  # type: ignore[arg-type]
+
+
+def test_a_clean_up_does_not_hide_a_crash(handle: GuestHandle) -> None:
+    with pytest.raises(KernelCrash):
+        try:
+            handle.run([ops.sleep(0)])
+        finally:
+            handle.run([ops.sleep(0)])
+    assert not handle.alive
+
+
+def test_a_fresh_guest_is_alive(handle: GuestHandle) -> None:
+    with pytest.raises(KernelCrash):
+        handle.run([ops.sleep(0)])
+    handle.fresh()
+    assert handle.alive
+    with pytest.raises(KernelCrash):
+        handle.run([ops.sleep(0)])
