@@ -50,7 +50,5 @@ RULES: dict[str, str] = {
     "FLT-4": "reloading the module that owns the domains leaves domains/ as it was",
 }
 
-LATER: dict[str, str] = {
-    "CON-1": "readers against unmap and free on a kernel with KASAN",
-}
+LATER: dict[str, str] = {}
 """Rules that no test is about yet, and the work that owns them. `pytest-iommu rules --check` holds this list."""

@@ -63,11 +63,28 @@ class Stand:
     def catch(self, address: int, start: Sequence[Op], timeout: float) -> None:
         """Run ``start``, and stop when CPU has loaded from this address. NotReached after ``timeout`` seconds."""
         self._gdb.set(Point.READ, address)
+        if not self._caught(start, lambda stop: stop.address is not None, timeout):
+            raise NotReached("no load of it was seen")
+
+    def catch_store(self, address: int, start: Sequence[Op], timeout: float) -> None:
+        """Run ``start``, and stop when CPU has stored to this address. NotReached after ``timeout`` seconds."""
+        self._gdb.set(Point.WRITE, address)
+        if not self._caught(start, lambda stop: stop.address is not None, timeout):
+            raise NotReached("no store to it was seen")
+
+    def catch_call(self, function: int, start: Sequence[Op], timeout: float) -> None:
+        """Run ``start``, and stop when CPU comes to this function. NotReached after ``timeout`` seconds.
+
+        It must be one that no other processor comes to: it would stop there for ever.
+        """
+        self._gdb.set(Point.EXECUTE, function, 4)
+        if not self._caught(start, lambda stop: True, timeout):
+            raise NotReached("no call of it was seen")
+
+    def _caught(self, start: Sequence[Op], wanted: Callable[[Stop], bool], timeout: float) -> bool:
         self._go()
         self._sent = self._pool.submit(self._run, start)
-        stop = self._meet(lambda stop: stop.cpu == CPU and stop.address is not None, timeout)
-        if stop is None:
-            raise NotReached("no load of it was seen")
+        return self._meet(lambda stop: stop.cpu == CPU and wanted(stop), timeout) is not None
 
     def leave(self, function: int, timeout: float) -> None:
         """From where catch() stopped go on to right behind the end of the RCU section that the reader is in.
