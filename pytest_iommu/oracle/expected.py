@@ -150,22 +150,19 @@ def merge(parts: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(merged)
 
 
+def leaves(entries: Iterable[Entry], fmt: formats.Format) -> Iterator[Range]:
+    """The leaves among the entries as lines of page_table; one that a reader's place has cut begins there (LVL-2)."""
+    volatile = {flag.name for flag in fmt.volatile}
+    for entry in entries:
+        if entry.kind is Kind.LEAF and entry.size is not None and entry.prot is not None:
+            last = entry.iova | entry.size - 1
+            flags = tuple(word for word in entry.flags if word not in volatile)
+            yield Range(entry.iova, last, entry.oa, entry.level, entry.size, entry.prot, flags)
+
+
 def merge_entries(entries: Iterable[Entry], fmt: formats.Format) -> tuple[Range, ...]:
     """The leaves among the entries as ranges: what page_table must be made of (ENT-2)."""
-    volatile = {flag.name for flag in fmt.volatile}
-    return merge(
-        Range(
-            entry.iova,
-            entry.iova + entry.size - 1,
-            entry.oa,
-            entry.level,
-            entry.size,
-            entry.prot,
-            tuple(word for word in entry.flags if word not in volatile),
-        )
-        for entry in entries
-        if entry.kind is Kind.LEAF and entry.size is not None and entry.prot is not None
-    )
+    return merge(leaves(entries, fmt))
 
 
 def continues(before: Range, after: Range) -> bool:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from pytest_iommu import formats
 from pytest_iommu.dialects import DumpSyntaxError
 from pytest_iommu.dialects.base import Dialect
 from pytest_iommu.model import Entry, Kind, Range, TableConfig
+from pytest_iommu.oracle.expected import leaves
 from pytest_iommu.outcomes import CheckFailed
 from pytest_iommu.races.history import History, Window, judge, judge_leaves
 
@@ -30,32 +31,16 @@ def judge_text(file: str, text: str, dialect: Dialect, history: History, when: W
     if file == "entries":
         entries = dump.entries or ()
         found = _entries(entries, history.config)
-        return found or judge_leaves(history, _timed(leaves(entries, history.config), when), span)
+        return found or judge_leaves(
+            history, _timed(list(leaves(entries, formats.get(history.config.format))), when), span
+        )
     if file == "page_table":
         return judge(history, _timed(dump.ranges or (), when), span)
     return []
 
 
-def _timed(ranges: Sequence[Range], when: When) -> list[tuple[Range, Window]]:
+def _timed(ranges: Iterable[Range], when: When) -> list[tuple[Range, Window]]:
     return [(row, when(row)) for row in ranges]
-
-
-def leaves(entries: Sequence[Entry], config: TableConfig) -> list[Range]:
-    """The leaves among the entries, each a line of page_table; one that begins before the reader's place is cut."""
-    volatile = {flag.name for flag in formats.get(config.format).volatile}
-    return [
-        Range(
-            entry.iova,
-            entry.iova | entry.size - 1,
-            entry.oa,
-            entry.level,
-            entry.size,
-            entry.prot,
-            tuple(word for word in entry.flags if word not in volatile),
-        )
-        for entry in entries
-        if entry.kind is Kind.LEAF and entry.size is not None and entry.prot is not None
-    ]
 
 
 def _entries(entries: Sequence[Entry], config: TableConfig) -> list[CheckFailed]:
