@@ -25,7 +25,10 @@ class GdbError(Exception):
 
 
 class Point(IntEnum):
-    """What stops the guest: an instruction is about to be executed, or bytes of memory were written, or read."""
+    """What stops the guest: an instruction is about to be executed, or about to write or to read bytes of memory.
+
+    QEMU stops an Arm before such an access (gdb_stop_before_watchpoint), other processors behind it.
+    """
 
     EXECUTE = 1
     WRITE = 2
@@ -85,6 +88,17 @@ class Gdb:
         except TimeoutError:
             return None
         return self._stop(packet)
+
+    def step(self, cpu: int) -> None:
+        """Let a vCPU execute one instruction; the others stand still, and no interrupt comes in between.
+
+        No point may be set at that instruction, or on what it accesses.
+        """
+        self._send(f"vCont;s:p1.{cpu + 1:x}")
+        try:
+            self._stop(self._packet(time.monotonic() + self._timeout))
+        except TimeoutError as error:
+            raise GdbError("the vCPU does not come to the end of one instruction") from error
 
     def halt(self) -> None:
         """Stop a guest that runs."""

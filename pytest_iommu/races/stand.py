@@ -65,12 +65,14 @@ class Stand:
         self._gdb.set(Point.READ, address)
         if not self._caught(start, lambda stop: stop.address is not None, timeout):
             raise NotReached("no load of it was seen")
+        self._step()
 
     def catch_store(self, address: int, start: Sequence[Op], timeout: float) -> None:
         """Run ``start``, and stop when CPU has stored to this address. NotReached after ``timeout`` seconds."""
         self._gdb.set(Point.WRITE, address)
         if not self._caught(start, lambda stop: stop.address is not None, timeout):
             raise NotReached("no store to it was seen")
+        self._step()
 
     def catch_call(self, function: int, start: Sequence[Op], timeout: float) -> None:
         """Run ``start``, and stop when CPU comes to this function. NotReached after ``timeout`` seconds.
@@ -80,6 +82,11 @@ class Stand:
         self._gdb.set(Point.EXECUTE, function, 4)
         if not self._caught(start, lambda stop: True, timeout):
             raise NotReached("no call of it was seen")
+
+    def _step(self) -> None:
+        """An Arm stops before the access: what it does must be done, or it would be done again once it goes on."""
+        self._gdb.clear()
+        self._gdb.step(CPU)
 
     def _caught(self, start: Sequence[Op], wanted: Callable[[Stop], bool], timeout: float) -> bool:
         self._go()

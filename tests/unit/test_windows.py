@@ -180,6 +180,9 @@ class FakeGdb:
     def go(self, cpus: Sequence[int] = ()) -> None:
         self.said.append(f"go {list(cpus)}" if cpus else "go")
 
+    def step(self, cpu: int) -> None:
+        self.said.append(f"step {cpu}")
+
     def halt(self) -> None:
         self.said.append("halt")
 
@@ -205,7 +208,8 @@ def test_a_reader_is_caught_preempted_and_let_go() -> None:
     made.wake([Op(3)])
     made.close()
     assert gdb.said == [
-        *("attach", "set READ 100", "go", "go", "clear", "go [0]", "halt", "go"),
+        *("attach", "set READ 100", "go", "go", "clear", "step 1"),
+        *("clear", "go [0]", "halt", "go"),
         *("halt", "set EXECUTE 1000", "go", "detach"),
     ]
 
