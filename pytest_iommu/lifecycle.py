@@ -78,6 +78,8 @@ def header(config: pytest.Config) -> list[str]:
         return []
     what = f"iommu: target {settings.target}, machine {','.join(settings.machines)}"
     lines = [f"{what}, flavour {','.join(settings.flavours)}", *kernel_lines(config.stash[RUN])]
+    if note := config.stash[RUN].kind.note:
+        lines.append(f"iommu: {note}")
     if settings.seed != options.RELEASE_SEED:
         lines.append(f"iommu: --iommu-seed={settings.seed}")
     return lines
@@ -96,6 +98,15 @@ def note_rules(items: Iterable[pytest.Item]) -> None:
             item.user_properties.append((RULES, ",".join(dict.fromkeys(rules))))
             if needs_guest(item):
                 item.user_properties.append((GUEST, str(key_of(item))))
+        _hold_machine(item)
+
+
+def _hold_machine(item: pytest.Item) -> None:
+    """A test in Python that names its machine means the one of qemu-images/: on another it is skipped."""
+    run = item.config.stash[RUN]
+    named = [mark.kwargs["machine"] for mark in item.iter_markers("iommu_needs") if "machine" in mark.kwargs]
+    if named and run.settings.target is not None and not run.kind.emulated:
+        item.add_marker(pytest.mark.skip(reason=f"needs machine {named[0]} under QEMU, this one is not emulated"))
 
 
 def _workers(config: pytest.Config) -> bool:

@@ -19,11 +19,20 @@ STDERR_LIMIT = 65536
 class Child:
     """A running child. ``fds`` are inherited under their own numbers and closed here.
 
+    ``wire``: a descriptor that becomes its stdin and stdout, closed here, too; without one it has no stdin, and
+    stdout goes where stderr goes.
+
     setpriv sends SIGKILL to the child when the *thread* that started it ends, so only the main thread may start one.
     The own process group keeps the terminal's Ctrl-C away: we end the child ourselves, after reporting.
     """
 
-    def __init__(self, argv: Sequence[str], fds: Sequence[int] = (), env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
+        wire: int | None = None,
+    ) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a child with pdeathsig has to be started from the main thread")
         setpriv = shutil.which("setpriv")
@@ -34,8 +43,8 @@ class Child:
         try:
             self._process = subprocess.Popen(
                 [setpriv, "--pdeathsig", "KILL", *argv],
-                stdin=subprocess.DEVNULL,
-                stdout=self._stderr,
+                stdin=subprocess.DEVNULL if wire is None else wire,
+                stdout=self._stderr if wire is None else wire,
                 stderr=self._stderr,
                 pass_fds=tuple(fds),
                 env={**os.environ, **(env or {})},
@@ -45,7 +54,7 @@ class Child:
             os.close(self._stderr)
             raise SetupError(f"cannot start {argv[0]}: {error}") from error
         finally:
-            for fd in fds:
+            for fd in (*fds, *(() if wire is None else (wire,))):
                 os.close(fd)
 
     @property
@@ -64,7 +73,7 @@ class Child:
             return None
 
     def stderr(self) -> str:
-        """What it wrote to stdout and stderr (the last 64 KiB)."""
+        """What it wrote to stderr, and to stdout unless that is a wire (the last 64 KiB)."""
         size = os.fstat(self._stderr).st_size
         start = max(0, size - STDERR_LIMIT)
         return os.pread(self._stderr, size - start, start).decode("utf-8", "replace")

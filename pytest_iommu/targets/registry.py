@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_iommu.images import Artefacts, Machine
     from pytest_iommu.pool import Key
     from pytest_iommu.settings import Settings
+    from pytest_iommu.targets.running import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +23,14 @@ class TargetKind:
     """``make(settings, machine, key, kernel)`` makes the target of one machine and flavour.
 
     With ``needs_kernel`` a kernel is built (or fetched) on the controller before the first test; without, ``kernel``
-    is None.
+    is None. ``emulated`` says that guests are the machines of qemu-images/, or answer as those; what a test in Python
+    says of a machine it needs is then true. ``note`` is for the header: what cannot be seen there.
     """
 
     make: Callable[[Settings, Machine, Key, Artefacts | None], Target]
     needs_kernel: bool = True
+    emulated: bool = True
+    note: str = ""
 
 
 def _qemu(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
@@ -40,10 +45,37 @@ def _replay(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | 
 
     if not settings.target_argument:
         raise SetupError("--iommu-target=replay:DIR takes the directory of a recording")
-    return ReplayTarget(settings.where / settings.target_argument, key)
+    directory = settings.where / settings.target_argument
+    if settings.record is not None and settings.record.resolve() == directory.resolve():
+        raise SetupError(f"{directory} cannot be replayed and recorded at the same time")
+    return ReplayTarget(directory, key)
 
+
+def _local(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
+    from pytest_iommu.targets.local import LocalHost
+
+    return _running(LocalHost(), settings, machine, key)
+
+
+def _ssh(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
+    from pytest_iommu.targets.ssh import SshHost
+
+    return _running(SshHost(settings.target_argument), settings, machine, key)
+
+
+def _running(host: Host, settings: Settings, machine: Machine, key: Key) -> Target:
+    from pytest_iommu.scenario.variants import page_size
+    from pytest_iommu.targets.running import RunningTarget
+
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return RunningTarget(host, settings, machine, key, page_size(key.flavour), workers)
+
+
+_NO_MEMORY = "EXPECTED is judged, IN RAM and DONE are not"
 
 BUILTIN: Mapping[str, TargetKind] = {
     "qemu": TargetKind(_qemu),
-    "replay": TargetKind(_replay, needs_kernel=False),
+    "replay": TargetKind(_replay, needs_kernel=False, note=f"a recording has no memory: {_NO_MEMORY}"),
+    "local": TargetKind(_local, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
+    "ssh": TargetKind(_ssh, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
 }

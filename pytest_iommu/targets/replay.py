@@ -1,188 +1,81 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The replay target: the answers of a recorded run, without QEMU or kernel; and the recorder that makes one.
+"""The replay target: the answers of a recorded run, without QEMU or kernel. recording.py makes what it reads.
 
-A recording is a directory:
-
-    index-<worker>.jsonl     one line an answer: {"guest": "smmuv3/plain", "request": <hash>, "reply": <hash>} or, for
-                             a batch that ended badly, {"guest": ..., "request": ..., "outcome": "kernel-crash",
-                             "message": ..., "evidence": {"command", "console", "splat"}}
-    replies/<hash>           the replies, as pack_reply() makes them; equal ones are stored once
-
-An answer is found by what was asked and by the commands given since the last reset (a debugfs id means nothing without
-them), in the order of the recording; when all answers to a question are used up, the last one is given again. So tests
-may be selected, reordered and distributed otherwise than when they were recorded.
+An answer is looked up by the test that asks, what it asks, and the commands it gave since the last reset (a debugfs id
+means nothing without them); in the order of the recording, the last one again when all are used up. So tests may be
+selected, reordered and distributed otherwise than when they were recorded. What a test asks here and did not ask then,
+because another one had asked before and the answer was kept, is taken from the others where all of them were told the
+same. A test that is not in the recording is skipped.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_iommu import outcomes
-from pytest_iommu.guest.ops import Code
-from pytest_iommu.outcomes import IommuError, SetupError
-from pytest_iommu.pool import Key
-from pytest_iommu.targets.protocol import Evidence, Guest, Op, Reply, Result
+import pytest
 
-_HEAD = struct.Struct("<II")
-_RESULT = struct.Struct("<iI")
-_OP = struct.Struct("<5I")
+from pytest_iommu import outcomes
+from pytest_iommu.outcomes import SetupError
+from pytest_iommu.pool import Key
+from pytest_iommu.targets.protocol import Evidence, Op, Reply
+from pytest_iommu.targets.recording import Context, Plugged, Recorder, Request, current_test, unpack_reply
+
+__all__ = ["Recorder", "ReplayGuest", "ReplayTarget"]
+
 KINDS = {
     error.kind: error for error in (outcomes.SetupError, outcomes.KernelCrash, outcomes.KernelHang, outcomes.GuestLost)
 }
 
-
-class Context:
-    """What a guest was told since the last reset of the test module."""
-
-    def __init__(self) -> None:
-        self._told = ""
-
-    def ask(self, ops: Sequence[Op]) -> str:
-        """What this batch is looked up by; remembers the commands in it."""
-        written = [op.data for op in ops if op.code == Code.WRITE_FILE]
-        if any(data.startswith(b"reset") for data in written):
-            self._told = ""
-        found = _hash(self._told, ops)
-        if written:
-            self._told = found
-        return found
-
-
-def _hash(told: str, ops: Sequence[Op]) -> str:
-    digest = hashlib.sha256(told.encode())
-    for op in ops:
-        path = op.path.encode()
-        digest.update(_OP.pack(op.code, op.a & 0xFFFFFFFF, op.b & 0xFFFFFFFF, len(path), len(op.data)))
-        digest.update(path + op.data)
-    return digest.hexdigest()[:32]
-
-
-def pack_reply(reply: Reply) -> bytes:
-    """A reply as bytes: taint, kmsg length, kmsg, then value, length and data of every result (little endian)."""
-    kmsg = reply.kmsg.encode()
-    parts = [_HEAD.pack(reply.taint, len(kmsg)), kmsg]
-    for result in reply.results:
-        parts += [_RESULT.pack(result.value, len(result.data)), result.data]
-    return b"".join(parts)
-
-
-def unpack_reply(data: bytes) -> Reply:
-    """What pack_reply() packed. ValueError when it is something else."""
-    try:
-        taint, length = _HEAD.unpack_from(data)
-        offset = _HEAD.size + length
-        kmsg = data[_HEAD.size : offset].decode()
-        results = []
-        while offset < len(data):
-            value, length = _RESULT.unpack_from(data, offset)
-            offset += _RESULT.size + length
-            results.append(Result(value, data[offset - length : offset]))
-    except struct.error as error:
-        raise ValueError(f"not a recorded reply: {error}") from error
-    if offset != len(data):
-        raise ValueError("a recorded reply is cut off")
-    return Reply(tuple(results), taint, kmsg)
-
-
-class Recorder:
-    """Writes a recording of what the guests it watches answer."""
-
-    def __init__(self, directory: Path, worker: str) -> None:
-        (directory / "replies").mkdir(parents=True, exist_ok=True)
-        self._replies = directory / "replies"
-        self._index = (directory / f"index-{worker}.jsonl").open("w", encoding="utf-8")
-
-    def watch(self, guest: Guest, key: Key) -> Guest:
-        """The guest, with every answer of it recorded."""
-        return _Recorded(guest, key, self)
-
-    def answer(self, key: Key, request: str, reply: Reply) -> None:
-        """Record one answer."""
-        data = pack_reply(reply)
-        name = hashlib.sha256(data).hexdigest()[:32]
-        path = self._replies / name
-        if not path.exists():
-            path.write_bytes(data)
-        self._write(guest=str(key), request=request, reply=name)
-
-    def failure(self, key: Key, request: str, error: IommuError) -> None:
-        """Record that a batch ended badly."""
-        evidence = error.evidence or Evidence()
-        self._write(
-            guest=str(key),
-            request=request,
-            outcome=error.kind,
-            message=error.message,
-            evidence={"command": evidence.command, "console": evidence.console, "splat": evidence.splat},
-        )
-
-    def close(self) -> None:
-        """Finish the index."""
-        self._index.close()
-
-    def _write(self, **line: Any) -> None:
-        self._index.write(json.dumps(line) + "\n")
-
-
-class _Recorded:
-    """A guest whose answers are recorded."""
-
-    def __init__(self, guest: Guest, key: Key, recorder: Recorder) -> None:
-        self.name = guest.name
-        self.memory = guest.memory
-        self.pause = guest.pause
-        self.close = guest.close
-        self.evidence = guest.evidence
-        self._guest = guest
-        self._key = key
-        self._recorder = recorder
-        self._context = Context()
-
-    def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
-        request = self._context.ask(ops)
-        try:
-            reply = self._guest.run(ops, timeout)
-        except IommuError as error:
-            self._recorder.failure(self._key, request, error)
-            raise
-        self._recorder.answer(self._key, request, reply)
-        return reply
+Line = dict[str, Any]
 
 
 class ReplayTarget:
-    """Guests that answer from a recording. The recording's order is kept across the guests of one target."""
+    """Guests that answer from a recording. The recording's order is kept across the guests of one target.
+
+    ``test`` gives the test that is running.
+    """
 
     name = "replay"
 
-    def __init__(self, directory: Path, key: Key) -> None:
+    def __init__(self, directory: Path, key: Key, test: Callable[[], str] = current_test) -> None:
         self.directory = directory
-        self._key = str(key)
-        self._answers: dict[str, list[dict[str, Any]]] = {}
+        self.test = test
+        self._key = key
+        self._tests: set[str] = set()
+        self._kernels: set[str] = set()
+        self._in_test: dict[tuple[str, str], list[Line]] = {}
+        self._used: dict[tuple[str, str], int] = {}
+        self._told: dict[str, list[Line]] = {}
+        self._asked: dict[str, list[Line]] = {}
+        self._now = ""
         indexes = sorted(directory.glob("index-*.jsonl"))
         if not indexes:
             raise SetupError(f"{directory} is no recording: it has no index-*.jsonl")
         for index in indexes:
             for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
                 self._add(f"{index}:{number}", line)
-        if not self._answers:
+        if str(key.kernel) not in self._kernels:
             raise SetupError(f"{directory} has no recording of a guest {key}")
 
     def start(self) -> ReplayGuest:
         """A guest; it has no state but the place in the recording, which is the target's."""
-        return ReplayGuest(self._key, self)
+        return ReplayGuest(str(self._key), self)
 
-    def answer(self, request: str, ops: Sequence[Op]) -> Reply:
-        """The next answer to this batch."""
-        answers = self._answers.get(request)
-        if not answers:
+    def answer(self, request: Request, ops: Sequence[Op]) -> Reply:
+        """The next answer to this batch. Skips a test that is not in the recording."""
+        if request.test not in self._tests and "" not in self._tests:
+            pytest.skip(f"{self.directory} has no recording of this test: it was skipped then, or not run")
+        if request.test != self._now:  # run twice, it is told the same twice
+            self._now = request.test
+            self._used.clear()
+        line = self._next(request.test, request.told) or self._next("", request.told)
+        line = line or _unanimous(self._told.get(request.told)) or _unanimous(self._asked.get(request.asked))
+        if line is None:
             asked = "; ".join(f"op {op.code} {op.path}" for op in ops)
             raise SetupError(f"{self.directory} has no answer to this batch, record it again: {asked}")
-        line = answers.pop(0) if len(answers) > 1 else answers[0]
         if "outcome" in line:
             raise KINDS[line["outcome"]](line["message"], Evidence(**line["evidence"]))
         path = self.directory / "replies" / line["reply"]
@@ -191,16 +84,37 @@ class ReplayTarget:
         except (OSError, ValueError) as error:
             raise SetupError(f"{path}: {error}") from error
 
+    def _next(self, test: str, told: str) -> Line | None:
+        lines = self._in_test.get((test, told))
+        if lines is None:
+            return None
+        at = self._used.get((test, told), 0)
+        self._used[test, told] = at + 1
+        return lines[min(at, len(lines) - 1)]
+
     def _add(self, where: str, text: str) -> None:
         try:
             line = json.loads(text)
-            if line["guest"] != self._key:
+            if "run" in line:
+                return
+            guest, test = line["guest"], line["test"]
+            self._kernels.add("/".join(guest.split("/")[:2]))
+            if guest != str(self._key):
                 return
             if "outcome" in line and line["outcome"] not in KINDS:
                 raise ValueError(f"no outcome {line['outcome']!r}")
-            self._answers.setdefault(line["request"], []).append(line)
-        except (ValueError, KeyError) as error:
+            self._tests.add(test)
+            self._in_test.setdefault((test, line["told"]), []).append(line)
+            self._told.setdefault(line["told"], []).append(line)
+            self._asked.setdefault(line["asked"], []).append(line)
+        except (ValueError, KeyError, AttributeError) as error:
             raise SetupError(f"{where}: not a line of a recording: {error}") from error
+
+
+def _unanimous(lines: Sequence[Line] | None) -> Line | None:
+    """The answer that all of them are, or None."""
+    replies = {line.get("reply") for line in lines or ()}
+    return lines[0] if lines and len(replies) == 1 and None not in replies else None
 
 
 class ReplayGuest:
@@ -210,12 +124,13 @@ class ReplayGuest:
 
     def __init__(self, name: str, target: ReplayTarget) -> None:
         self.name = f"{name} (replay)"
+        self.devices = Plugged()
         self._target = target
-        self._context = Context()
+        self._context = Context(self.devices)
 
     def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
         """The recorded answer; ``timeout`` means nothing here."""
-        return self._target.answer(self._context.ask(ops), ops)
+        return self._target.answer(self._context.ask(self._target.test(), ops), ops)
 
     def pause(self) -> None:
         """Nothing runs."""

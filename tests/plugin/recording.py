@@ -111,7 +111,7 @@ def record(
     worker: str = "main",
 ) -> None:
     """Record what the kernel answers to every scenario of a file."""
-    recorder = Recorder(directory, worker)
+    recorder = Recorder(directory, worker, test=str)  # nobody's: for whichever test asks
     kernel = TruthfulKernel(alter, endings or {})
     for instance in load(scenarios).instances:
         key = Key(instance.machine, flavour)

@@ -99,7 +99,7 @@ def test_ini_twins(recorded: Bench) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--iommu-target=nowhere", "*no target 'nowhere'; there are: qemu, replay*"),
+        ("--iommu-target=nowhere", "*no target 'nowhere'; there are: local, qemu, replay, ssh*"),
         ("--iommu-machine=pdp11", "*no machine 'pdp11'; there are: *smmuv3*"),
         ("--iommu-keep=some", "*--iommu-keep is one of failed, all, none, not 'some'*"),
         ("--iommu-kernel=/nowhere", "*--iommu-kernel: no such directory: /nowhere*"),

@@ -11,7 +11,8 @@ import pytest
 from pytest_iommu.outcomes import KernelCrash, SetupError
 from pytest_iommu.pool import Key
 from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
-from pytest_iommu.targets.replay import Recorder, ReplayTarget, pack_reply, unpack_reply
+from pytest_iommu.targets.recording import Recorder, current_test, pack_reply, unpack_reply
+from pytest_iommu.targets.replay import ReplayTarget
 
 KEY = Key("smmuv3", "plain")
 READ = [Op(1, path="/proc/version")]
@@ -102,6 +103,110 @@ def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
         ReplayTarget(tmp_path, KEY).start().run(WRITE)
     with pytest.raises(SetupError, match="no recording of a guest smmuv3/debug"):
         ReplayTarget(tmp_path, Key("smmuv3", "debug"))
+    with pytest.raises(pytest.skip.Exception, match="no recording of this test"):
+        ReplayTarget(tmp_path, Key("smmuv3", "plain", "races")).start().run(READ)
+
+
+class Running:
+    """The test that is running, by name."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def __call__(self) -> str:
+        return self.name
+
+
+def recorded(directory: Path, *told: tuple[str, list[Op], str], worker: str = "main") -> None:
+    """A recording: (test, batch, answer) after each other on one guest."""
+    running = Running()
+    recorder = Recorder(directory, worker, running)
+    guest = recorder.watch(Scripted(*(reply(said) for _, _, said in told)), KEY)
+    for running.name, batch, _ in told:
+        guest.run(batch)
+    recorder.close()
+
+
+def test_each_test_is_told_what_it_was_told(tmp_path: Path) -> None:
+    """Whatever the order, and whoever recorded it."""
+    recorded(tmp_path, ("a", READ, "one"), ("a", READ, "two"), ("b", READ, "three"))
+    recorded(tmp_path, ("c", READ, "four"), worker="gw1")
+    running = Running()
+    again = ReplayTarget(tmp_path, KEY, running).start()
+    for running.name, said in (("c", "four"), ("b", "three"), ("b", "three"), ("a", "one"), ("a", "two"), ("a", "two")):
+        assert again.run(READ) == reply(said)
+    running.name = "b"
+    again.run(READ)
+    running.name = "a"
+    assert again.run(READ) == reply("one"), "a test that is run again does not begin anew"
+
+
+def test_commands_of_the_test_before_do_not_matter(tmp_path: Path) -> None:
+    recorded(tmp_path, ("a", WRITE, "done"), ("b", READ, "one"))
+    running = Running()
+    running.name = "b"
+    assert ReplayTarget(tmp_path, KEY, running).start().run(READ) == reply("one")
+
+
+def test_what_another_test_had_asked_before(tmp_path: Path) -> None:
+    """And was kept by the process that recorded: told again where nobody was told otherwise."""
+    other = [Op(3, path="/sys")]
+    recorded(tmp_path, ("a", other, "same"), ("a", READ, "one"), ("b", WRITE, "done"), ("c", READ, "two"))
+    running = Running()
+    running.name = "b"
+    again = ReplayTarget(tmp_path, KEY, running).start()
+    again.run(WRITE)
+    assert again.run(other) == reply("same")
+    with pytest.raises(SetupError, match="no answer to this batch"):
+        again.run(READ)
+    running.name = "d"
+    with pytest.raises(pytest.skip.Exception, match="no recording of this test"):
+        again.run(WRITE)
+
+
+def test_what_was_plugged_tells_equal_questions_apart(tmp_path: Path) -> None:
+    class Slots:
+        def add(self, device: str) -> None:
+            pass
+
+    class Pluggable(Scripted):
+        devices = Slots()
+
+    running = Running()
+    running.name = "a"
+    recorder = Recorder(tmp_path, "main", running)
+    guest = recorder.watch(Pluggable(reply("without"), reply("with")), KEY)
+    guest.run(READ)
+    guest.devices.add("edu6")  # type: ignore[attr-defined]
+    guest.run(READ)
+    recorder.close()
+    again = ReplayTarget(tmp_path, KEY, running).start()
+    assert [again.run(READ), again.run(READ)] == [reply("without")] * 2
+    again.devices.add("edu6")
+    assert again.run(READ) == reply("with")
+
+
+def test_a_recorded_guest_has_what_it_has(tmp_path: Path) -> None:
+    guest = Recorder(tmp_path, "main").watch(Scripted(), KEY)
+    assert guest.name == "scripted"
+    assert getattr(guest, "answers") == []  # noqa: B009
+    assert not hasattr(guest, "gdb")
+
+
+def test_an_earlier_recording_is_replaced(tmp_path: Path) -> None:
+    recorded(tmp_path, ("a", READ, "one"), worker="gw7")
+    index = tmp_path / "index-gw7.jsonl"
+    index.write_text(index.read_text().replace('"run": "', '"run": "another-', 1))
+    recorded(tmp_path, ("a", READ, "two"), worker="gw0")
+    assert sorted(path.name for path in tmp_path.glob("index-*")) == ["index-gw0.jsonl"]
+
+
+def test_a_test_is_named_from_its_file_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directories before it are another place's where the recording is replayed."""
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "../a/b/test_x.py::test_y[s1 (4k)/x] (setup)")
+    assert current_test() == "test_x.py::test_y[s1 (4k)/x]"
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    assert current_test() == ""
 
 
 def test_a_directory_that_is_none_is_said(tmp_path: Path) -> None:

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The local target: this machine."""
+
+from __future__ import annotations
+
+import platform
+
+
+class LocalHost:
+    """This machine, by a shell of its own."""
+
+    def __init__(self) -> None:
+        self.name = f"this machine ({platform.node()})"
+
+    def argv(self, command: str) -> list[str]:
+        """Run a line of shell here."""
+        return ["/bin/sh", "-c", command]

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A target that boots nothing: the agent is copied to a machine that runs, and the test module loaded into it.
+
+All goes over one connection: a line of shell there takes files of known size from stdin, and becomes the agent.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+import socket
+import subprocess
+import tarfile
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from pytest_iommu import paths
+from pytest_iommu.guest import ops
+from pytest_iommu.guest.channel import Channel
+from pytest_iommu.guest.process import Child
+from pytest_iommu.outcomes import SetupError
+from pytest_iommu.targets.manners import FUNCTIONAL
+from pytest_iommu.targets.stdio import AgentGuest
+
+if TYPE_CHECKING:
+    from pytest_iommu.images.machines import Machine
+    from pytest_iommu.pool import Key
+    from pytest_iommu.settings import Settings
+    from pytest_iommu.targets.protocol import Result
+
+DEBUGFS = "/sys/kernel/debug"
+MODULE = "iommu_ptdump_test"
+KO = f"{MODULE}.ko"
+SOURCES = "module.tar"
+HEADERS = "/lib/modules/{}/build"
+"""Where a kernel's build directory is, by its release."""
+
+CONNECT_TIMEOUT = 30.0
+BUILD_TIMEOUT = 600
+
+# One line of words that csh does not mind either. A file is sent when the one before was taken: busybox's head takes
+# more than it is to, if there is more.
+SCRIPT = (
+    'D=$(mktemp -d "${TMPDIR:-/tmp}/pytest-iommu.XXXXXX") || exit; '
+    "trap 'rm -rf \"$D\"' EXIT; trap 'exit 1' HUP INT TERM; "
+    'echo pytest-iommu $(id -u) $(uname -m) "$D"; cat /proc/version; '
+    'while read -r size name && test -n "$name"; do head -c "$size" > "$D/$name" || exit; echo taken; done; '
+    'chmod 700 "$D/agent"; "$D/agent" --stdio'
+)
+
+ARCHES = {
+    "aarch64": ("arm64", "aarch64-linux-gnu-"),
+    "x86_64": ("amd64", "x86_64-linux-gnu-"),
+    "riscv64": ("riscv64", "riscv64-linux-gnu-"),
+}
+"""What `uname -m` says, Debian's name of it, and the prefix of its cross compiler."""
+
+
+class Host(Protocol):
+    """How a machine is reached: ``argv`` runs a line of shell there, its stdin and stdout being ours."""
+
+    name: str
+
+    def argv(self, command: str) -> list[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """What the machine says before it is sent anything: ``folder`` is for our files."""
+
+    uid: str
+    arch: str
+    folder: str
+    version: str
+
+
+class RunningTarget:
+    """One machine that runs. ``page`` is the size of its kernel's pages that the tests reckon with, in bytes."""
+
+    def __init__(self, host: Host, settings: Settings, machine: Machine, key: Key, page: int, workers: int = 1) -> None:
+        self.name = host.name
+        self._host = host
+        self._settings = settings
+        self._machine = machine
+        self._key = key
+        self._page = page
+        self._workers = workers
+        self._no_dump = ""
+
+    def start(self) -> AgentGuest:
+        """Connect and load the module. SetupError when that fails; skips where there is no dump, or no such manner."""
+        if self._key.manner != FUNCTIONAL:
+            pytest.skip(f"needs a guest booted in manner {self._key.manner}: {self.name} is not booted")
+        only = f"{self._settings.machine}/{self._settings.flavour}"
+        if str(self._key) != only:
+            pytest.skip(f"needs {self._key}: {self.name} is one machine, and stands for {only}")
+        if self._workers > 1:
+            raise SetupError(f"there is one {self.name}, and one test module on it: run without -n")
+        if self._no_dump:
+            pytest.skip(self._no_dump)
+        guest = self._connect()
+        try:
+            self._look(guest)
+            self._load(guest)
+            self._devices(guest)
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    def _connect(self) -> AgentGuest:
+        ours, theirs = socket.socketpair()
+        child, guest = None, None
+        try:
+            child = Child(self._host.argv(SCRIPT), wire=theirs.detach())
+            there = self._greeted(ours, child)
+            if there.uid != "0":
+                raise SetupError(f"on {self.name} we are user {there.uid}: the agent has to be root")
+            self._there = there
+            for name, data in self._files(there).items():
+                ours.settimeout(CONNECT_TIMEOUT + len(data) / 1e5)
+                ours.sendall(f"{len(data)} {name}\n".encode() + data)
+                if (said := _line(ours, time.monotonic() + CONNECT_TIMEOUT)) != "taken":
+                    raise OSError(f"{name} was not taken, but: {said}")
+            ours.sendall(b"\n")
+            guest = AgentGuest(self.name, child, Channel(ours), self._log)
+            guest.begin(CONNECT_TIMEOUT)
+        except BaseException as error:
+            told = f"; it said: {child.stderr().strip()}" if child is not None and child.stderr().strip() else ""
+            ours.close()
+            if guest is not None:
+                guest.close()
+            if child is not None:
+                child.close()
+            if isinstance(error, (OSError, EOFError)):
+                raise SetupError(f"{self.name} takes no files: {error}{told}") from error
+            raise
+        return guest
+
+    def _greeted(self, ours: socket.socket, child: Child) -> There:
+        """What it says of itself; a login shell's own greetings before that are passed over."""
+        deadline = time.monotonic() + CONNECT_TIMEOUT
+        words: list[str] = []
+        try:
+            while words[:1] != ["pytest-iommu"] or len(words) != 4:
+                words = _line(ours, deadline).split(maxsplit=3)
+            return There(words[1], words[2], words[3], version=_line(ours, deadline))
+        except (OSError, EOFError) as error:
+            child.wait(1.0)
+            said = child.stderr().strip() or str(error) or "it ended at once"
+            raise SetupError(f"no connection to {self.name}: {said}\ncommand: {shlex.join(child.argv)}") from error
+
+    def _files(self, there: There) -> dict[str, bytes]:
+        """What is sent: the agent, and the module or its sources."""
+        from pytest_iommu.images import agent, ready
+        from pytest_iommu.images.artefacts import store_at
+        from pytest_iommu.images.progress import Progress
+        from pytest_iommu.images.store import NeedsWork
+
+        if there.arch not in ARCHES:
+            raise SetupError(f"{self.name} is a {there.arch}: there is no agent for it, only for {', '.join(ARCHES)}")
+        make_arch, cross = ARCHES[there.arch]
+        theirs = replace(self._machine, name=there.arch, arch=there.arch, make_arch=make_arch, cross=cross)
+        store, progress = store_at(self._settings.cache), Progress(None)
+        given = self._settings.modules
+
+        def made() -> dict[str, bytes]:
+            files = {"agent": agent.build(store, theirs, progress)["agent"].read_bytes()}
+            if given is not None:
+                return {**files, KO: ready.modules(store, given)[KO].read_bytes()}
+            found = store.get("modules", self._module_key(there))
+            return {**files, **({KO: found[KO].read_bytes()} if found else {SOURCES: _sources()})}
+
+        try:
+            return made()
+        except NeedsWork:
+            with store.locked(progress):
+                return made()
+
+    def _module_key(self, there: There) -> str:
+        from pytest_iommu.images.store import digest, tree_digest
+
+        return digest("modules", tree_digest(paths.module(MODULE)), there.arch, there.version)
+
+    def _look(self, guest: AgentGuest) -> None:
+        """Whether there is anything to test."""
+        mounted, dump = guest.run([ops.list_directory(DEBUGFS), ops.stat(f"{DEBUGFS}/iommu")]).results
+        if not mounted.ok or not mounted.data:
+            raise SetupError(f"{self.name} has no debugfs mounted: mount -t debugfs debugfs {DEBUGFS}")
+        if not dump.ok:
+            kernel = guest.hello.get("kernel")
+            self._no_dump = f"{self.name} runs {kernel}, which has no page-table dump: no {DEBUGFS}/iommu"
+            pytest.skip(self._no_dump)
+        page = int(guest.hello.get("page_size", "4096"))
+        if page != self._page:
+            what = f"{self.name} has pages of {page >> 10}K, the tests reckon with {self._page >> 10}K"
+            raise SetupError(f"{what}: --iommu-flavour chooses (64k, or plain)")
+
+    def _load(self, guest: AgentGuest) -> None:
+        """Have the test module there: loaded by somebody, given, in the cache, or built over there."""
+        folder = self._there.folder
+        (loaded, sent) = guest.run([ops.stat(f"{DEBUGFS}/{MODULE}"), ops.stat(f"{folder}/{KO}")]).results
+        if loaded.ok:
+            return
+        path = f"{folder}/{KO}" if sent.ok else self._build(guest, folder)
+        reply = guest.run([ops.insmod(path)], 60.0)
+        (done,) = reply.results
+        if not done.ok:
+            said = reply.kmsg.strip()
+            what = f"{KO} cannot be loaded on {self.name}: {ops.errno_name(done.value)}"
+            raise SetupError(f"{what}\n{said}" if said else what, guest.evidence())
+        guest.module = MODULE
+
+    def _build(self, guest: AgentGuest, folder: str) -> str:
+        """Build the module over there, for its running kernel, and keep it for the next time."""
+        from pytest_iommu.images.artefacts import store_at
+        from pytest_iommu.images.progress import Progress
+
+        kdir = HEADERS.format(guest.hello["kernel"])
+        (there,) = guest.run([ops.stat(f"{kdir}/.")]).results
+        if not there.ok:
+            raise SetupError(f"{self.name} has no test module, nor {kdir} to build it with: give --iommu-modules")
+        line = f'cd "$1" && mkdir m && tar -xf {SOURCES} -C m && make -C {kdir} M="$1/m" modules'
+        (done,) = guest.run(
+            [ops.run("/bin/sh", "-c", line, "sh", folder, timeout=BUILD_TIMEOUT)], BUILD_TIMEOUT + 10.0
+        ).results
+        if done.value != 0:
+            last = "\n".join(ops.text_of(done).splitlines()[-15:])
+            raise SetupError(f"the test module does not build on {self.name} ({kdir}):\n{last}")
+        built = f"{folder}/m/{KO}"
+        (data,) = guest.run([ops.read_file(built)], 60.0).results
+        if data.ok:
+            store, progress = store_at(self._settings.cache), Progress(None)
+            with store.locked(progress):
+                store.put("modules", self._module_key(self._there), {KO: data.data}, {"for": self._there.version})
+        return built
+
+    def _devices(self, guest: AgentGuest) -> None:
+        """Which of the devices that the tests know are not there, or are behind another IOMMU than they reckon with."""
+        listed, iommus = guest.run(
+            [ops.read_file(f"{DEBUGFS}/{MODULE}/devices"), ops.list_directory("/sys/class/iommu")]
+        ).results
+        have = {line.split()[0] for line in ops.text_of(listed).splitlines() if line.strip()}
+        if self._machine.smmu is not None and not _has_smmu(iommus):
+            have = set()
+        name = self._machine.name
+        guest.absent = {
+            device.name: f"{self.name} has no such device behind an IOMMU as that of {name}"
+            for device in self._machine.devices
+            if device.name not in have
+        }
+
+    def _log(self) -> str:
+        """The machine's kernel log over a connection of its own; empty when it does not answer."""
+        try:
+            done = subprocess.run(
+                self._host.argv("dmesg"), stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return done.stdout.decode("utf-8", "replace")
+
+
+def _has_smmu(listed: Result) -> bool:
+    return any(name.startswith("smmu3.") for name in ops.text_of(listed).splitlines())
+
+
+def _sources() -> bytes:
+    """The test module's sources, as a tar file."""
+    found = io.BytesIO()
+    with tarfile.open(fileobj=found, mode="w") as archive:
+        for path in sorted(paths.module(MODULE).iterdir()):
+            source = path.suffix in (".c", ".h") and not path.name.endswith(".mod.c")
+            if source or path.name in ("Kbuild", "Makefile"):
+                archive.add(path, path.name)
+    return found.getvalue()
+
+
+def _line(ours: socket.socket, deadline: float, limit: int = 4096) -> str:
+    """One line, and no byte more. EOFError, TimeoutError."""
+    line = b""
+    while not line.endswith(b"\n") and len(line) < limit:
+        ours.settimeout(max(deadline - time.monotonic(), 0.01))
+        byte = ours.recv(1)
+        if not byte:
+            raise EOFError(line.decode("utf-8", "replace"))
+        line += byte
+    return line.decode("utf-8", "replace").strip()

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The ssh target: a machine that the user's ssh reaches without asking anything. All else is ssh_config's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+
+from pytest_iommu.outcomes import SetupError
+
+# A machine that is gone without a word is noticed after 15 s.
+OPTIONS = ("-T", "-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=5", "-oServerAliveCountMax=3")
+
+_WHERE = re.compile(r"//(?P<host>(?:[^@/:\[\]]+@)?(?:[^@/:\[\]-][^@/:\[\]]*|\[[0-9a-fA-F:.]+\]))(?::(?P<port>\d+))?/?")
+
+
+class SshHost:
+    """``//[user@]host[:port]``, what follows ``ssh:`` in --iommu-target. SetupError when it is something else."""
+
+    def __init__(self, where: str) -> None:
+        found = _WHERE.fullmatch(where)
+        if found is None:
+            raise SetupError(f"--iommu-target=ssh://[user@]host[:port], not ssh:{where}")
+        if shutil.which("ssh") is None:
+            raise SetupError("ssh is not on PATH")
+        self.name = f"ssh:{where.rstrip('/')}"
+        self._host = found["host"].replace("[", "").replace("]", "")
+        self._port = found["port"]
+
+    def argv(self, command: str) -> list[str]:
+        """Run a line of shell there, whatever the user's login shell."""
+        port = ["-p", self._port] if self._port else []
+        return ["ssh", *OPTIONS, *port, "--", self._host, f"sh -c {shlex.quote(command)}"]
