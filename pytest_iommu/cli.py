@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_iommu import paths, walk
+from pytest_iommu.kselftest import command as kselftest
 from pytest_iommu.outcomes import SetupError
 
 if TYPE_CHECKING:
@@ -140,8 +141,21 @@ def _rules(arguments: argparse.Namespace) -> int:
     if not arguments.check:
         print("\n".join(coverage.listing(tests, RULES, LATER)))
         return 0
-    print("\n".join(wrong) or f"every rule has a test, but {len(LATER)} of later work: {' '.join(LATER)}")
+    left = f", but {len(LATER)} of later work: {' '.join(LATER)}" if LATER else ""
+    print("\n".join(wrong) or f"every rule has a test{left}")
     return 1 if wrong else 0
+
+
+def _bisect_step(arguments: argparse.Namespace) -> int:
+    from pytest_iommu import bisect
+
+    return bisect.run(arguments.arguments, arguments.cache)
+
+
+def _kcidb(arguments: argparse.Namespace) -> int:
+    from pytest_iommu.report import kcidb
+
+    return kcidb.run(arguments)
 
 
 def _kconfig(arguments: argparse.Namespace) -> int:
@@ -193,8 +207,23 @@ def _parser() -> argparse.ArgumentParser:
     rules.add_argument("--check", action="store_true", help="fail when a rule has no test and none is planned")
     rules.set_defaults(run=_rules)
 
+    step = commands.add_parser("bisect-step", help="for git bisect run: build, boot and test the tree one stands in")
+    step.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help="for pytest; without tests, the whole suite")
+    step.set_defaults(run=_bisect_step)
+
+    kcidb = commands.add_parser("kcidb", help="print the results of --iommu-json as KCIDB takes them")
+    kcidb.add_argument("results", type=Path, metavar="FILE.json")
+    kcidb.add_argument("--origin", required=True, metavar="NAME", help="your CI's name in KCIDB")
+    kcidb.add_argument("--build", metavar="ID", help="the build's id, where your CI submits checkout and build itself")
+    kcidb.add_argument("--commit", metavar="HASH", help="the 40 digits of the commit that was tested")
+    kcidb.add_argument("--repository", metavar="URL", help="where that commit is, https")
+    kcidb.add_argument("--tree", metavar="NAME", help="what that tree is called, e.g. mainline")
+    kcidb.add_argument("--log", metavar="URL", help="where the log of the run is")
+    kcidb.set_defaults(run=_kcidb)
+
     commands.add_parser("flavours", help="list the kernel flavours, by comma").set_defaults(run=_flavours)
     walk.add_parser(commands)
+    kselftest.add_parser(commands)
     commands.add_parser("shell", add_help=False, help="a shell in the same guest that tests run in")
     return parser
 

@@ -96,6 +96,14 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput[lifecycle.HANDOVER] = node.config.stash[RUN].handover()
 
 
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
+    """With -n auto no more workers than there is memory for their guests."""
+    from pytest_iommu.scheduler import auto_workers
+
+    return auto_workers(config, (yield))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Distribute by guest and shard, unless another --dist was asked for."""

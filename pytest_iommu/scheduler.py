@@ -7,6 +7,7 @@ a single-machine run on one worker.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 
@@ -16,9 +17,15 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 from pytest_iommu.collect import SUFFIX, guest_of
+from pytest_iommu.guest.process import available_memory
+from pytest_iommu.pool import LIMIT
+from pytest_iommu.targets.qemu import HEADROOM
 
 SHARD, PYTHON_SHARD = 25, 8
 """Items a shard, of scenarios and of tests in Python: a second's work, small against a run and large against a boot."""
+
+WORKER = 160 << 20
+"""Bytes that a worker's own process takes."""
 
 
 def scopes(nodeids: Iterable[str]) -> dict[str, str]:
@@ -31,6 +38,27 @@ def scopes(nodeids: Iterable[str]) -> dict[str, str]:
         found[nodeid] = f"{group} {seen[group] // size}"
         seen[group] += 1
     return found
+
+
+def fitting(workers: int, available: int | None, guest: int) -> int:
+    """How many of the workers there is memory for, at least one; all sizes in bytes, ``guest`` that of the largest."""
+    if available is None:
+        return workers
+    return max(1, min(workers, available // (WORKER + LIMIT * (guest + HEADROOM))))
+
+
+def auto_workers(config: pytest.Config, cores: int) -> int:
+    """What -n auto comes to with guests in QEMU: ``cores``, xdist's number, as far as there is memory.
+
+    It is asked for before pytest_configure: there are no settings yet.
+    """
+    target = config.getoption("iommu_target") or config.getini("iommu_target")
+    if target != "qemu" or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return cores
+    names = (config.getoption("iommu_machine") or config.getini("iommu_machine")).split(",")
+    found = [machine for machines in config.hook.pytest_iommu_machines(config=config) for machine in machines]
+    sizes = [machine.memory for machine in found if machine.name in [name.strip() for name in names]]
+    return fitting(cores, available_memory(), max(sizes, default=0))
 
 
 class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type marker

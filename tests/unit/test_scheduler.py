@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
+import pytest
+
+from pytest_iommu import scheduler
 from pytest_iommu.collect import guest_of
-from pytest_iommu.scheduler import PYTHON_SHARD, SHARD, scopes
+from pytest_iommu.scheduler import PYTHON_SHARD, SHARD, WORKER, fitting, scopes
+from pytest_iommu.targets.qemu import HEADROOM
 
 
 def ids(count: int, variant: str, file: str = "a/ranges.iommu.yaml") -> list[str]:
@@ -41,3 +46,40 @@ def test_tests_in_python_are_shards_of_their_file() -> None:
         "t/test_b.py 0": PYTHON_SHARD,
         "t/test_b.py 1": 1,
     }
+
+
+def test_workers_are_as_many_as_there_is_memory_for() -> None:
+    guest = 512 << 20
+    one = WORKER + 2 * (guest + HEADROOM)
+    assert fitting(8, None, guest) == 8
+    assert fitting(8, 100 * one, guest) == 8
+    assert fitting(8, 3 * one, guest) == 3
+    assert fitting(8, 3 * one - 1, guest) == 2
+    assert fitting(8, 0, guest) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "machines", "named", "workers"),
+    [
+        ("qemu", "small", "", 3),
+        ("qemu", "small,large", "", 1),
+        ("qemu", "small", "7", 64),
+        ("replay:x", "small", "", 64),
+        ("", "small", "", 64),
+    ],
+)
+def test_auto_asks_what_the_machines_take(
+    monkeypatch: pytest.MonkeyPatch, target: str, machines: str, named: str, workers: int
+) -> None:
+    small, large = 256 << 20, 1 << 30
+    monkeypatch.setattr(scheduler, "available_memory", lambda: 3 * (WORKER + 2 * (small + HEADROOM)))
+    monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
+    if named:
+        monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", named)
+    found = [[SimpleNamespace(name="small", memory=small), SimpleNamespace(name="large", memory=large)]]
+    config = SimpleNamespace(
+        getoption={"iommu_target": target, "iommu_machine": None}.get,
+        getini={"iommu_target": "", "iommu_machine": machines}.get,
+        hook=SimpleNamespace(pytest_iommu_machines=lambda config: found),
+    )
+    assert scheduler.auto_workers(config, 64) == workers  # type: ignore[arg-type]
