@@ -67,6 +67,8 @@ class Window:
         self._time = HELD
         self._touches: list[Touch] = []
         self._kept: Kept | None = None
+        #: all tables, for a reader that is in none of them but not done with the domain
+        self._whole: Kept | None = None
         #: who waits for the reader, as far as is known with the test module's lock; and whether it is a command
         self._blocked: str | None = None
         self._command = False
@@ -86,6 +88,8 @@ class Window:
             assert self._catch.root is not None
             assert self._catch.item is not None
             self._kept = Kept.of(self._memory, self._catch.root, self._catch.path, self._catch.item)
+        elif self._memory is not None and self._catch.root is not None:
+            self._whole = Kept(self._memory, self._place.config, self._catch.root.tables(self._memory))
 
     # What goes on meanwhile
 
@@ -172,6 +176,15 @@ class Window:
         except CheckFailed as error:
             self._problems.append(error)
 
+    def _whole_table_kept(self) -> None:
+        """CON-1: who frees the domain and waits for the reader has not freed the table; a grace period has gone by."""
+        if self._whole is None or not self._gone or self._unblocked(0):
+            return
+        try:
+            self._whole.check((), self._whole.addresses, str(self._hold))
+        except CheckFailed as error:
+            self._problems.append(error)
+
     def _make_other(self) -> None:
         """A table of somebody else, which gets more tables with every command that may free some."""
         config = formats.configure("amdv1")
@@ -198,6 +211,7 @@ class Window:
         """
         self.tables_kept()
         self.grace_period(self._hold.inside)
+        self._whole_table_kept()
         self._catch.let_go()
         if self._grace is False and not self._over(GRACE, DONE):
             self._problem(f"a grace period is not over {DONE} ms after the end of {self._hold}", "CON-1")
