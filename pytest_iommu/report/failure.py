@@ -11,6 +11,8 @@ from pathlib import Path
 from pytest_iommu.guest import kcsan
 from pytest_iommu.outcomes import CheckFailed, IommuError
 
+SLEEPING = ("sleeping function called from invalid context", "Voluntary context switch within RCU read-side")
+"""What the kernel says of it: kernel/sched/core.c __might_resched(), kernel/rcu/tree_plugin.h."""
 CONSOLE_LINES = 20
 SPLAT_LINES = 40
 LINE_WIDTH = 200
@@ -75,8 +77,10 @@ def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
     splat = error.evidence.splat if error.evidence is not None else ""
     if kcsan.TITLE in splat:
         return tuple(dict.fromkeys(["CON-4", *declared]))
-    # A report out of a read is what LAY-7 forbids, whatever the test was about; of a corrupt table, FLT-3 before it.
-    read = ["LAY-7"] if "vfs_read" in splat else []
+    # A report out of a read is what LAY-7 forbids, whatever the test was about; of a corrupt table, FLT-3 before it,
+    # and of one that sleeps where RCU forbids it, CON-7.
+    slept = any(words in splat for words in SLEEPING)
+    read = [*(["CON-7"] if slept else []), "LAY-7"] if "vfs_read" in splat else []
     return tuple(dict.fromkeys([*declared, *read] if "FLT-3" in declared[:1] else [*read, *declared]))
 
 
