@@ -17,7 +17,7 @@ QUICK ?= -k one-page
 
 CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
 
-.PHONY: conformance test check conformance-all bench kunit mutants setup clean distclean
+.PHONY: conformance races test check conformance-all bench kunit mutants setup clean distclean
 
 conformance: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
@@ -42,6 +42,10 @@ conformance-all: setup
 # The kernel's own tests of page tables, on User Mode Linux: building it takes minutes, running it 40 s.
 kunit: setup
 	$(BIN)/pytest tests/kunit $(ARGS)
+
+# All that races, or is counted, on the kernel that watches itself: KASAN, lockdep, RCU.
+races: setup
+	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=debug -n $(JOBS) -m iommu_manner $(ARGS)
 
 bench: setup
 	$(BIN)/python tools/bench $(ARGS)

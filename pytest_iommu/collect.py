@@ -15,6 +15,7 @@ import pytest
 
 from pytest_iommu.pool import Key
 from pytest_iommu.run import RUN
+from pytest_iommu.targets.manners import FUNCTIONAL
 
 if TYPE_CHECKING:
     from pytest_iommu.scenario import Instance, Suite
@@ -67,6 +68,8 @@ class ScenarioItem(pytest.Item):
         super().__init__(**kwargs)
         self.instance = instance
         self.add_marker(pytest.mark.iommu_rules(*instance.rules))
+        if instance.manner != FUNCTIONAL:
+            self.add_marker(pytest.mark.iommu_manner(instance.manner))
         self.extra_keyword_matches.update(instance.rules)
 
     def setup(self) -> None:

@@ -212,7 +212,13 @@ def test_what_was_tested_is_said(recorded: Bench, workers: str) -> None:
 # With workers Ctrl-C reaches the controller while a worker's test still runs, and no report is on its way.
 CTRL_C = {
     "-n0": "def test_z(): raise KeyboardInterrupt",
-    "-n2": "import os, signal, time\n\ndef test_z():\n    time.sleep(2)\n    os.kill(os.getppid(), signal.SIGINT)\n    time.sleep(3)",
+    "-n2": """import os, signal, time
+
+def test_z():
+    time.sleep(2)
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(3)
+""",
 }
 
 
