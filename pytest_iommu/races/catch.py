@@ -156,7 +156,8 @@ class Catch:
         stand.attach()
         stand.catch(self._virtual(stand), [reader], self._hold.timeout)
         if unlock is not None:
-            stand.leave(unlock, self._hold.timeout)
+            # Only one processor runs at a time until then.
+            stand.leave(unlock, 3 * self._hold.timeout)
         if self._hold.how == FROZEN:
             stand.freeze()
         else:

@@ -118,10 +118,10 @@ class Stand:
                 break
             if time.monotonic() > deadline:
                 raise NotReached(f"0x{address:x} was not executed")
-            # Another processor may have been stopped with a lock that CPU waits for: its turn.
+            # Another processor may have been stopped with a lock that CPU waits for: its turn, and as long.
             self._gdb.clear()
             self._go([0])
-            time.sleep(SLICE / 10)
+            time.sleep(SLICE)
             self._halt()
         if stack is not None and self._gdb.register(CPU, STACK) != stack:
             raise NotReached(f"0x{address:x} was executed by somebody else")
