@@ -197,17 +197,14 @@ class Builder:
         if machine.cross_compile:
             argv.append(f"CROSS_COMPILE={machine.cross_compile}")
         argv += [f"-j{len(os.sched_getaffinity(0))}", *self.plan.make_args, *goals]
-        env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-        env |= {
-            "LC_ALL": "C",
-            # A rebuilt kernel differs only where its source does.
-            "KBUILD_BUILD_TIMESTAMP": "@0",
-            "KBUILD_BUILD_USER": "pytest-iommu",
-            "KBUILD_BUILD_HOST": "pytest-iommu",
-            # Python scripts of the kernel would leave __pycache__ in the user's tree.
-            "PYTHONDONTWRITEBYTECODE": "1",
+        # The time stamp and names: a rebuilt kernel differs only where its source does.
+        env = process.environment_of_make(
+            LC_ALL="C",
+            KBUILD_BUILD_TIMESTAMP="@0",
+            KBUILD_BUILD_USER="pytest-iommu",
+            KBUILD_BUILD_HOST="pytest-iommu",
             **(variables or {}),
-        }
+        )
         return process.run(argv, env=env, log=self.log, on_line=on_line, on_tick=on_tick)
 
     def _build(self) -> None:

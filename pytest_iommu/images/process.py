@@ -23,6 +23,11 @@ KEPT_LINES = 4000
 NO_SPACE = "No space left on device"
 APT_NO_SPACE = "You don't have enough free space"
 
+_MAKES_OWN = (
+    *("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "GNUMAKEFLAGS"),
+    *("ARCH", "CROSS_COMPILE", "O", "KBUILD_OUTPUT", "OUTPUT"),
+)
+
 # A killed pytest cannot end what it started. make's own children would not see the death signal of make, so a shell
 # gets it and kills the process group that all of them are in.
 GUARD = 'trap "kill -KILL 0" TERM; "$@" & wait "$!"'
@@ -42,6 +47,16 @@ def disk_full(path: Path) -> SetupError:
         f"{NO_SPACE}: {path}. A kernel source takes 2 GB, a build 200 MB. Free some, choose another place with "
         "--iommu-cache=DIR, or drop old entries with: pytest-iommu cache prune"
     )
+
+
+def environment_of_make(**variables: str) -> dict[str, str]:
+    """Our environment for a make that is nobody's child, with ``variables`` set.
+
+    Under a make (``make check``) MAKELEVEL and the like would make it one, and kselftest's lib.mk then write to /;
+    ARCH, O and others of a shell would choose another kernel or place than we say.
+    """
+    ours = {name: value for name, value in os.environ.items() if name not in _MAKES_OWN}
+    return ours | {"PYTHONDONTWRITEBYTECODE": "1"} | variables
 
 
 def guarded(argv: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_iommu import paths
+from pytest_iommu.images.process import environment_of_make
 from pytest_iommu.kselftest.cases import compile_all
 from pytest_iommu.outcomes import SetupError
 
@@ -84,7 +85,7 @@ def build(source: Path, selftests: Path, make_args: Sequence[str] = (), goals: S
     if shutil.which("make") is None:
         raise SetupError("make is not on PATH")
     argv = ["make", "-C", str(source), f"SELFTESTS={selftests}", *make_args, *goals]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment_of_make())
     if done.returncode:
         raise SetupError("\n".join(["the kselftest does not build:", *(done.stdout + done.stderr).splitlines()[-15:]]))
     return done.stdout + done.stderr

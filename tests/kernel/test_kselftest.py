@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu.images.process import environment_of_make
 from pytest_iommu.kselftest import export
 from pytest_iommu.kselftest.programs import PROGRAMS
 from pytest_iommu.outcomes import SetupError
@@ -52,7 +53,7 @@ def tree(kernel_tree: Path) -> Iterator[Path]:
 def make(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """make of tools/testing/selftests, for this target alone."""
     argv = ["make", "-C", str(tree / "tools/testing/selftests"), f"TARGETS={export.NAME}", "KDIR=", *words]
-    return subprocess.run(argv, capture_output=True, text=True, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env=environment_of_make())
 
 
 @pytest.fixture(scope="module")

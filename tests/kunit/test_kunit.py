@@ -40,9 +40,7 @@ def kunit(
 ) -> process.Finished:
     """Run kunit.py of a tree, which it is to leave as it is."""
     argv = [sys.executable, "tools/testing/kunit/kunit.py", command, *arguments]
-    dropped = ("ARCH", "CROSS_COMPILE", "KBUILD_OUTPUT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    env = {name: value for name, value in os.environ.items() if name not in dropped}
-    return process.run(argv, cwd=where, env={**env, "PYTHONDONTWRITEBYTECODE": "1"}, log=log, on_tick=on_tick)
+    return process.run(argv, cwd=where, env=process.environment_of_make(), log=log, on_tick=on_tick)
 
 
 def said(what: str, done: process.Finished, log: Path) -> str:
