@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from pytest_iommu.run import Run
     from pytest_iommu.targets.protocol import Memory
     from pytest_iommu.witnesses.in_ram import InRam
+
+
+#: a command of the test module, and the same for the model
+Task = tuple[str, Callable[[], None]]
 
 
 class CommandError(Exception):
@@ -172,18 +176,28 @@ class Domain:
     def map(self, iova: int, oa: int, size: int | str, prot: str = "rw", leaf: int | str | None = None) -> None:
         """Map. CommandError when it is refused; then nothing has changed."""
         __tracebackhide__ = True
-        length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
-        tail = "" if cut is None else f" leaf={format_size(cut)}"
-        self._iommu.command(f"map {self.name} {iova:#x} {oa:#x} {length:#x} {prot}{tail}")
-        self.model.map(iova, oa, length, Prot.from_letters(prot), cut)
+        line, change = self.to_map(iova, oa, size, prot, leaf)
+        self._iommu.command(line)
+        change()
 
     def unmap(self, iova: int, size: int | str, leaf: int | str | None = None) -> None:
         """Unmap. CommandError when it is refused; then nothing has changed."""
         __tracebackhide__ = True
+        line, change = self.to_unmap(iova, size, leaf)
+        self._iommu.command(line)
+        change()
+
+    def to_map(self, iova: int, oa: int, size: int | str, prot: str, leaf: int | str | None) -> Task:
+        """The command that maps, and what does the same to the model."""
         length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
-        tail = "" if cut is None else f" leaf={format_size(cut)}"
-        self._iommu.command(f"unmap {self.name} {iova:#x} {length:#x}{tail}")
-        self.model.unmap(iova, length, cut)
+        line = f"map {self.name} {iova:#x} {oa:#x} {length:#x} {prot}{_tail(cut)}"
+        return line, lambda: self.model.map(iova, oa, length, Prot.from_letters(prot), cut)
+
+    def to_unmap(self, iova: int, size: int | str, leaf: int | str | None) -> Task:
+        """The command that unmaps, and what does the same to the model."""
+        length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
+        line = f"unmap {self.name} {iova:#x} {length:#x}{_tail(cut)}"
+        return line, lambda: self.model.unmap(iova, length, cut)
 
     def attach(self, device: str) -> None:
         """Attach a device."""
@@ -286,6 +300,10 @@ class Iommu:
         left = [domain.path() for domain, result in zip(made, results, strict=True) if result.ok]
         if left:
             raise CheckFailed(f"still there after the domain was freed: {', '.join(left)}", ("LAY-4",))
+
+
+def _tail(cut: int | None) -> str:
+    return "" if cut is None else f" leaf={format_size(cut)}"
 
 
 def _bytes(size: int | str) -> int:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 
 import pytest
 
+from pytest_iommu.conformance.meminfo import PATH, meminfo
 from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.guest import ops
 
@@ -24,8 +24,7 @@ NOISE_DEBUG = 4 * NOISE
 
 def slab_and_pages(guest: GuestHandle) -> int:
     """Kernel memory that is neither free nor a page table, in bytes, after what is freed late has been freed."""
-    text = guest.read("/proc/meminfo").decode()
-    fields = {name: int(value) * 1024 for name, value in re.findall(r"(?m)^(\w+):\s+(\d+) kB$", text)}
+    fields = meminfo(guest.read(PATH))
     return fields["MemTotal"] - fields["MemFree"]
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from pytest_iommu.conformance.meminfo import PATH, meminfo
 from pytest_iommu.conformance.test_directories import FILES
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
@@ -48,13 +49,6 @@ def unmaps(domain: Domain, count: int) -> bytes:
     return (command * count).encode()
 
 
-def free_memory(text: bytes) -> int:
-    """MemFree of /proc/meminfo, in bytes."""
-    found = re.search(rb"^MemFree: +(\d+) kB$", text, re.MULTILINE)
-    assert found
-    return int(found[1]) << 10
-
-
 @contextmanager
 def reading(guest: GuestHandle, domain: Domain, names: tuple[str, ...]) -> Iterator[None]:
     """Readers of a domain's files, each round and round until the end of the block; none of them fails."""
@@ -88,7 +82,7 @@ def test_memory_stays_within_bounds(
 ) -> None:
     domain = iommu.domain()
     domain.map(0x1000000, 0x41000000, "64K", "rw")
-    look = ops.read_file("/proc/meminfo")
+    look = ops.read_file(PATH)
     settled: list[Op] = [ops.read_file(f"{MODULE}/grace_period"), ops.write_file("/proc/sys/vm/stat_refresh", b"1")]
     *_, before = iommu_guest.run([ops.write_file(CONTROL, unmaps(domain, 1)), *settled, look], PATIENCE).results
     least = []
@@ -98,13 +92,13 @@ def test_memory_stays_within_bounds(
             reply = iommu_guest.run([ops.write_file(CONTROL, unmaps(domain, 1)), look] * BATCH, PATIENCE)
             assert all(result.ok for result in reply.results)
             assert not re.search(r"stall|lockup|hung|blocked for", reply.kmsg)
-            least += [free_memory(result.data) for result in reply.results[1::2]]
-    peak = free_memory(before.data) - min(least)
+            least += [meminfo(result.data)["MemFree"] for result in reply.results[1::2]]
+    peak = meminfo(before.data)["MemFree"] - min(least)
     one = TABLES * domain.page
     request.node.user_properties.append(("peak of freed tables, bytes", peak))
     assert peak <= WAITING[manner] * one, f"{peak >> 10} KiB are waiting when each unmap frees {one >> 10} KiB"
     *_, after = iommu_guest.run([*settled, look], PATIENCE).results
-    left = free_memory(before.data) - free_memory(after.data)
+    left = meminfo(before.data)["MemFree"] - meminfo(after.data)["MemFree"]
     assert left <= WAITING[manner] * one, f"{left >> 10} KiB do not come back"
 
 

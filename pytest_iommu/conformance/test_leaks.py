@@ -6,10 +6,9 @@ kmemleak does not follow pages, so what an unmap did not give back is only seen 
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
+from pytest_iommu.conformance.meminfo import PATH, meminfo
 from pytest_iommu.conformance.test_directories import FILES, make
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
@@ -80,9 +79,7 @@ def free_memory(guest: GuestHandle) -> int:
     batch = [ops.read_file(f"{MODULE}/grace_period")] * 2
     batch += [ops.write_file("/proc/sys/vm/drop_caches", b"3"), ops.write_file("/proc/sys/vm/stat_refresh", b"1")]
     assert all(result.ok for result in guest.run(batch, 60).results)
-    found = re.search(r"^MemFree: +(\d+) kB$", guest.read("/proc/meminfo").decode(), re.MULTILINE)
-    assert found
-    return int(found[1]) << 10
+    return meminfo(guest.read(PATH))["MemFree"]
 
 
 @pytest.mark.iommu_flavour("debug")

@@ -15,6 +15,7 @@ from itertools import islice
 
 import pytest
 
+from pytest_iommu.conformance.meminfo import meminfo
 from pytest_iommu.conformance.test_readers import make
 from pytest_iommu.dialects.io_ptdump import render_range
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
@@ -150,13 +151,6 @@ def read(guest: GuestHandle, path: str) -> Digest:
     assert begun.ok, ops.errno_name(begun.value)
     assert end.ok, f"reading {path}: {ops.errno_name(end.value)}"
     return jobs.split_digest(end.data)
-
-
-def free_memory(result: Result) -> int:
-    """MemFree of /proc/meminfo, in bytes."""
-    found = re.search(r"(?m)^MemFree:\s+(\d+) kB$", ops.text_of(result))
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 def took(reads: Sequence[Read]) -> int:
@@ -318,6 +312,6 @@ def test_memory_in_the_middle_of_a_read(kind: str, shape: str, iommu: Iommu, iom
         )
         still_reading(iommu_guest)
         assert begun.ok
-        free = [free_memory(result) for result in (before, *results[1::2])]
+        free = [meminfo(result.data)["MemFree"] for result in (before, *results[1::2])]
         grown[file] = free[0] - min(free)
     assert max(grown.values()) < GROWTH, f"bytes while it is read: {grown}"

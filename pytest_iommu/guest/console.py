@@ -50,6 +50,8 @@ _END = re.compile(r"---\[ end (?:trace|Kernel panic)|" + _START + r"={20,}\s*$",
 TAINT_BITS = {4: "machine check", 5: "bad page", 7: "died", 9: "warned", 14: "soft lockup"}
 """Taint bits that say that the kernel broke (Documentation/admin-guide/tainted-kernels.rst)."""
 
+TAINT_MASK = sum(1 << bit for bit in TAINT_BITS)
+
 
 @dataclass(frozen=True, slots=True)
 class Splat:

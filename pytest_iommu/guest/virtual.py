@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
-from pytest_iommu.guest.console import TAINT_BITS, Console, Splat, scan, taint_words
+from pytest_iommu.guest.console import TAINT_MASK, Console, Splat, scan, taint_words
 from pytest_iommu.guest.devices import Devices
 from pytest_iommu.guest.gdb import Gdb
 from pytest_iommu.guest.memory import GuestMemory
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 CONSOLE_LIMIT = 64 << 20
 """A guest whose console grew beyond this is flooded: its memory is ours, so it is ended."""
 
-TAINT_MASK = sum(1 << bit for bit in TAINT_BITS)
 TAIL = 16384
 KEPT = 4 << 20
 

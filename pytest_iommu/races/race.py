@@ -6,13 +6,12 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pytest_iommu.model import Prot, Range, format_size, parse_size
 from pytest_iommu.races.catch import Place
 from pytest_iommu.races.holds import COPY, Hold
 from pytest_iommu.races.window import Window
 
 if TYPE_CHECKING:
-    from pytest_iommu.domains import Domain, GuestHandle, Iommu
+    from pytest_iommu.domains import Domain, GuestHandle, Iommu, Task
 
 
 class Race:
@@ -46,18 +45,12 @@ class Race:
     def map(self, iova: int, oa: int, size: int | str, prot: str = "rw", leaf: int | str | None = None) -> None:
         """Map, while the reader is held."""
         __tracebackhide__ = True
-        length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
-        self.domain.model.map(iova, oa, length, Prot.from_letters(prot), cut)
-        line = f"map {self.domain.name} {iova:#x} {oa:#x} {length:#x} {prot}{_leaf(cut)}"
-        self.window.command(line, self._ranges())
+        self._do(self.domain.to_map(iova, oa, size, prot, leaf))
 
     def unmap(self, iova: int, size: int | str, leaf: int | str | None = None) -> None:
         """Unmap, while the reader is held."""
         __tracebackhide__ = True
-        length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
-        self.domain.model.unmap(iova, length, cut)
-        line = f"unmap {self.domain.name} {iova:#x} {length:#x}{_leaf(cut)}"
-        self.window.command(line, self._ranges())
+        self._do(self.domain.to_unmap(iova, size, leaf))
 
     def destroy(self) -> None:
         """Free the domain, which ends the read: it waits for a reader inside the walk, and for none that copies."""
@@ -69,13 +62,9 @@ class Race:
         else:
             self.window.block(line, (), must=self.hold.inside, ends=True)
 
-    def _ranges(self) -> tuple[Range, ...]:
-        return self.domain.model.snapshot().ranges
-
-
-def _bytes(size: int | str) -> int:
-    return parse_size(size) if isinstance(size, str) else size
-
-
-def _leaf(cut: int | None) -> str:
-    return "" if cut is None else f" leaf={format_size(cut)}"
+    def _do(self, task: Task) -> None:
+        """The model first: what is mapped then is what the reader may see."""
+        __tracebackhide__ = True
+        line, change = task
+        change()
+        self.window.command(line, self.domain.model.snapshot().ranges)

@@ -16,13 +16,12 @@ import pytest
 
 from pytest_iommu.guest import ops as operations
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
-from pytest_iommu.guest.console import TAINT_BITS, Splat, scan, taint_words
+from pytest_iommu.guest.console import TAINT_MASK, Splat, scan, taint_words
 from pytest_iommu.guest.ops import Code
 from pytest_iommu.guest.process import Child
 from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.targets.protocol import Evidence, Op, Reply
 
-TAINT_MASK = sum(1 << bit for bit in TAINT_BITS)
 TAIL = 16384
 KEPT = 4 << 20
 
