@@ -22,7 +22,7 @@ from pytest_iommu.races.history import History, Window
 from pytest_iommu.races.holds import Hold
 from pytest_iommu.races.kept import Kept, Touch
 from pytest_iommu.races.lines import judge_text
-from pytest_iommu.races.stand import COUNTER, NotReached, Stand
+from pytest_iommu.races.stand import COUNTER, LINK, STACK, NotReached, Stand
 from pytest_iommu.scenario import ScenarioError, compile_plan, load
 from pytest_iommu.targets.protocol import Op, Reply
 
@@ -162,6 +162,8 @@ class FakeGdb:
 
     def __init__(self, stops: Sequence[Stop | None]) -> None:
         self.stops = list(stops)
+        #: registers that change with each of the next stops
+        self.then: list[dict[int, int]] = []
         self.said: list[str] = []
         self.registers = {COUNTER: 0x1000}
 
@@ -187,6 +189,7 @@ class FakeGdb:
         self.said.append("halt")
 
     def wait(self, timeout: float) -> Stop | None:
+        self.registers |= self.then.pop(0) if self.then else {}
         return self.stops.pop(0)
 
     def register(self, cpu: int, number: int) -> int:
@@ -226,6 +229,51 @@ def test_a_reader_that_went_on_is_noticed() -> None:
     made.preempt([Op(2)])
     with pytest.raises(NotReached, match="did not come to 0x1000"):
         made.wake([Op(3)])
+
+
+def test_the_way_out_of_a_section_is_the_readers_own() -> None:
+    """An interrupt's section, one of a task that is preempted before it returns, and somebody else at our way back."""
+    made, gdb = stand([Stop(1, 0x100), *[Stop(1)] * 5])
+    gdb.registers[STACK] = 0x7000
+    made.catch(0x100, [Op(1)], 1.0)
+    gdb.said.clear()
+    gdb.then = [
+        {STACK: 0x6000, LINK: 0x10},
+        {STACK: 0x90000, LINK: 0x20},
+        {STACK: 0x7040, LINK: 0x30},
+        {STACK: 0x90040},
+        {STACK: 0x7040},
+    ]
+    made.leave(0x200, 1.0)
+    passed = ("go [1]", "clear", "step 1", "clear")
+    section, back = "set EXECUTE 200", "set EXECUTE 30"
+    assert gdb.said == [
+        "clear",
+        section,
+        *passed,
+        section,
+        *passed,
+        section,
+        "go [1]",
+        "clear",
+        back,
+        *passed,
+        back,
+        "go [1]",
+    ]
+
+
+def test_a_section_that_does_not_end_lets_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_iommu.races.stand.SLICE", 0.0)
+    made, gdb = stand([Stop(1, 0x100), None, Stop(1), Stop(1)])
+    made.catch(0x100, [Op(1)], 1.0)
+    gdb.said.clear()
+    made.leave(0x200, 1.0)
+    assert gdb.said[:8] == ["clear", "set EXECUTE 200", "go [1]", "halt", "clear", "go [0]", "halt", "clear"]
+    made, gdb = stand([Stop(1, 0x100), None])
+    made.catch(0x100, [Op(1)], 1.0)
+    with pytest.raises(NotReached, match="0x200 was not executed"):
+        made.leave(0x200, -1.0)
 
 
 def test_a_point_that_is_not_met() -> None:
