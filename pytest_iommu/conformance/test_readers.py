@@ -15,7 +15,7 @@ from pytest_iommu.conformance import test_directories
 from pytest_iommu.conformance.test_directories import FILES
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
-from pytest_iommu.guest import ops
+from pytest_iommu.guest import jobs, ops
 from pytest_iommu.model import Entry, Kind
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
@@ -152,6 +152,30 @@ def test_the_top_grows_under_a_reader(iommu: Iommu, iommu_guest: GuestHandle) ->
     reported(text, was, {iova: {oa} for iova, oa in (was | new).items()})
 
 
+@pytest.mark.iommu_rules("CON-3", "CON-2", "CON-4")
+@pytest.mark.parametrize("kind", ["s1", "s2", "amdv1"])
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_read_is_not_of_the_open(kind: str, file: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """A file that was opened before the table changed; one that had been read, and is read again from its beginning."""
+    domain = make(iommu, kind)
+    path = domain.path(file)
+    fill(iommu, domain, 90)
+    opened, again = SLOT, SLOT + 1
+    before = iommu_guest.run([ops.open_file(opened, path), ops.open_file(again, path), ops.read(again, 65536)]).results
+    assert all(result.ok for result in before)
+    iommu.command(f"unmap {domain.name} {BASE:#x} {70 * PAGE:#x}")
+    iommu.command(f"map {domain.name} {BASE + 2 * PAGE:#x} 0x1230000000 4K rx")
+    now = iommu_guest.read(path)
+    read, seek, reread, peek = iommu_guest.run(
+        [ops.read(opened, 65536), ops.lseek(again, 0), ops.read(again, 65536), ops.pread(again, 65536, 0)]
+    ).results
+    iommu_guest.run([ops.close(opened), ops.close(again)])
+    assert seek.value == 0
+    for what, result in (("opened before", read), ("read again", reread), ("read again by pread", peek)):
+        assert result.data == now[: len(result.data)], f"what was {what} is not what the table is now"
+        assert result.data, what
+
+
 def place(entry: Entry) -> tuple[int, int]:
     """The order of entries: depth first."""
     return entry.iova, -entry.level
@@ -280,3 +304,40 @@ def test_readers_of_several_domains_in_turn(iommu: Iommu, iommu_guest: GuestHand
         texts = [text + result.data for text, result in zip(texts, results, strict=True)]
     iommu_guest.run([ops.close(slot) for slot in slots])
     assert texts == whole
+
+
+def taken_in_turn(text: bytes, pieces: list[list[bytes]]) -> bool:
+    """Whether these lists of pieces, each in its order, make up the text between them."""
+    places = {(0,) * len(pieces)}
+    while places:
+        after = set()
+        for place in places:
+            at = sum(len(piece) for mine, count in zip(pieces, place, strict=True) for piece in mine[:count])
+            if at == len(text):
+                return all(len(mine) == count for mine, count in zip(pieces, place, strict=True))
+            for number, (mine, count) in enumerate(zip(pieces, place, strict=True)):
+                if count < len(mine) and text.startswith(mine[count], at):
+                    after.add((*place[:number], count + 1, *place[number + 1 :]))
+        places = after
+    return False
+
+
+@pytest.mark.iommu_rules("CON-10", "CON-6")
+@pytest.mark.iommu_manner("races")
+@pytest.mark.parametrize("kind", ["s1", "amdv1"])
+@pytest.mark.parametrize(("file", "chunk"), [("page_table", 100), ("page_table", PAGE), ("entries", 333), ("stats", 7)])
+def test_two_readers_share_one_open_file(
+    kind: str, file: str, chunk: int, iommu: Iommu, iommu_guest: GuestHandle
+) -> None:
+    """Two processes on two processors take from one place: each byte goes to one of them, in order."""
+    domain = make(iommu, kind)
+    fill(iommu, domain)
+    whole = iommu_guest.read(domain.path(file))
+    batch = [ops.open_file(SLOT, domain.path(file))]
+    batch += [jobs.start_sharing_reader(number, SLOT, chunk, cpu=number) for number in (0, 1)]
+    batch += [jobs.wait_job(number, 5000) for number in (0, 1)]
+    *_, one, other = iommu_guest.run([*batch, ops.close(SLOT)]).results[:-1]
+    assert one.ok
+    assert other.ok
+    pieces = [[read.data for read in jobs.split_reads(result.data) if read.data] for result in (one, other)]
+    assert taken_in_turn(whole, pieces), f"{one.value} and {other.value} of {len(whole)} bytes, or not in order"

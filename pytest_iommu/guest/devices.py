@@ -43,7 +43,15 @@ class Devices:
 
         KernelHang when the guest does not let go within ``timeout`` seconds, SetupError when there is no such device.
         """
+        self.press(name)
+        self.await_out(name, timeout)
+
+    def press(self, name: str) -> None:
+        """The first half of remove(): press the slot's button. SetupError when there is no such device."""
         self._monitor(f"device_del {name}")
+
+    def await_out(self, name: str, timeout: float = TIMEOUT) -> None:
+        """The second half of remove()."""
         self._wait(f"the guest has not let go of {name}", lambda: self._deleted(name), timeout)
 
     def present(self, device: Device | str) -> bool:

@@ -19,7 +19,7 @@ from pytest_iommu.guest.ops import Code
 from pytest_iommu.targets.protocol import Op
 
 _NO_CPU = 0xFFFFFFFF
-_HELD, _KEEP = 1, 2
+_HELD, _KEEP, _SLOT = 1, 2, 4
 _RECORD = struct.Struct("<IiQQ")
 _DIGEST = struct.Struct("<QQI")
 _LATENESS = struct.Struct("<QQQ")
@@ -76,6 +76,15 @@ def start_reader(
     """
     flags = (_HELD if held else 0) | (_KEEP if keep else 0)
     return Op(Code.START_READER, job, chunk, path, struct.pack("<3I", _cpu(cpu), rounds, flags))
+
+
+def start_sharing_reader(job: int, slot: int, chunk: int = 0, cpu: int | None = None, held: bool = False) -> Op:
+    """Read what a slot of ops.open_file() has open, from where it stands to its end, as start_reader() -> 0.
+
+    Its place is shared with the slot, and with other jobs that read it. EBADF when the slot is empty.
+    """
+    flags = _KEEP | _SLOT | (_HELD if held else 0)
+    return Op(Code.START_READER, job, chunk, "", struct.pack("<3I", _cpu(cpu), slot, flags))
 
 
 def start_writer(job: int, path: str, data: bytes, cpu: int | None = None) -> Op:

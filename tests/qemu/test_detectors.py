@@ -14,7 +14,7 @@ from pytest_iommu.guest.gdb import Point
 from pytest_iommu.guest.virtual import VirtualGuest
 from pytest_iommu.outcomes import KernelCrash
 from pytest_iommu.reading import DEBUGFS
-from pytest_iommu.testmodule import command_ops, parse_status, status_text
+from pytest_iommu.testmodule import MODULE, command_ops, parse_status, status_text
 
 pytestmark = pytest.mark.iommu_flavour("debug")
 
@@ -60,6 +60,24 @@ def test_a_reader_that_is_held_for_too_long(guest: VirtualGuest) -> None:
     assert time.monotonic() - began > STALL / 2
     assert caught.value.evidence is not None
     assert re.search(r"detected (expedited )?stalls? on CPU", caught.value.evidence.splat)
+
+
+def test_a_task_that_hangs(guest: VirtualGuest) -> None:
+    """Two share an open file: one stands in its own buffer with the lock of its place, which the other waits for."""
+    opened, held = guest.run(
+        [ops.open_file(0, f"{MODULE}/devices"), jobs.start_sharing_reader(0, 0, held=True)]
+    ).results
+    assert opened.ok
+    assert held.ok
+    while b" held=1" not in guest.run([ops.sleep(10), jobs.job_state(0)]).results[1].data:
+        pass
+    guest.run([jobs.start_sharing_reader(1, 0)])
+    began = time.monotonic()
+    with pytest.raises(KernelCrash, match="hung-task") as caught:
+        while time.monotonic() - began < 6 * STALL:
+            guest.run([ops.sleep(500)])
+    assert caught.value.evidence is not None
+    assert "task job1 reader" in caught.value.evidence.splat
 
 
 def test_memory_that_nobody_knows_any_more(guest: VirtualGuest) -> None:

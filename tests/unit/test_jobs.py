@@ -265,6 +265,22 @@ def test_a_job_is_cut_loose_from_the_agent(agent: Agent, fifo: Path) -> None:
     assert [int(status[name], 16) & ~glibc for name in ("SigIgn", "SigBlk", "SigCgt")] == [0, 0, 0]
 
 
+def test_two_readers_share_a_place(agent: Agent, tmp_path: Path) -> None:
+    text = b"".join(b"%07d\n" % number for number in range(20000))
+    (tmp_path / "f").write_bytes(text)
+    agent.run(ops.open_file(5, str(tmp_path / "f")), ops.read(5, 800))
+    started = agent.run(*(jobs.start_sharing_reader(job, 5, chunk=80) for job in (0, 1)))
+    assert [one.value for one in started] == [0, 0]
+    done = agent.run(*(jobs.wait_job(job, 10_000) for job in (0, 1)))
+    assert sum(one.value for one in done) == len(text) - 800
+    pieces = [read.data for one in done for read in jobs.split_reads(one.data)]
+    assert b"".join(sorted(pieces)) == text[800:]
+    (at_end, _) = agent.run(ops.read(5, 10), ops.close(5))
+    assert at_end.value == 0
+    (none,) = agent.run(jobs.start_sharing_reader(0, 5))
+    assert ops.errno_name(none.value) == "EBADF"
+
+
 def test_a_job_on_its_cpu(agent: Agent, fifo: Path) -> None:
     for cpu in sorted(os.sched_getaffinity(0)):
         started, _ = agent.run(jobs.start_reader(cpu % 16, str(fifo), cpu=cpu), ops.sleep(0))

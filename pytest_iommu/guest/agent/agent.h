@@ -69,6 +69,7 @@ int32_t op_pwrite(const struct op *op, struct buffer *out);
 int32_t op_close(const struct op *op, struct buffer *out);
 int32_t op_ioctl(const struct op *op, struct buffer *out);
 int32_t op_parallel_read(const struct op *op, struct buffer *out);
+int fd_of_slot(uint32_t slot);
 int32_t read_to_end(const char *path, size_t chunk, size_t max, struct buffer *out);
 
 /* ops_tree.c */

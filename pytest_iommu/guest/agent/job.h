@@ -82,6 +82,7 @@ struct job_spec {
 	const char *path;
 	const uint8_t *data;
 	size_t data_len;
+	int fd; /* shared with whoever else has it; -1: none */
 	uint32_t chunk;
 	uint32_t cpu;
 	uint32_t rounds;
@@ -94,7 +95,7 @@ struct job_spec {
 extern const struct job_kind job_reader, job_writer, job_spinner, job_ticker;
 
 /* job_child.c: the child's life; false of job_await(): not within timeout_ns, which is 0 for ever */
-pid_t job_fork(unsigned int number, const struct job_spec *spec, struct job_shared *shared);
+pid_t job_fork(unsigned int number, struct job_spec *spec, struct job_shared *shared);
 bool job_await(uint32_t *word, uint64_t timeout_ns);
 void job_set(uint32_t *word);
 bool job_is_set(const uint32_t *word);

@@ -45,20 +45,26 @@ bool job_await(uint32_t *word, uint64_t timeout_ns)
 	return true;
 }
 
-/* Who inherits the agent's port keeps it open, and its reader would take the host's words */
-static void close_all(void)
+/*
+ * Who inherits the agent's port keeps it open, and its reader would take the
+ * host's words. What stays open is moved: 3, or -1 if there is nothing.
+ */
+static int close_all_but(int kept)
 {
-	int null = open("/dev/null", O_RDWR);
+	int first = 3, null = open("/dev/null", O_RDWR);
 
 	for (int fd = 0; fd < 2; fd++)
 		if (null < 0 || dup2(null, fd) < 0)
 			close(fd);
-	if (syscall(SYS_close_range, 3, ~0u, 0) < 0)
-		for (int fd = 3; fd < 1024; fd++)
+	if (kept >= 0 && dup2(kept, first) == first)
+		kept = first++;
+	if (syscall(SYS_close_range, first, ~0u, 0) < 0)
+		for (int fd = first; fd < 1024; fd++)
 			close(fd);
+	return kept;
 }
 
-static void cut_loose(unsigned int number, const struct job_kind *kind, pid_t parent)
+static void cut_loose(unsigned int number, struct job_spec *spec, pid_t parent)
 {
 	char name[16];
 	sigset_t none;
@@ -70,18 +76,18 @@ static void cut_loose(unsigned int number, const struct job_kind *kind, pid_t pa
 		signal(i, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	close_all();
-	snprintf(name, sizeof(name), "job%u %s", number, kind->name);
+	spec->fd = close_all_but(spec->fd);
+	snprintf(name, sizeof(name), "job%u %s", number, spec->kind->name);
 	prctl(PR_SET_NAME, name);
 }
 
-pid_t job_fork(unsigned int number, const struct job_spec *spec, struct job_shared *shared)
+pid_t job_fork(unsigned int number, struct job_spec *spec, struct job_shared *shared)
 {
 	pid_t parent = getpid(), pid = fork();
 
 	if (pid)
 		return pid;
-	cut_loose(number, spec->kind, parent);
+	cut_loose(number, spec, parent);
 	shared->setup_error = spec->kind->setup(spec, shared);
 	job_set(&shared->ready);
 	if (shared->setup_error)

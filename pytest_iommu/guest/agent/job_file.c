@@ -109,7 +109,7 @@ static int32_t reader_run(const struct job_spec *spec, struct job_shared *shared
 
 		if (job_is_set(&shared->stop))
 			break;
-		fd = open(spec->path, O_RDONLY | O_CLOEXEC);
+		fd = spec->fd >= 0 ? spec->fd : open(spec->path, O_RDONLY | O_CLOEXEC);
 		if (fd < 0)
 			return -errno;
 		do

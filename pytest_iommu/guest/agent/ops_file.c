@@ -17,9 +17,15 @@
 
 static int slots[SLOTS]; /* fd + 1, so that 0 is an empty slot */
 
+/* What a slot has open, or -1 */
+int fd_of_slot(uint32_t slot)
+{
+	return slot < SLOTS ? slots[slot] - 1 : -1;
+}
+
 static int slot_fd(const struct op *op)
 {
-	return op->a < SLOTS ? slots[op->a] - 1 : -1;
+	return fd_of_slot(op->a);
 }
 
 static int32_t result(ssize_t n)

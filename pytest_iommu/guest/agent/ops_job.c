@@ -111,7 +111,7 @@ static int32_t await_setup(struct job *job, const struct job_spec *spec)
 	return job->shared->setup_error ? job->shared->setup_error : place(job, spec);
 }
 
-static int32_t start(const struct op *op, const struct job_spec *spec)
+static int32_t start(const struct op *op, struct job_spec *spec)
 {
 	struct job new = { .kind = spec->kind, .keep = spec->keep };
 	struct job *job;
@@ -152,10 +152,10 @@ static int32_t start(const struct op *op, const struct job_spec *spec)
 	return 0;
 }
 
-/* data: u32 cpu, rounds, flags (1 held, 2 keep) */
+/* data: u32 cpu, rounds, flags (1 held, 2 keep, 4: what a slot has open, and rounds is the slot) */
 int32_t op_start_reader(const struct op *op, struct buffer *out)
 {
-	struct job_spec spec = { .kind = &job_reader, .path = op->path };
+	struct job_spec spec = { .kind = &job_reader, .path = op->path, .fd = -1 };
 
 	(void)out;
 	if (op->data_len != 12 || op->b > FRAME_MAX)
@@ -165,14 +165,21 @@ int32_t op_start_reader(const struct op *op, struct buffer *out)
 	spec.rounds = get_u32(op->data + 4);
 	spec.held = get_u32(op->data + 8) & 1;
 	spec.keep = get_u32(op->data + 8) & 2;
+	if (get_u32(op->data + 8) & 4) {
+		spec.fd = fd_of_slot(spec.rounds);
+		spec.rounds = 1;
+		if (spec.fd < 0)
+			return -EBADF;
+	}
 	return start(op, &spec);
 }
 
 int32_t op_start_writer(const struct op *op, struct buffer *out)
 {
-	struct job_spec spec = { .kind = &job_writer, .path = op->path, .cpu = op->b, .keep = true };
+	struct job_spec spec = { .kind = &job_writer, .path = op->path, .fd = -1, .keep = true };
 
 	(void)out;
+	spec.cpu = op->b;
 	spec.data = op->data;
 	spec.data_len = op->data_len;
 	return start(op, &spec);
@@ -180,7 +187,7 @@ int32_t op_start_writer(const struct op *op, struct buffer *out)
 
 int32_t op_start_spinner(const struct op *op, struct buffer *out)
 {
-	struct job_spec spec = { .kind = &job_spinner, .cpu = op->b, .keep = true };
+	struct job_spec spec = { .kind = &job_spinner, .fd = -1, .cpu = op->b, .keep = true };
 
 	(void)out;
 	return start(op, &spec);
@@ -189,7 +196,7 @@ int32_t op_start_spinner(const struct op *op, struct buffer *out)
 /* data: u32 interval in us, u32 milliseconds */
 int32_t op_start_ticker(const struct op *op, struct buffer *out)
 {
-	struct job_spec spec = { .kind = &job_ticker, .cpu = op->b };
+	struct job_spec spec = { .kind = &job_ticker, .fd = -1, .cpu = op->b };
 
 	(void)out;
 	if (op->data_len != 8)
