@@ -71,6 +71,7 @@ enum ptt_key {
 	PTT_GAP,
 	PTT_THREADS,
 	PTT_OPS,
+	PTT_PAUSE,
 	PTT_ROUNDS,
 	PTT_NR_KEYS
 };

@@ -12,6 +12,7 @@
 #define MAX_CELLS	BIT(16)
 #define MAX_THREADS	64
 #define MAX_OPS		200000
+#define MAX_PAUSE	10000
 
 static struct ptt_storm *the_storm;
 
@@ -151,7 +152,7 @@ static struct ptt_storm *make_storm(struct ptt_domain *d, const struct ptt_call 
 }
 
 /**
- * ptt_cmd_storm() - storm NAME IOVA CELL cells=N [gap=SIZE] [threads=T] [ops=K] [seed=S]
+ * ptt_cmd_storm() - storm NAME IOVA CELL cells=N [gap=SIZE] [threads=T] [ops=K] [pause=US] [seed=S]
  * @args: words
  * @reply: says what is wrong
  *
@@ -160,7 +161,7 @@ static struct ptt_storm *make_storm(struct ptt_domain *d, const struct ptt_call 
 int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply)
 {
 	struct ptt_domain *d = ptt_find_domain(args->word[1]);
-	u64 threads, ops = 1000, seed = 0;
+	u64 threads, ops = 1000, pause = 0, seed = 0;
 	struct ptt_call span;
 	struct ptt_storm *s;
 	int ret;
@@ -181,6 +182,8 @@ int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply)
 	if (!ret)
 		ret = ptt_arg_number(args, PTT_OPS, 1, MAX_OPS, &ops, reply);
 	if (!ret)
+		ret = ptt_arg_number(args, PTT_PAUSE, 0, MAX_PAUSE, &pause, reply);
+	if (!ret)
 		ret = ptt_arg_number(args, PTT_SEED, 0, U64_MAX, &seed, reply);
 	if (ret)
 		return ret;
@@ -188,6 +191,7 @@ int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply)
 	s = make_storm(d, &span, threads, ops);
 	if (!s)
 		return -ENOMEM;
+	s->pause = pause;
 	ret = make_shapes(s, d, reply);
 	if (!ret) {
 		ret = ptt_storm_start(s, seed);

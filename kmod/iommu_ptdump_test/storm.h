@@ -79,6 +79,7 @@ struct ptt_storm_thread {
  * @nr_cells: how many
  * @nr_threads: how many
  * @ops: changes in all
+ * @pause: us that a thread sleeps after each of its changes
  * @shape: of each state
  * @state: of each cell
  * @error: what ended it early, 0 or -errno
@@ -98,6 +99,7 @@ struct ptt_storm {
 	unsigned int nr_cells;
 	unsigned int nr_threads;
 	unsigned int ops;
+	unsigned int pause;
 	struct ptt_shape shape[PTT_STORM_STATES];
 	u8 *state;
 	int error;

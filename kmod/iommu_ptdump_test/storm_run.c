@@ -5,6 +5,7 @@
  * the same time.
  */
 #include <linux/cpumask.h>
+#include <linux/delay.h>
 #include <linux/err.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
@@ -64,6 +65,8 @@ static bool change(struct ptt_storm_thread *t, u32 cell, u8 to)
 		ret = -EIO;
 	note(t, begin, end, cell, to);
 	s->state[cell] = to;
+	if (s->pause)
+		usleep_range(s->pause, s->pause + s->pause / 4);
 	if (!ret)
 		return true;
 	/* a part was mapped for a moment, the core has taken it back */

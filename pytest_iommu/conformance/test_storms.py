@@ -52,6 +52,8 @@ every_storm = pytest.mark.parametrize(
     ("kind", "cell", "cells", "operations"), STORMS, ids=[f"{kind}-{cell >> 10}k" for kind, cell, _, _ in STORMS]
 )
 storm_rules = pytest.mark.iommu_rules("CON-1", "CON-2", "CON-3", "CON-4", "CON-5", "CON-6", "CON-7")
+#: microseconds between two changes; all of such a table is read in about as many
+PAUSE = 500
 #: a page, a line and a bit, more than there is
 READERS = (Reader(chunk=PAGE, cpu=1), Reader(chunk=100, cpu=1), Reader("entries", cpu=1))
 
@@ -111,6 +113,19 @@ def test_many_readers_in_a_storm(
     sentinels(domain, cell, 32, 2 * cell)
     readers = tuple(replace(reader, cpu=cpu) for cpu in (0, 1) for reader in READERS)
     blow(iommu_guest, domain, Storm(BASE, cell, 32, 2 * cell, 2, 2000, iommu_settings.seed, readers))
+
+
+@storm_rules
+@pytest.mark.parametrize(("kind", "cell"), [("s1", PAGE), ("s2", 2 * M), ("amdv1", 64 * K), ("riscv_64", 2 * M)])
+@pytest.mark.parametrize("file", ["page_table", "entries"])
+def test_slow_storm(
+    kind: str, cell: int, file: str, iommu: Iommu, iommu_guest: GuestHandle, iommu_settings: Settings
+) -> None:
+    """Less than one change in a read: a line that is of an earlier read, or of the next change, can be told."""
+    domain = make(iommu, kind, PAGE)
+    sentinels(domain, cell, 12, 2 * cell)
+    one = Storm(BASE, cell, 12, 2 * cell, 1, 600, iommu_settings.seed, (Reader(file, cpu=1),), pause=PAUSE)
+    blow(iommu_guest, domain, one)
 
 
 @storm_rules

@@ -50,7 +50,9 @@ class Reader:
 class Storm:
     """``cells`` of ``cell`` bytes, one every ``gap`` bytes from ``iova`` on, changed ``operations`` times in all.
 
-    ``mappers`` threads do that, from one processor to the next; what they do follows from ``seed``. Sentinels are what
+    ``mappers`` threads do that, from one processor to the next, each of which sleeps ``pause`` microseconds after a
+    change: with none, a cell changes many times in one read, and few of its values can be ruled out. What they do
+    follows from ``seed``. Sentinels are what
     the table has mapped beside the cells. Readers that share a processor take turns, and one whose turn is over in the
     middle of a read has seen so much change when it comes back that hardly anything can be ruled out: by default there
     is one, on processor 1, where a single mapper is not.
@@ -64,13 +66,15 @@ class Storm:
     operations: int = 4000
     seed: int = 0
     readers: tuple[Reader, ...] = (Reader(cpu=1),)
+    pause: int = 0
 
     def command(self, name: str) -> str:
         """The test module's command for the domain of that name."""
         gap = f" gap={format_size(self.gap)}" if self.gap else ""
+        pause = f" pause={self.pause}" if self.pause else ""
         return (
             f"storm {name} {self.iova:#x} {format_size(self.cell)} cells={self.cells}{gap} "
-            f"threads={self.mappers} ops={self.operations} seed={self.seed}"
+            f"threads={self.mappers} ops={self.operations}{pause} seed={self.seed}"
         )
 
 
