@@ -14,7 +14,7 @@ from pytest_iommu.guest import ops
 from pytest_iommu.model import Dump, Prot, format_size, parse_size
 from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.pool import Key
-from pytest_iommu.run import plug
+from pytest_iommu.run import devices_of, plug
 from pytest_iommu.targets.manners import MANNERS, RACES
 from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.testmodule import command_ops, parse_status, status_text
@@ -111,6 +111,19 @@ class GuestHandle:
         __tracebackhide__ = True
         with self._noticed():
             plug(self._guest, device, add)
+
+    @contextmanager
+    def pulling(self, device: str) -> Iterator[None]:
+        """The button of a device's slot is pressed; afterwards it is out, which takes 5 s of the guest's clock."""
+        __tracebackhide__ = True
+        with self._noticed():
+            devices_of(self._guest).press(device)
+        try:
+            yield
+        finally:
+            if self.alive:
+                with self._noticed():
+                    devices_of(self._guest).await_out(device)
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ from pytest_iommu.targets.replay import Recorder
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
+    from pytest_iommu.guest.devices import Devices
     from pytest_iommu.images import Artefacts, Machine, Progress
     from pytest_iommu.scenario import Instance
     from pytest_iommu.targets.protocol import Guest, Target
@@ -242,7 +243,13 @@ class Run:
 
 def plug(guest: Guest, device: str, add: bool) -> None:
     """Plug a device of the machine in, or out: by QEMU's hand, not the guest's. Skips where the guest is not QEMU's."""
-    devices = getattr(guest, "devices", None)
+    devices = devices_of(guest)
+    (devices.add if add else devices.remove)(device)
+
+
+def devices_of(guest: Guest) -> Devices:
+    """What can be plugged into a guest. Skips where the guest is not QEMU's."""
+    devices: Devices | None = getattr(guest, "devices", None)
     if devices is None:
         pytest.skip("devices are plugged by QEMU, which is not there")
-    (devices.add if add else devices.remove)(device)
+    return devices

@@ -128,17 +128,7 @@ class Held:
         )
         for job, result in enumerate(started.results):
             assert result.ok, f"the reader of {self._readers[job]}: {ops.errno_name(result.value)}"
-            self._stuck(job, self._readers[job])
-
-    def _stuck(self, job: int, name: str) -> None:
-        until = time.monotonic() + 20
-        state = ""
-        while time.monotonic() < until:
-            state = ops.text_of(self._guest.run([jobs.job_state(job)]).results[0])
-            if " held=1" in state:
-                return
-            time.sleep(0.01)
-        raise AssertionError(f"the reader of {name} is not held: {state}")
+            await_stuck(self._guest, job, self._readers[job])
 
     def run(self, path: str, text: str) -> int:
         """One write(2) by a process of its own while the readers are stuck: what it returns.
@@ -171,6 +161,18 @@ class Held:
             assert ops.errno_name(end.value) != "ETIMEDOUT", f"the reader of {name} does not end"
             ends[name] = jobs.split_reads(end.data)
         return ends
+
+
+def await_stuck(guest: GuestHandle, job: int, name: str) -> None:
+    """Wait until a held reader is held. AssertionError when it is not."""
+    until = time.monotonic() + 20
+    state = ""
+    while time.monotonic() < until:
+        state = ops.text_of(guest.run([jobs.job_state(job)]).results[0])
+        if " held=1" in state:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the reader of {name} is not held: {state}")
 
 
 def words(domain: Domain, other: Domain) -> Mapping[str, str | int]:
