@@ -19,7 +19,7 @@ from pytest_iommu.pool import Key
 from pytest_iommu.report import failure, known_issues
 from pytest_iommu.report.artefacts import run_folder
 from pytest_iommu.report.fingerprint import fingerprint
-from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KIND, KNOWN, RETRIED, RULES
+from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KERNEL, KIND, KNOWN, RETRIED, RULES
 from pytest_iommu.report.terminal import Reporter
 from pytest_iommu.report.watch import HANDED_BACK, Watch, known_of
 from pytest_iommu.run import RUN, Run
@@ -247,6 +247,8 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
         # pytest's JUnit XML takes the properties of a test from its last report alone.
         stated = item.stash.setdefault(VERDICT, [])
         report.user_properties.extend(stated)
+    elif report.when == "call" and needs_guest(item):
+        _state(item, report, (KERNEL, item.config.stash[RUN].kernel_said(key_of(item))))
     error = _error(call, report)
     if error is None:
         _must_fail(item, report)

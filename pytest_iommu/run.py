@@ -177,6 +177,10 @@ class Run:
             pytest.skip(f"this kernel has {what}")
         return found
 
+    def kernel_said(self, key: Key) -> str:
+        """What the live guest says of its kernel, in words; empty where that was prepared here, or nobody says."""
+        return "" if key.kernel in self.kernels else str(getattr(self.pool.live(key), "kernel", ""))
+
     def attempt(self, item: pytest.Item, key: Key, body: Callable[[Guest], T], fresh: bool = False) -> T:
         """Run ``body`` on a guest. A lost guest says nothing of the kernel: once more then, on a fresh one."""
         guest = self.pool.take(key, fresh)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KIND, KNOWN, RETRIED, RULES, reason, split
+from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KERNEL, KIND, KNOWN, RETRIED, RULES, reason, split
 
 OUTCOMES = ("passed", "failed", "skipped", "xfailed", "not-run")
 """How a test ends. xfailed: it failed as expected; not-run: the run ended before it."""
@@ -24,7 +24,8 @@ class Row:
     """One test. ``reason`` is why it was skipped, not run or expected to fail; ``kind`` how it failed.
 
     ``broke`` are the rules it found broken, ``known`` is the name of the known issue it met, ``text`` the whole
-    failure, ``seconds`` the host's time. ``made``: pytest has no report of it.
+    failure, ``seconds`` the host's time. ``made``: pytest has no report of it. ``kernel`` is what
+    its guest says of that.
     """
 
     nodeid: str
@@ -40,6 +41,7 @@ class Row:
     text: str = ""
     seconds: float = 0.0
     made: bool = False
+    kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def _add(row: Row, report: pytest.TestReport) -> None:
     properties = {str(name): str(value) for name, value in report.user_properties}
     row.rules = row.rules or split(properties.get(RULES, ""))
     row.guest = row.guest or properties.get(GUEST, "")
+    row.kernel = row.kernel or properties.get(KERNEL, "")
     row.retried = row.retried or properties.get(RETRIED, "")
     row.fingerprint = row.fingerprint or properties.get(FINGERPRINT, "")
     row.known = row.known or properties.get(KNOWN, "")
@@ -131,11 +134,16 @@ def _skipped(report: pytest.CollectReport) -> str:
 def guests_of(rows: Iterable[Row], kernels: Mapping[str, tuple[str, str]]) -> list[dict[str, str | None]]:
     """The guests that tests ran on: name, machine, flavour, and in words kernel and QEMU, None where nobody knows.
 
-    ``kernels`` maps the name, machine/flavour, to those words. How a guest was booted does not tell guests apart here.
+    ``kernels`` maps the name, machine/flavour, to those words; where it does not, a guest may have told its kernel. How
+    a guest was booted does not tell guests apart here.
     """
-    ran = {row.guest for row in rows if row.guest and row.outcome not in ("skipped", "not-run")}
+    ran: dict[tuple[str, ...], str] = {}
+    for row in rows:
+        if row.guest and row.outcome not in ("skipped", "not-run"):
+            name = tuple(row.guest.split("/")[:2])
+            ran[name] = ran.get(name) or row.kernel
     found: list[dict[str, str | None]] = []
-    for machine, flavour in sorted({tuple(name.split("/")[:2]) for name in ran}):
-        words, qemu = kernels.get(f"{machine}/{flavour}") or (None, None)
+    for machine, flavour in sorted(ran):
+        words, qemu = kernels.get(f"{machine}/{flavour}") or (ran[machine, flavour] or None, None)
         found.append({"machine": machine, "flavour": flavour, "kernel": words, "qemu": qemu})
     return found

@@ -128,6 +128,7 @@ class RunningTarget:
             ours.sendall(b"\n")
             guest = AgentGuest(self.name, child, Channel(ours), self._log)
             guest.begin(CONNECT_TIMEOUT)
+            guest.kernel = f"Linux {guest.hello['kernel']}, {there.arch}"
         except BaseException as error:
             told = f"; it said: {child.stderr().strip()}" if child is not None and child.stderr().strip() else ""
             ours.close()

@@ -43,6 +43,8 @@ class AgentGuest:
         self.name = name
         self.child = child
         self.hello: dict[str, str] = {}
+        self.kernel = ""
+        """In words, for reports."""
         self.absent: dict[str, str] = {}
         self.module = ""
         """The module that has to go with us."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from pytest_iommu.report.results import SCHEMA_FILE, RunFacts, document
-from pytest_iommu.report.rows import Collected, Finished, Row
+from pytest_iommu.report.rows import Collected, Finished, Row, guests_of
 from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KIND, KNOWN, RULES
 
 FACTS = RunFacts("0.1.0", "qemu", 100, 1795392000.0, 12.3456, 1, "stopping after 1 failures")
@@ -143,3 +143,12 @@ def test_what_did_not_run_is_a_row_and_says_why() -> None:
 def test_a_test_that_was_set_up_only_did_not_run() -> None:
     (row,) = rows(report("a", "passed", "setup"), collected=("a",), ended="interrupted")
     assert (row.outcome, row.reason) == ("not-run", "not run: the run ended: interrupted")
+
+
+def test_a_machine_says_what_kernel_it_runs() -> None:
+    """Where nobody had it built."""
+    raced = Row("b", "failed", guest="smmuv3/plain/races", kernel="Linux 6.1")
+    rows = [Row("a", "passed", guest="smmuv3/plain"), raced]
+    assert [guest["kernel"] for guest in guests_of(rows, {})] == ["Linux 6.1"]
+    assert [guest["kernel"] for guest in guests_of(rows, KERNELS)] == ["Linux 7.3.4"]
+    assert [guest["kernel"] for guest in guests_of(rows[:1], {})] == [None]

@@ -93,6 +93,7 @@ def test_it_answers_and_leaves_nothing(target: Callable[..., RunningTarget], tmp
     assert guest.run([ops.poweroff()]).results[0] == guest.run([ops.poweroff()]).results[0]
     assert ops.errno_name(guest.run([ops.poweroff()]).results[0].value) == "EPERM"
     assert guest.memory is None
+    assert guest.kernel == f"Linux {os.uname().release}, {os.uname().machine}"
     assert list((tmp_path / "tmp").iterdir())
     guest.close()
     assert list((tmp_path / "tmp").iterdir()) == []
