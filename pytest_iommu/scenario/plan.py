@@ -331,6 +331,7 @@ class _Compiler:
         gap = self._amount(spec.gap, table, spec.line, end) if spec.gap else 0
         iova = self._amount(spec.iova, table, spec.line, end, (gap or cell) * (spec.cells - 1) + cell)
         storm = Storm(iova, cell, spec.cells, gap, spec.mappers, spec.operations, spec.seed)
+        storm = replace(storm, pause=round(spec.pause * 1e6))
         if spec.readers:
             storm = replace(storm, readers=tuple(Reader(file, size) for file, size in spec.readers))
         ranges = model.snapshot().ranges

@@ -118,7 +118,7 @@ def _without_blocked(item: Value) -> tuple[bool, Value]:
 
 def read_storm(value: Value, domains: frozenset[str]) -> StormSpec:
     """``storm: {iova: ..., cell: ..., cells: N, ...}``."""
-    keys = ("domain", "iova", "cell", "cells", "gap", "mappers", "operations", "seed", "readers")
+    keys = ("domain", "iova", "cell", "cells", "gap", "mappers", "operations", "seed", "readers", "pause")
     fields = value.fields(keys, "storm")
     readers = []
     for item in fields.found["readers"].list() if "readers" in fields else ():
@@ -136,6 +136,7 @@ def read_storm(value: Value, domains: frozenset[str]) -> StormSpec:
         fields.get("operations", lambda v: v.integer(1), 4000),
         fields.get("seed", Value.integer, 0),
         tuple(readers),
+        fields.get("pause", Value.seconds, 0.0),
     )
 
 

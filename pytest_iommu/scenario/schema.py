@@ -194,7 +194,7 @@ class StormSpec:
     """Threads of the kernel that change cells of a domain, and readers of it: a races.storm.Storm.
 
     ``cell`` and ``gap`` in bytes once they are given a table; ``readers`` are (file, bytes a read(2)), none for the
-    usual ones.
+    usual ones; ``pause`` in seconds.
     """
 
     line: int
@@ -207,6 +207,7 @@ class StormSpec:
     operations: int = 4000
     seed: int = 0
     readers: tuple[tuple[str, int], ...] = ()
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -371,12 +371,14 @@ def test_mistakes_about_races(tmp_path: Path, old: str, new: str, message: str) 
 
 def test_a_storm_becomes_a_plan(tmp_path: Path) -> None:
     path = tmp_path / "x.iommu.yaml"
-    storm = "{iova: 0x40000000, cell: page, cells: 8, gap: 2page, operations: 99, readers: [{file: stats, size: 60}]}"
+    readers = "[{file: stats, size: 60}]"
+    storm = f"{{iova: 0x40000000, cell: page, cells: 8, gap: 2page, operations: 99, pause: 0.2ms, readers: {readers}}}"
     path.write_text(f"suite: s\ncases:\n  - {{name: a, rules: [CON-4], formats: [amdv1], storm: {storm}}}\n")
     (instance,) = load(path).instances
     plan = compile_plan(instance)
     assert plan.storm is not None
     assert (plan.storm.storm.gap, plan.storm.storm.operations) == (2 * PAGE, 99)
+    assert plan.storm.storm.command("d").endswith(" threads=2 ops=99 pause=200 seed=0")
     assert [(reader.file, reader.chunk) for reader in plan.storm.storm.readers] == [("stats", 60)]
     assert all(not phase.checks for phase in plan.after)
 
