@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import platform
 
+from pytest_iommu.targets.stdio import RunningHost
 
-class LocalHost:
+
+class LocalHost(RunningHost):
     """This machine, by a shell of its own."""
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A target that boots nothing: the agent is copied to a machine that runs, and the test module loaded into it.
+"""A machine that has a shell: the agent is copied to it, and the test module loaded into it.
 
 All goes over one connection: a line of shell there takes files of known size from stdin, and becomes the agent.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import shlex
 import socket
-import subprocess
 import tarfile
 import time
 from dataclasses import dataclass, replace
@@ -20,13 +19,14 @@ import pytest
 from pytest_iommu import paths
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.channel import Channel
-from pytest_iommu.guest.process import Child
 from pytest_iommu.outcomes import SetupError
 from pytest_iommu.targets.manners import FUNCTIONAL
 from pytest_iommu.targets.stdio import AgentGuest
 
 if TYPE_CHECKING:
+    from pytest_iommu.guest.process import Child
     from pytest_iommu.images.machines import Machine
+    from pytest_iommu.outcomes import IommuError
     from pytest_iommu.pool import Key
     from pytest_iommu.settings import Settings
     from pytest_iommu.targets.protocol import Result
@@ -60,11 +60,19 @@ ARCHES = {
 
 
 class Host(Protocol):
-    """How a machine is reached: ``argv`` runs a line of shell there, its stdin and stdout being ours."""
+    """How a machine is reached. ``booted``: each guest is a boot of its own; without, there is one for all of us."""
 
     name: str
+    booted: bool
 
-    def argv(self, command: str) -> list[str]: ...
+    def open(self, command: str) -> tuple[Child, socket.socket]:
+        """Run a line of shell there: the process here that lives as long, and what is its stdin and stdout."""
+
+    def guest(self, child: Child, agent: Channel) -> AgentGuest:
+        """That line of shell has become the agent."""
+
+    def broken(self, child: Child, what: str) -> IommuError:
+        """What to say when the connection breaks before the agent is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class There:
 
 
 class RunningTarget:
-    """One machine that runs. ``page`` is the size of its kernel's pages that the tests reckon with, in bytes."""
+    """A machine that a host reaches. ``page`` is the size of its kernel's pages that tests reckon with, in bytes."""
 
     def __init__(self, host: Host, settings: Settings, machine: Machine, key: Key, page: int, workers: int = 1) -> None:
         self.name = host.name
@@ -93,11 +101,12 @@ class RunningTarget:
     def start(self) -> AgentGuest:
         """Connect and load the module. SetupError when that fails; skips where there is no dump, or no such manner."""
         if self._key.manner != FUNCTIONAL:
-            pytest.skip(f"needs a guest booted in manner {self._key.manner}: {self.name} is not booted")
+            how = "is booted as usual" if self._host.booted else "is not booted"
+            pytest.skip(f"needs a guest booted in manner {self._key.manner}: {self.name} {how}")
         only = f"{self._settings.machine}/{self._settings.flavour}"
         if str(self._key) != only:
             pytest.skip(f"needs {self._key}: {self.name} is one machine, and stands for {only}")
-        if self._workers > 1:
+        if self._workers > 1 and not self._host.booted:
             raise SetupError(f"there is one {self.name}, and one test module on it: run without -n")
         if self._no_dump:
             pytest.skip(self._no_dump)
@@ -112,10 +121,9 @@ class RunningTarget:
         return guest
 
     def _connect(self) -> AgentGuest:
-        ours, theirs = socket.socketpair()
-        child, guest = None, None
+        child, ours = self._host.open(SCRIPT)
+        guest = None
         try:
-            child = Child(self._host.argv(SCRIPT), wire=theirs.detach())
             there = self._greeted(ours, child)
             if there.uid != "0":
                 raise SetupError(f"on {self.name} we are user {there.uid}: the agent has to be root")
@@ -123,21 +131,23 @@ class RunningTarget:
             for name, data in self._files(there).items():
                 ours.settimeout(CONNECT_TIMEOUT + len(data) / 1e5)
                 ours.sendall(f"{len(data)} {name}\n".encode() + data)
-                if (said := _line(ours, time.monotonic() + CONNECT_TIMEOUT)) != "taken":
+                if (said := line(ours, time.monotonic() + CONNECT_TIMEOUT)) != "taken":
                     raise OSError(f"{name} was not taken, but: {said}")
             ours.sendall(b"\n")
-            guest = AgentGuest(self.name, child, Channel(ours), self._log)
+            guest = self._host.guest(child, Channel(ours))
             guest.begin(CONNECT_TIMEOUT)
             guest.kernel = f"Linux {guest.hello['kernel']}, {there.arch}"
         except BaseException as error:
-            told = f"; it said: {child.stderr().strip()}" if child is not None and child.stderr().strip() else ""
+            broken = None
+            if isinstance(error, (OSError, EOFError)):
+                told = f"; it said: {child.stderr().strip()}" if child.stderr().strip() else ""
+                broken = self._host.broken(child, f"{self.name} takes no files: {error}{told}")
             ours.close()
             if guest is not None:
                 guest.close()
-            if child is not None:
-                child.close()
-            if isinstance(error, (OSError, EOFError)):
-                raise SetupError(f"{self.name} takes no files: {error}{told}") from error
+            child.close()
+            if broken is not None:
+                raise broken from error
             raise
         return guest
 
@@ -147,12 +157,13 @@ class RunningTarget:
         words: list[str] = []
         try:
             while words[:1] != ["pytest-iommu"] or len(words) != 4:
-                words = _line(ours, deadline).split(maxsplit=3)
-            return There(words[1], words[2], words[3], version=_line(ours, deadline))
+                words = line(ours, deadline).split(maxsplit=3)
+            return There(words[1], words[2], words[3], version=line(ours, deadline))
         except (OSError, EOFError) as error:
             child.wait(1.0)
             said = child.stderr().strip() or str(error) or "it ended at once"
-            raise SetupError(f"no connection to {self.name}: {said}\ncommand: {shlex.join(child.argv)}") from error
+            what = f"no connection to {self.name}: {said}\ncommand: {shlex.join(child.argv)}"
+            raise self._host.broken(child, what) from error
 
     def _files(self, there: There) -> dict[str, bytes]:
         """What is sent: the agent, and the module or its sources."""
@@ -213,7 +224,8 @@ class RunningTarget:
             said = reply.kmsg.strip()
             what = f"{KO} cannot be loaded on {self.name}: {ops.errno_name(done.value)}"
             raise SetupError(f"{what}\n{said}" if said else what, guest.evidence())
-        guest.module = MODULE
+        if not self._host.booted:
+            guest.module = MODULE
 
     def _build(self, guest: AgentGuest, folder: str) -> str:
         """Build the module over there, for its running kernel, and keep it for the next time."""
@@ -254,16 +266,6 @@ class RunningTarget:
             if device.name not in have
         }
 
-    def _log(self) -> str:
-        """The machine's kernel log over a connection of its own; empty when it does not answer."""
-        try:
-            done = subprocess.run(
-                self._host.argv("dmesg"), stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.SubprocessError):
-            return ""
-        return done.stdout.decode("utf-8", "replace")
-
 
 def _has_smmu(listed: Result) -> bool:
     return any(name.startswith("smmu3.") for name in ops.text_of(listed).splitlines())
@@ -280,7 +282,7 @@ def _sources() -> bytes:
     return found.getvalue()
 
 
-def _line(ours: socket.socket, deadline: float, limit: int = 4096) -> str:
+def line(ours: socket.socket, deadline: float, limit: int = 4096) -> str:
     """One line, and no byte more. EOFError, TimeoutError."""
     line = b""
     while not line.endswith(b"\n") and len(line) < limit:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 
 from pytest_iommu.outcomes import SetupError
+from pytest_iommu.targets.stdio import RunningHost
 
 # A machine that is gone without a word is noticed after 15 s.
 OPTIONS = ("-T", "-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=5", "-oServerAliveCountMax=3")
@@ -15,7 +16,7 @@ OPTIONS = ("-T", "-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterva
 _WHERE = re.compile(r"//(?P<host>(?:[^@/:\[\]]+@)?(?:[^@/:\[\]-][^@/:\[\]]*|\[[0-9a-fA-F:.]+\]))(?::(?P<port>\d+))?/?")
 
 
-class SshHost:
+class SshHost(RunningHost):
     """``//[user@]host[:port]``, what follows ``ssh:`` in --iommu-target. SetupError when it is something else."""
 
     def __init__(self, where: str) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
+import subprocess
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 import pytest
@@ -173,3 +176,41 @@ class AgentGuest:
             if stamp is not None and float(stamp[1]) >= self._since:
                 return "".join(lines[number:])
         return ""
+
+
+class RunningHost(ABC):
+    """A machine that runs already, reached by a program of this one."""
+
+    name: str
+    booted = False
+
+    @abstractmethod
+    def argv(self, command: str) -> list[str]:
+        """What runs a line of shell there, its stdin and stdout being ours."""
+
+    def open(self, command: str) -> tuple[Child, socket.socket]:
+        """Run a line of shell there."""
+        ours, theirs = socket.socketpair()
+        try:
+            return Child(self.argv(command), wire=theirs.detach()), ours
+        except BaseException:
+            ours.close()
+            raise
+
+    def guest(self, child: Child, agent: Channel) -> AgentGuest:
+        """The machine through the agent that is at the other end now."""
+        return AgentGuest(self.name, child, agent, self._log)
+
+    def broken(self, child: Child, what: str) -> IommuError:
+        """Nothing more is known of it."""
+        return SetupError(what)
+
+    def _log(self) -> str:
+        """The machine's kernel log over a connection of its own; empty when it does not answer."""
+        try:
+            done = subprocess.run(
+                self.argv("dmesg"), stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return done.stdout.decode("utf-8", "replace")

@@ -24,7 +24,7 @@ from pytest_iommu.settings import Settings
 from pytest_iommu.targets import running
 from pytest_iommu.targets.running import RunningTarget
 from pytest_iommu.targets.ssh import SshHost
-from pytest_iommu.targets.stdio import AgentGuest
+from pytest_iommu.targets.stdio import AgentGuest, RunningHost
 
 KEY = Key("smmuv3", "plain")
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -33,7 +33,7 @@ READ = [ops.read_file("/proc/version")]
 pytestmark = pytest.mark.skipif(platform.machine() not in running.ARCHES, reason="no agent for this machine")
 
 
-class Here:
+class Here(RunningHost):
     """This machine, with whoever we are for root; ``before`` is what its shell says first."""
 
     name = "here"
