@@ -27,8 +27,8 @@ RELEASE_SEED = 100
 """What scenarios are generated from by default. It is the version (0.1.0): the same everywhere, new with a release."""
 
 
-_HAS_KERNEL = ("local", "ssh")
-"""Targets whose kernel runs already: a module may be given without an image."""
+_HAS_KERNEL = ("local", "ssh", "vng")
+"""Targets whose kernel is there already: a module may be given without an image."""
 
 _NOT_REPEATED = ("record", "keep", "list", "strict", "report", "json", "ktap", "seed")
 """What says nothing of how a test runs; the seed is put down as the number that it came to."""
@@ -57,12 +57,17 @@ class Option:
 
 
 OPTIONS = (
-    Option("target", "where kernels run: qemu, local, ssh://host, replay:DIR; without it, nothing is run", metavar="T"),
+    Option(
+        "target", "where kernels run: qemu, vng, local, ssh://host, replay:DIR; without it, nothing is run", metavar="T"
+    ),
     Option("machine", "machine(s) to run on, by comma", metavar="NAME", default="smmuv3"),
     Option("kernel", "kernel tree to test; never written to", kind="path", metavar="DIR"),
     Option("image", "ready kernel image, instead of a tree", kind="path", metavar="FILE"),
     Option(
-        "modules", "modules of --iommu-image, or of local, ssh: a directory or tar file", kind="path", metavar="PATH"
+        "modules",
+        "modules of --iommu-image, vng, local or ssh: a directory or tar file",
+        kind="path",
+        metavar="PATH",
     ),
     Option("flavour", "kernel flavour(s) by comma; the first one is the default", metavar="NAME", default="plain"),
     Option("cache", "where sources, builds and QEMU are kept", kind="path", metavar="DIR"),
@@ -222,7 +227,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         raise SetupError("--iommu-kernel and --iommu-image exclude each other: a tree to build, or a ready image")
     target, _, argument = value["target"].partition(":")
     if value["modules"] and not value["image"] and target not in _HAS_KERNEL:
-        raise SetupError("--iommu-modules goes with --iommu-image, or --iommu-target=local or ssh")
+        raise SetupError("--iommu-modules goes with --iommu-image, or --iommu-target=vng, local or ssh")
     configs: Sequence[Path] = value["config"]
     seed = secrets.randbits(32) if value["seed"] == "random" else _number(value["seed"], "--iommu-seed")
     for path in configs:

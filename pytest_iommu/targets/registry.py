@@ -63,6 +63,12 @@ def _ssh(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | Non
     return _running(SshHost(settings.target_argument), settings, machine, key)
 
 
+def _vng(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
+    from pytest_iommu.targets.vng import VngHost
+
+    return _running(VngHost(settings, machine), settings, machine, key)
+
+
 def _running(host: Host, settings: Settings, machine: Machine, key: Key) -> Target:
     from pytest_iommu.scenario.variants import page_size
     from pytest_iommu.targets.running import RunningTarget
@@ -77,5 +83,6 @@ BUILTIN: Mapping[str, TargetKind] = {
     "qemu": TargetKind(_qemu),
     "replay": TargetKind(_replay, needs_kernel=False, note=f"a recording has no memory: {_NO_MEMORY}"),
     "local": TargetKind(_local, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
+    "vng": TargetKind(_vng, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
     "ssh": TargetKind(_ssh, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
 }

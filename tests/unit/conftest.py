@@ -12,6 +12,7 @@ import pytest
 from agent_process import Agent
 
 from pytest_iommu.paths import agent as agent_sources
+from pytest_iommu.targets import running
 
 FLAGS = ["-Wall", "-Wextra", "-O1", "-g", "-pthread", '-DAGENT_BUILD="test"']
 
@@ -49,3 +50,24 @@ def agent(start: Callable[[], Agent]) -> Agent:
     one = start()
     one.channel.hello(10)
     return one
+
+
+@pytest.fixture(scope="session")
+def agent_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which the agent of targets that send it is compiled once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def debugfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a machine with a dump and the test module, which knows of one device."""
+    root = tmp_path / "debug"
+    (root / "iommu").mkdir(parents=True)
+    (root / running.MODULE).mkdir()
+    (root / running.MODULE / "devices").write_text("edu0 0000:00:01.0 group=0 sid=8\n")
+    (root / running.MODULE / "control").touch()
+    monkeypatch.setattr(running, "DEBUGFS", str(root))
+    monkeypatch.setattr(running, "_has_smmu", lambda listed: True)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    return root

@@ -48,33 +48,12 @@ class Here(RunningHost):
         return ["/bin/sh", "-c", f"{self.before}; {command}"]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The agent is compiled once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def debugfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of a machine with a dump and the test module, which knows of one device."""
-    root = tmp_path / "debug"
-    (root / "iommu").mkdir(parents=True)
-    (root / running.MODULE).mkdir()
-    (root / running.MODULE / "devices").write_text("edu0 0000:00:01.0 group=0 sid=8\n")
-    (root / running.MODULE / "control").touch()
-    monkeypatch.setattr(running, "DEBUGFS", str(root))
-    monkeypatch.setattr(running, "_has_smmu", lambda listed: True)
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    return root
-
-
-@pytest.fixture
-def target(cache: Path, tmp_path: Path, debugfs: Path) -> Callable[..., RunningTarget]:
+def target(agent_cache: Path, tmp_path: Path, debugfs: Path) -> Callable[..., RunningTarget]:
     def make(host: Here | None = None, key: Key = KEY, page: int = PAGE, **settings: object) -> RunningTarget:
         workers = settings.pop("workers", 1)
         assert isinstance(workers, int)
-        given = Settings(**{"target": "local", "cache": cache, "where": tmp_path, "folder": tmp_path, **settings})
+        given = Settings(**{"target": "local", "cache": agent_cache, "where": tmp_path, "folder": tmp_path, **settings})
         return RunningTarget(host or Here(), given, machines.get(key.machine), key, page, workers)
 
     return make

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The vng target: virtme-ng boots a kernel with this machine's file system, behind an emulated VT-d.
+
+virtme-ng is called as a program. What it ends with is no verdict: without udev in the guest that is 255, always. So a
+port of our own leads to a shell in the guest, and that shell does as one on a machine that runs already.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_iommu.guest import kvm
+from pytest_iommu.guest.console import Console
+from pytest_iommu.guest.process import Child
+from pytest_iommu.images.process import guarded
+from pytest_iommu.outcomes import IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.targets.protocol import Evidence
+from pytest_iommu.targets.running import line
+from pytest_iommu.targets.stdio import KEPT, TAIL, AgentGuest
+
+if TYPE_CHECKING:
+    from pytest_iommu.guest.channel import Channel
+    from pytest_iommu.images.machines import Machine
+    from pytest_iommu.images.qemu import Qemu
+    from pytest_iommu.settings import Settings
+
+START_TIMEOUT = 60.0
+"""Seconds until vng has started QEMU: it looks for modules, and packs an initramfs."""
+
+BOOT_TIMEOUT = 180.0
+"""Seconds until there is a shell: a distribution's kernel takes 20 without KVM, on a quiet host."""
+
+# Runs in the guest, and is on the kernel's command line: short. There is no udev, so nobody made a link to the port's
+# name. The host speaks when it was spoken to: what it says to a port that is not open is lost.
+SHELL = (
+    "modprobe -q virtio_console;for i in 1 2 3 4 5;do for p in /sys/class/virtio-ports/*;do "
+    'read -r n<$p/name;[ "$n" = iommu.agent ]&&'
+    "exec sh -c 'echo ready;read -r c;eval \"$c\"' <>/dev/${p##*/} >&0;done;sleep 1;done"
+)
+
+PLACES = ("/usr/lib/modules/{}/vmlinuz", "/boot/vmlinuz-{}")
+"""Where distributions put a kernel, by its release; vng knows the same."""
+
+_IN_TREE = re.compile(r"(?P<tree>.*)/arch/x86/boot/bzImage")
+
+
+class Boot(Child):
+    """vng, and all that it starts. ``console`` is the guest's, with what vng and QEMU said; ``folder`` goes with it.
+
+    QEMU is vng's grandchild: a signal to vng would not reach it, one to the process group does.
+    """
+
+    def __init__(self, argv: list[str], env: dict[str, str], folder: tempfile.TemporaryDirectory[str]) -> None:
+        self._folder = folder
+        super().__init__(guarded(argv), env=env)
+        self.argv = tuple(argv)
+        # QEMU opens it anew for the console; what vng has to say later must not be written into the middle.
+        fcntl.fcntl(self._stderr, fcntl.F_SETFL, os.O_APPEND)
+        self.console = Console(self._stderr)
+
+    def stderr(self) -> str:
+        """Nothing: it is part of the console."""
+        return ""
+
+    def close(self) -> None:
+        """Kill the whole group, free what it held; may be called twice."""
+        if self._stderr < 0:
+            return
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        super().close()
+        self._folder.cleanup()
+
+
+class VngGuest(AgentGuest):
+    """A guest that vng booted: there is a console, and all that is on it is of this guest."""
+
+    def __init__(self, name: str, child: Boot, agent: Channel) -> None:
+        super().__init__(name, child, agent, lambda: child.console.tail(KEPT))
+        self._console = child.console
+
+    def begin(self, timeout: float) -> None:
+        """Wait for the agent's HELLO. KernelCrash when something broke while the kernel booted."""
+        super().begin(timeout)
+        splat = self._console.scan_all()
+        if splat is not None:
+            raise self._crash(splat, "while booting")
+
+    def evidence(self) -> Evidence:
+        """What is known of it; after close() as it was then."""
+        return self._last if self._closed else _evidence(self.child, self._splat.text if self._splat else "")
+
+    def _new(self, log: str) -> str:
+        return log
+
+    def _hang(self, what: str) -> IommuError:
+        splat = self._console.scan_all()
+        if splat is not None:
+            return self._crash(splat, "and then hung")
+        return KernelHang(f"{what}; {self.name} {self.child.how_it_ended()}", self.evidence())
+
+
+class VngHost:
+    """What boots the kernel that the settings name. SetupError when there is none, or no vng."""
+
+    booted = True
+
+    def __init__(self, settings: Settings, machine: Machine) -> None:
+        if platform.machine() != "x86_64":
+            raise SetupError("--iommu-target=vng is for x86_64 machines: it boots kernels for their own file system")
+        if settings.target_argument or settings.kernel is not None:
+            raise SetupError("--iommu-target=vng builds nothing: the kernel to boot is --iommu-image=FILE")
+        # Beside the interpreter: a virtual environment need not be activated.
+        self._vng = shutil.which("vng", path=os.pathsep.join((os.path.dirname(sys.executable), _path())))
+        if self._vng is None:
+            raise SetupError("no vng (virtme-ng) here: pip install 'pytest-iommu[vng]'")
+        self._image = settings.image or installed_kernel()
+        self._settings = settings
+        self._machine = replace(machine, name="vng", arch="x86_64", make_arch="amd64")
+        self._machine = replace(self._machine, qemu_binary="qemu-system-x86_64", qemu_package="qemu-system-x86")
+        self.name = f"vng ({self._image})"
+
+    def open(self, command: str) -> tuple[Boot, socket.socket]:
+        """Boot, and run a line of shell there."""
+        # An abstract name: nothing to remove, whatever happens.
+        name = f"pytest-iommu-{secrets.token_hex(16)}"
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(f"\0{name}")
+            server.listen(1)
+            folder = tempfile.TemporaryDirectory(prefix="pytest-iommu-vng.", ignore_cleanup_errors=True)
+            try:
+                child = self._start(folder, name)
+            except BaseException:
+                folder.cleanup()
+                raise
+            wire = None
+            try:
+                wire = self._connected(server, child)
+                self._booted(wire, child)
+                wire.sendall(f"{command}\n".encode())
+                return child, wire
+            except BaseException:
+                if wire is not None:
+                    wire.close()
+                child.close()
+                raise
+
+    def guest(self, child: Child, agent: Channel) -> AgentGuest:
+        """The guest through the agent that is at the other end now."""
+        assert isinstance(child, Boot)
+        return VngGuest(self.name, child, agent)
+
+    def broken(self, child: Child, what: str) -> IommuError:
+        """The console tells whether it was the kernel."""
+        return self._broken(child, SetupError(what, _evidence(child)), "while booting")
+
+    def argv(self, name: str, program: Path) -> list[str]:
+        """vng's command line. ``name`` is the socket's, ``program`` starts QEMU."""
+        image, tools = str(self._image.absolute()), []
+        if _IN_TREE.fullmatch(image):
+            tools = ["--skip-modules"]  # else it makes a directory of modules, in the tree
+        elif busybox := self._tools[1]:
+            tools = ["--busybox", shlex.quote(str(busybox))]
+        if not kvm.works(self._tools[0]):
+            tools.append("--disable-kvm")
+        qemu = [
+            *("-machine", "q35", "-device", "intel-iommu,intremap=off"),
+            *("-chardev", f"socket,id=iommu,path={name},abstract=on", "-device", "virtio-serial-pci,id=iommuports"),
+            *("-device", "virtserialport,bus=iommuports.0,chardev=iommu,name=iommu.agent"),
+            *self._settings.qemu_args,
+        ]
+        assert self._vng is not None
+        # vng pastes what is quoted here into a line of shell as it is; the others it quotes itself.
+        return [
+            *(self._vng, "--run", shlex.quote(image), "--qemu", shlex.quote(str(program)), "--verbose"),
+            *("--memory", "512M", "--cpus", "2", "--disable-microvm", *tools),
+            *([f"--append={self._settings.append}"] if self._settings.append else []),
+            *("--exec", SHELL, f"--qemu-opts={shlex.join(qemu)}"),
+        ]
+
+    @cached_property
+    def _tools(self) -> tuple[Qemu, Path | None]:
+        """QEMU, and a static busybox where vng finds none itself."""
+        from pytest_iommu.images import busybox, qemu
+        from pytest_iommu.images.artefacts import store_at
+        from pytest_iommu.images.progress import Progress
+        from pytest_iommu.images.store import NeedsWork
+
+        settings, machine = self._settings, self._machine
+        store, progress = store_at(settings.cache), Progress(None)
+
+        def found() -> tuple[Qemu, Path | None]:
+            emulator = qemu.find(store, machine, settings.qemu)
+            emulator = emulator or qemu.fetch(store, machine, progress, settings.offline, settings.qemu)
+            needed = not (_IN_TREE.fullmatch(str(self._image.absolute())) or shutil.which("busybox"))
+            return emulator, busybox.find(store, machine, progress, settings.offline) if needed else None
+
+        try:
+            return found()
+        except NeedsWork:
+            with store.locked(progress):
+                return found()
+
+    def _start(self, folder: tempfile.TemporaryDirectory[str], name: str) -> Boot:
+        # A fetched QEMU is started by its own dynamic linker, and vng takes the path of one program.
+        emulator = self._tools[0]
+        program = Path(folder.name, "qemu")
+        words = [*(f"{key}={value}" for key, value in emulator.env.items()), *emulator.argv_prefix]
+        program.write_text(f'#!/bin/sh\nexec env {shlex.join(words)} "$@"\n')
+        program.chmod(0o700)
+        assert self._vng is not None
+        # vng calls a program of its own by name, and leaves files in $TMPDIR when it is killed.
+        env = {"PATH": os.pathsep.join((os.path.dirname(self._vng), _path())), "TMPDIR": folder.name}
+        return Boot(self.argv(name, program), env, folder)
+
+    def _connected(self, server: socket.socket, child: Boot) -> socket.socket:
+        """QEMU's end of the port."""
+        deadline = time.monotonic() + START_TIMEOUT
+        server.settimeout(0.1)
+        while True:
+            try:
+                wire, _ = server.accept()
+                return wire
+            except TimeoutError:
+                pass
+            ended = child.poll() is not None
+            if ended or time.monotonic() > deadline:
+                said = "\n".join(child.console.tail().strip().splitlines()[-5:])
+                how = child.how_it_ended() if ended else f"did not start QEMU within {START_TIMEOUT:g} s"
+                raise SetupError(f"no guest: vng {how}\n{said}\ncommand: {shlex.join(child.argv)}", _evidence(child))
+
+    def _booted(self, wire: socket.socket, child: Boot) -> None:
+        """Wait for the shell."""
+        try:
+            said = line(wire, time.monotonic() + BOOT_TIMEOUT)
+        except TimeoutError:
+            late = KernelHang(f"{self.name} did not boot within {BOOT_TIMEOUT:g} s", _evidence(child))
+            raise self._broken(child, late, "and then hung") from None
+        except (OSError, EOFError):
+            child.wait(2.0)
+            raise self.broken(child, f"{self.name} ended before there was a shell in it") from None
+        if said != "ready":
+            raise SetupError(f"{self.name} begins with {said!r}: what is at iommu.agent?", _evidence(child))
+
+    def _broken(self, child: Child, otherwise: IommuError, when: str) -> IommuError:
+        assert isinstance(child, Boot)
+        splat = child.console.scan_all()
+        if splat is None:
+            return otherwise
+        return KernelCrash(f"{splat.kind} {when}: {splat.title}", _evidence(child, splat.text))
+
+
+def installed_kernel() -> Path:
+    """The kernel that runs here, else the newest one installed. SetupError when there is none that may be read."""
+    running = [Path(place.format(platform.release())) for place in PLACES]
+    others = {path: place for place in PLACES for path in Path("/").glob(place.format("*")[1:])}
+    newest = sorted(others, key=lambda path: _numbers(path, others[path]), reverse=True)
+    for path in (*running, *newest):
+        if path.is_file() and os.access(path, os.R_OK):
+            return path
+    why = f"{newest[0]} may not be read" if newest else "no kernel is installed on this machine"
+    raise SetupError(f"{why}: give --iommu-image=FILE, e.g. arch/x86/boot/bzImage of a tree")
+
+
+def _numbers(path: Path, place: str) -> list[int]:
+    release = str(path)[place.index("{}") :]
+    return [int(word) for word in re.findall(r"\d+", release)]
+
+
+def _path() -> str:
+    return os.environ.get("PATH", os.defpath)
+
+
+def _evidence(child: Child, splat: str = "") -> Evidence:
+    assert isinstance(child, Boot)
+    files = {"console.txt": child.console.tail(KEPT).encode()}
+    return Evidence(shlex.join(child.argv), child.console.tail(TAIL), splat, files)
