@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import shutil
 import socket
 import tarfile
 import time
@@ -24,8 +25,11 @@ from pytest_iommu.targets.manners import FUNCTIONAL
 from pytest_iommu.targets.stdio import AgentGuest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_iommu.guest.process import Child
     from pytest_iommu.images.machines import Machine
+    from pytest_iommu.images.store import Entry, Store
     from pytest_iommu.outcomes import IommuError
     from pytest_iommu.pool import Key
     from pytest_iommu.settings import Settings
@@ -64,6 +68,8 @@ class Host(Protocol):
 
     name: str
     booted: bool
+    tree: Path | None
+    """The build directory of its kernel, where that is on this machine."""
 
     def open(self, command: str) -> tuple[Child, socket.socket]:
         """Run a line of shell there: the process here that lives as long, and what is its stdin and stdout."""
@@ -183,7 +189,10 @@ class RunningTarget:
             files = {"agent": agent.build(store, theirs, progress)["agent"].read_bytes()}
             if given is not None:
                 return {**files, KO: ready.modules(store, given)[KO].read_bytes()}
-            found = store.get("modules", self._module_key(there))
+            key = self._module_key(there)
+            found = store.get("modules", key)
+            if found is None and self._host.tree is not None:
+                found = _built_here(store, key, self._host.tree, there)
             return {**files, **({KO: found[KO].read_bytes()} if found else {SOURCES: _sources()})}
 
         try:
@@ -271,14 +280,34 @@ def _has_smmu(listed: Result) -> bool:
     return any(name.startswith("smmu3.") for name in ops.text_of(listed).splitlines())
 
 
+def _built_here(store: Store, key: str, tree: Path, there: There) -> Entry:
+    """The test module, built against the kernel's tree; nothing is written to that."""
+    from pytest_iommu.images import process
+
+    with store.scratch("module") as work:
+        for path in _source_files():
+            shutil.copy(path, work)
+        argv = ["make", "-C", str(tree), f"M={work}", "modules"]
+        done = process.run(argv, env=process.environment_of_make(LC_ALL="C"))
+        if done.status != 0:
+            last = "\n".join(done.lines[-15:])
+            raise SetupError(f"the test module does not build in {tree}:\n{last}")
+        return store.put("modules", key, {KO: work / KO}, {"for": there.version})
+
+
+def _source_files() -> list[Path]:
+    """Those of the test module, without what a build left."""
+    found = sorted(paths.module(MODULE).iterdir())
+    own = [path for path in found if path.suffix in (".c", ".h") and not path.name.endswith(".mod.c")]
+    return [*own, *(path for path in found if path.name in ("Kbuild", "Makefile"))]
+
+
 def _sources() -> bytes:
     """The test module's sources, as a tar file."""
     found = io.BytesIO()
     with tarfile.open(fileobj=found, mode="w") as archive:
-        for path in sorted(paths.module(MODULE).iterdir()):
-            source = path.suffix in (".c", ".h") and not path.name.endswith(".mod.c")
-            if source or path.name in ("Kbuild", "Makefile"):
-                archive.add(path, path.name)
+        for path in _source_files():
+            archive.add(path, path.name)
     return found.getvalue()
 
 

@@ -14,6 +14,7 @@ import subprocess
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +184,7 @@ class RunningHost(ABC):
 
     name: str
     booted = False
+    tree: Path | None = None
 
     @abstractmethod
     def argv(self, command: str) -> list[str]:

@@ -131,7 +131,9 @@ class VngHost:
         self._vng = shutil.which("vng", path=os.pathsep.join((os.path.dirname(sys.executable), _path())))
         if self._vng is None:
             raise SetupError("no vng (virtme-ng) here: pip install 'pytest-iommu[vng]'")
-        self._image = settings.image or installed_kernel()
+        self._image = (settings.image or installed_kernel()).absolute()
+        found = _IN_TREE.fullmatch(str(self._image))
+        self.tree = Path(found["tree"]) if found and Path(found["tree"], "Makefile").is_file() else None
         self._settings = settings
         self._machine = replace(machine, name="vng", arch="x86_64", make_arch="amd64")
         self._machine = replace(self._machine, qemu_binary="qemu-system-x86_64", qemu_package="qemu-system-x86")
@@ -173,7 +175,7 @@ class VngHost:
 
     def argv(self, name: str, program: Path) -> list[str]:
         """vng's command line. ``name`` is the socket's, ``program`` starts QEMU."""
-        image, tools = str(self._image.absolute()), []
+        image, tools = str(self._image), []
         if _IN_TREE.fullmatch(image):
             tools = ["--skip-modules"]  # else it makes a directory of modules, in the tree
         elif busybox := self._tools[1]:
@@ -209,7 +211,7 @@ class VngHost:
         def found() -> tuple[Qemu, Path | None]:
             emulator = qemu.find(store, machine, settings.qemu)
             emulator = emulator or qemu.fetch(store, machine, progress, settings.offline, settings.qemu)
-            needed = not (_IN_TREE.fullmatch(str(self._image.absolute())) or shutil.which("busybox"))
+            needed = not (_IN_TREE.fullmatch(str(self._image)) or shutil.which("busybox"))
             return emulator, busybox.find(store, machine, progress, settings.offline) if needed else None
 
         try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pytest_iommu.images import machines
 from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.pool import Key
 from pytest_iommu.settings import Settings
-from pytest_iommu.targets import vng
+from pytest_iommu.targets import running, vng
 from pytest_iommu.targets.running import RunningTarget
 from pytest_iommu.targets.vng import Boot, VngGuest, VngHost
 
@@ -105,8 +106,8 @@ def host(
 
 @pytest.fixture
 def start(host: Callable[..., VngHost], tmp_path: Path) -> Callable[..., VngGuest]:
-    def one(workers: int = 1) -> VngGuest:
-        made = host()
+    def one(workers: int = 1, **more: object) -> VngGuest:
+        made = host(**more)
         target = RunningTarget(made, made._settings, machines.get(KEY.machine), KEY, 4096, workers)
         return cast(VngGuest, target.start())
 
@@ -141,6 +142,25 @@ def test_what_vng_is_asked_for(host: Callable[..., VngHost]) -> None:
 
 def test_a_tree_is_not_written_to(host: Callable[..., VngHost]) -> None:
     assert "--skip-modules" in host("tree/arch/x86/boot/bzImage").argv("name", Path("qemu"))
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_the_module_is_built_in_the_tree_of_the_kernel(
+    start: Callable[..., VngGuest], debugfs: Path, tmp_path: Path
+) -> None:
+    """From all of its sources, once for this very kernel; what comes out here is no module of any."""
+    (debugfs / running.MODULE).rename(debugfs / "other")
+    (tmp_path / "arch" / "x86" / "boot").mkdir(parents=True)
+    makefile = tmp_path / "Makefile"
+    makefile.write_text("modules:\n\t@echo iommu-pages.h: No such file; exit 1\n")
+    image, cache = "arch/x86/boot/bzImage", tmp_path / "own"
+    with pytest.raises(SetupError, match=rf"(?s)does not build in {tmp_path}:\n.*iommu-pages.h: No such file"):
+        start(image=image, cache=cache)
+    makefile.write_text(f"modules:\n\tcat $(M)/Kbuild $(M)/main.c > $(M)/{running.KO}; echo x >> built\n")
+    for _ in range(2):
+        with pytest.raises(SetupError, match=rf"{running.KO} cannot be loaded on vng .*: E[A-Z]+"):
+            start(image=image, cache=cache)
+    assert (tmp_path / "built").read_text() == "x\n"
 
 
 def test_kvm_is_used_where_it_runs_guests(host: Callable[..., VngHost], monkeypatch: pytest.MonkeyPatch) -> None:
