@@ -13,7 +13,8 @@ from pytest_iommu.guest import ops
 from pytest_iommu.owners.directories import DOMAINS, directories
 from pytest_iommu.testmodule import MODULE
 
-pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
+pytestmark = pytest.mark.iommu_needs(dialect="io_ptdump")
+ours = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
 
 GROUPS = "/sys/kernel/iommu_groups"
 DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"
@@ -40,6 +41,7 @@ def expected(guest: GuestHandle) -> Counter[str]:
     return Counter(TYPES[kind] for kind in groups(guest).values() if kind in TYPES)
 
 
+@ours
 def test_device_groups_are_dma(iommu_guest: GuestHandle) -> None:
     """What the others here need: without it they would pass and have seen nothing."""
     assert expected(iommu_guest).total() >= 2, groups(iommu_guest)
@@ -47,10 +49,14 @@ def test_device_groups_are_dma(iommu_guest: GuestHandle) -> None:
 
 @pytest.mark.iommu_rules("LAY-2", "INF-2")
 def test_each_default_domain_has_a_directory(iommu_guest: GuestHandle) -> None:
+    """Whichever IOMMU it is; on a machine that is not ours there may be none, or one that passes all through."""
+    if not expected(iommu_guest):
+        pytest.skip("needs a group whose default domain has a table: this machine has none")
     iommu_guest.write(f"{MODULE}/control", "reset\n")
     assert types(iommu_guest) == expected(iommu_guest)
 
 
+@ours
 @pytest.mark.iommu_rules("LAY-2", "RNG-1")
 def test_the_domain_of_a_device_in_use_is_not_empty(iommu_guest: GuestHandle) -> None:
     """The agent talks through one: its rings and buffers are mapped."""
@@ -59,6 +65,7 @@ def test_the_domain_of_a_device_in_use_is_not_empty(iommu_guest: GuestHandle) ->
     assert any(sizes)
 
 
+@ours
 @pytest.mark.iommu_rules("INF-2")
 def test_from_dma_to_dma_fq(iommu_guest: GuestHandle) -> None:
     """The only change of type that the kernel makes without a new domain: the same directory says the other type."""
