@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a target is: something that starts guests, and a guest runs batches of operations.
 
-The whole contract between the suite and qemu, replay, local and ssh: a batch goes in, results come out in
+The whole contract between the suite and qemu, vng, replay, local and ssh: a batch goes in, results come out in
 order, one round trip. Targets know nothing of page-table formats.
 """
 

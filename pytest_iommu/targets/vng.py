@@ -184,7 +184,9 @@ class VngHost:
             tools.append("--disable-kvm")
         qemu = [
             *("-machine", "q35", "-device", "intel-iommu,intremap=off"),
-            *("-chardev", f"socket,id=iommu,path={name},abstract=on", "-device", "virtio-serial-pci,id=iommuports"),
+            *("-chardev", f"socket,id=iommu,path={name},abstract=on"),
+            # Both properties are needed for it to go through VT-d: a domain that is in use.
+            *("-device", "virtio-serial-pci,id=iommuports,disable-legacy=on,iommu_platform=on"),
             *("-device", "virtserialport,bus=iommuports.0,chardev=iommu,name=iommu.agent"),
             *self._settings.qemu_args,
         ]

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The vng target for real, on a kernel with the dump:
+
+pytest tests/qemu/test_vng.py --iommu-target=vng --iommu-image=TREE/arch/x86/boot/bzImage
+
+Each of these boots a guest or two, without KVM in ten seconds each.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_iommu import paths
+from pytest_iommu.domains import GuestHandle
+from pytest_iommu.guest import kvm, ops
+from pytest_iommu.images import machines
+from pytest_iommu.owners.directories import DOMAINS, directories
+from pytest_iommu.run import RUN
+from pytest_iommu.settings import Settings
+from pytest_iommu.targets.vng import VngHost
+
+SCENARIOS = paths.conformance() / "scenarios"
+
+
+class Vng:
+    """A pytest of its own with the target and the kernel of this one."""
+
+    def __init__(self, settings: Settings, pytester: pytest.Pytester) -> None:
+        given = {"cache": settings.cache, "image": settings.image, "modules": settings.modules, "qemu": settings.qemu}
+        self.options = [
+            "--iommu-target=vng",
+            "-rs",
+            *(f"--iommu-{key}={value}" for key, value in given.items() if value),
+        ]
+        self._pytester = pytester
+
+    def run(self, *arguments: object) -> pytest.RunResult:
+        """The last of an option counts."""
+        return self._pytester.runpytest_subprocess(*self.options, *map(str, arguments))
+
+    def runs(self, body: str, *arguments: object) -> pytest.RunResult:
+        """A file of tests."""
+        self._pytester.makepyfile(test_here=f"from pytest_iommu.guest import ops\n\n{body}")
+        return self.run("test_here.py", *arguments)
+
+
+@pytest.fixture
+def chosen(request: pytest.FixtureRequest) -> Settings:
+    """This run's settings, where it is about vng."""
+    settings = request.config.stash[RUN].settings
+    if settings.target != "vng":
+        pytest.skip("needs --iommu-target=vng, and an x86_64 kernel with the dump: --iommu-image")
+    return settings
+
+
+@pytest.fixture
+def inner(
+    chosen: Settings, iommu_guest: GuestHandle, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> Vng:
+    """Asking for iommu_guest has a guest booted: where there is no vng, or no dump, this is skipped with the reason."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+    return Vng(chosen, pytester)
+
+
+def test_scenarios(inner: Vng) -> None:
+    """Software tables, and VT-d's default domains; what other hardware or QEMU has to be for is skipped."""
+    result = inner.run(SCENARIOS / "basics.iommu.yaml", paths.conformance() / "test_default_domains.py")
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed", 0) > 40, outcomes
+    assert outcomes.keys() == {"passed", "skipped"}
+    result.stdout.fnmatch_lines(["*needs edu0: vng (*) has no such device behind an IOMMU as that of smmuv3*"])
+
+
+def test_workers_have_guests_of_their_own(inner: Vng) -> None:
+    outcomes = inner.run(SCENARIOS / "files.iommu.yaml", "-n2").parseoutcomes()
+    assert outcomes.get("passed", 0) > 1, outcomes
+    assert "failed" not in outcomes
+
+
+def test_the_port_goes_through_vt_d(chosen: Settings, iommu_guest: GuestHandle) -> None:
+    """What it has mapped is in the dump: a domain of hardware."""
+    (listed,) = iommu_guest.run([ops.list_directory("/sys/class/iommu")]).results
+    assert b"dmar0" in listed.data
+    names = directories(iommu_guest)
+    used = [name for name in names if iommu_guest.read(f"{DOMAINS}/{name}/page_table")]
+    assert b"type: dma" in iommu_guest.read(f"{DOMAINS}/{used[0]}/info")
+
+
+def test_a_panic(inner: Vng) -> None:
+    result = inner.runs(
+        'def test_panic(iommu_guest):\n    iommu_guest.run([ops.write_file("/proc/sysrq-trigger", b"c")])\n'
+    )
+    result.stdout.fnmatch_lines(["*kernel-crash: panic while it ran a batch: Kernel panic - not syncing: sysrq*"])
+
+
+def test_a_warning_is_held_against_one_test(inner: Vng) -> None:
+    """What comes after has a guest of its own: another boot."""
+    result = inner.runs(
+        """
+def test_warning(iommu_guest):
+    iommu_guest.run([ops.write_file("/proc/sys/kernel/tainted", b"512")])
+
+def test_after(iommu_guest):
+    assert iommu_guest.run([ops.read_file("/proc/sys/kernel/tainted")]).results[0].data.strip() != b"512"
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*kernel-crash: taint while it ran a batch: the kernel is tainted: warned*"])
+
+
+def test_a_guest_that_is_killed(inner: Vng) -> None:
+    """It is tried once more on another: QEMU's death says nothing of the kernel."""
+    result = inner.runs(
+        f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_vng import qemus
+
+def test_killed(iommu_guest):
+    for pid in qemus(os.getpid()):
+        os.kill(pid, signal.SIGKILL)
+    iommu_guest.run([ops.read_file("/proc/version")])
+"""
+    )
+    result.stdout.fnmatch_lines(["*guest-lost: lost vng (*) while it ran a batch*"])
+
+
+def test_a_killed_pytest_leaves_no_guest(inner: Vng, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_here="import time\n\ndef test_waits(iommu_guest):\n    time.sleep(600)\n")
+    child = subprocess.Popen([sys.executable, "-mpytest", *inner.options, "test_here.py"], stdout=subprocess.DEVNULL)
+    try:
+        assert _within(120.0, lambda: qemus(child.pid) != [])
+        (qemu,) = qemus(child.pid)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert _within(10.0, lambda: not _is_qemu(qemu))
+
+
+def test_a_kernel_without_a_root(inner: Vng) -> None:
+    result = inner.run(SCENARIOS / "files.iommu.yaml", "-x", "--iommu-append=rootfstype=none")
+    result.stdout.fnmatch_lines(["*kernel-crash: panic while booting: Kernel panic - not syncing: *root fs*"])
+
+
+def test_a_file_that_is_no_kernel(inner: Vng, pytester: pytest.Pytester) -> None:
+    image = pytester.makefile(".bin", image="no kernel")
+    result = inner.run(SCENARIOS / "files.iommu.yaml", "-x", f"--iommu-image={image}")
+    result.stdout.fnmatch_lines(["*setup-error: *"])
+
+
+def test_the_probe_of_kvm_ends_as_it_should(chosen: Settings, iommu_guest: GuestHandle) -> None:
+    """With QEMU's own processor; whether there is a KVM that does the same is this machine's."""
+    iommu_guest.run([ops.read_file("/proc/version")])
+    host = VngHost(chosen, machines.get(chosen.machine))
+    assert kvm.boots(host._tools[0], "tcg")
+
+
+def qemus(below: int) -> list[int]:
+    """The QEMUs among a process's descendants."""
+    found = []
+    for path in Path("/proc").glob(f"{below}/task/*/children"):
+        for pid in map(int, path.read_text().split()):
+            found += ([pid] if _is_qemu(pid) else []) + qemus(pid)
+    return found
+
+
+def _is_qemu(pid: int) -> bool:
+    """The guest's, not a shell with its name in a command line."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"-kernel" in words
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return met
