@@ -6,7 +6,8 @@ A recording is a directory:
     index-<worker>.jsonl     first {"run": <id of the run>}, then one line an answer: {"guest": "smmuv3/plain", "test":
                              <node id, from the file's name on>, "told": <hash>, "asked": <hash>, "reply": <hash>}. For
                              a batch that ended badly, in place of reply: "outcome": "kernel-crash", "message": ...,
-                             "evidence": {"command", "console", "splat"}
+                             "evidence": {"command", "console", "splat"}; for one that is about a device that was
+                             not there: "outcome": "skipped", "message"
     replies/<hash>           the replies, as pack_reply() makes them; equal ones are stored once
 """
 
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pytest_iommu.guest.ops import Code
 from pytest_iommu.outcomes import IommuError
 from pytest_iommu.pool import Key
@@ -30,6 +33,7 @@ from pytest_iommu.targets.protocol import Evidence, Guest, Op, Reply, Result
 _HEAD = struct.Struct("<II")
 _RESULT = struct.Struct("<iI")
 _OP = struct.Struct("<5I")
+SKIPPED = "skipped"
 _RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"{os.getpid()}-{time.time_ns()}"
 """The same for all workers of a run."""
 
@@ -161,6 +165,10 @@ class Recorder:
         said = {"command": evidence.command, "console": evidence.console, "splat": evidence.splat}
         self._line(guest, request, outcome=error.kind, message=error.message, evidence=said)
 
+    def skipped(self, guest: str, request: Request, reason: str) -> None:
+        """Record that the guest cannot do this: what the test asked before would else be all that there is of it."""
+        self._line(guest, request, outcome=SKIPPED, message=reason)
+
     def close(self) -> None:
         """Finish the index."""
         self._index.close()
@@ -202,6 +210,9 @@ class _Recorded:
             reply = self._guest.run(ops, timeout)
         except IommuError as error:
             self._recorder.failure(self._key, request, error)
+            raise
+        except pytest.skip.Exception as skip:
+            self._recorder.skipped(self._key, request, str(skip))
             raise
         self._recorder.answer(self._key, request, reply)
         return reply

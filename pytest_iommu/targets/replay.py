@@ -21,7 +21,7 @@ from pytest_iommu import outcomes
 from pytest_iommu.outcomes import SetupError
 from pytest_iommu.pool import Key
 from pytest_iommu.targets.protocol import Evidence, Op, Reply
-from pytest_iommu.targets.recording import Context, Plugged, Recorder, Request, current_test, unpack_reply
+from pytest_iommu.targets.recording import SKIPPED, Context, Plugged, Recorder, Request, current_test, unpack_reply
 
 __all__ = ["Recorder", "ReplayGuest", "ReplayTarget"]
 
@@ -76,6 +76,8 @@ class ReplayTarget:
         if line is None:
             asked = "; ".join(f"op {op.code} {op.path}" for op in ops)
             raise SetupError(f"{self.directory} has no answer to this batch, record it again: {asked}")
+        if line.get("outcome") == SKIPPED:
+            pytest.skip(line["message"])
         if "outcome" in line:
             raise KINDS[line["outcome"]](line["message"], Evidence(**line["evidence"]))
         path = self.directory / "replies" / line["reply"]
@@ -101,7 +103,7 @@ class ReplayTarget:
             self._kernels.add("/".join(guest.split("/")[:2]))
             if guest != str(self._key):
                 return
-            if "outcome" in line and line["outcome"] not in KINDS:
+            if "outcome" in line and line["outcome"] not in (SKIPPED, *KINDS):
                 raise ValueError(f"no outcome {line['outcome']!r}")
             self._tests.add(test)
             self._in_test.setdefault((test, line["told"]), []).append(line)

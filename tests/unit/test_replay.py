@@ -20,18 +20,20 @@ WRITE = [Op(2, path="/control", data=b"reset\n")]
 
 
 class Scripted:
-    """A guest that gives these answers in turn."""
+    """A guest that gives these answers in turn; a text is why it cannot."""
 
     memory = None
     name = "scripted"
 
-    def __init__(self, *answers: Reply | KernelCrash) -> None:
+    def __init__(self, *answers: Reply | KernelCrash | str) -> None:
         self.answers = list(answers)
 
     def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
         answer = self.answers.pop(0)
         if isinstance(answer, KernelCrash):
             raise answer
+        if isinstance(answer, str):
+            pytest.skip(answer)
         return answer
 
     def pause(self) -> None:
@@ -215,3 +217,17 @@ def test_a_directory_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "index-main.jsonl").write_text("{nonsense\n")
     with pytest.raises(SetupError, match=r"index-main.jsonl:1: not a line of a recording"):
         ReplayTarget(tmp_path, KEY)
+
+
+def test_what_the_guest_cannot_do_is_skipped_again(tmp_path: Path) -> None:
+    """Though the test had answers before that."""
+    recorder = Recorder(tmp_path, "main", lambda: "test")
+    guest = recorder.watch(Scripted(reply("hello"), "needs edu0"), KEY)
+    guest.run(READ)
+    with pytest.raises(pytest.skip.Exception):
+        guest.run(WRITE)
+    recorder.close()
+    again = ReplayTarget(tmp_path, KEY, lambda: "test").start()
+    assert again.run(READ) == reply("hello")
+    with pytest.raises(pytest.skip.Exception, match="needs edu0"):
+        again.run(WRITE)
