@@ -8,6 +8,7 @@ Each of these boots a guest or two, without KVM in ten seconds each.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -78,6 +79,12 @@ def test_scenarios(inner: Vng) -> None:
     result.stdout.fnmatch_lines(["*needs edu0: vng (*) has no such device behind an IOMMU as that of smmuv3*"])
 
 
+def test_recorded_and_replayed(inner: Vng, pytester: pytest.Pytester) -> None:
+    first = inner.run(SCENARIOS / "files.iommu.yaml", "--iommu-record=rec").parseoutcomes()
+    replayed = pytester.runpytest_subprocess("--iommu-target=replay:rec", str(SCENARIOS / "files.iommu.yaml"))
+    assert replayed.parseoutcomes() == first
+
+
 def test_workers_have_guests_of_their_own(inner: Vng) -> None:
     outcomes = inner.run(SCENARIOS / "files.iommu.yaml", "-n2").parseoutcomes()
     assert outcomes.get("passed", 0) > 1, outcomes
@@ -134,7 +141,10 @@ def test_killed(iommu_guest):
 
 def test_a_killed_pytest_leaves_no_guest(inner: Vng, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_here="import time\n\ndef test_waits(iommu_guest):\n    time.sleep(600)\n")
-    child = subprocess.Popen([sys.executable, "-mpytest", *inner.options, "test_here.py"], stdout=subprocess.DEVNULL)
+    argv = [sys.executable, "-mpytest", *inner.options, "test_here.py"]
+    # A killed pytest leaves a folder there.
+    env = {**os.environ, "TMPDIR": str(pytester.path)}
+    child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=env)
     try:
         assert _within(120.0, lambda: qemus(child.pid) != [])
         (qemu,) = qemus(child.pid)
