@@ -16,9 +16,11 @@ import shlex
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +29,10 @@ from typing import TYPE_CHECKING
 from pytest_iommu.guest import kvm
 from pytest_iommu.guest.console import Console
 from pytest_iommu.guest.process import Child
+from pytest_iommu.guest.virtual import CONSOLE_LIMIT
 from pytest_iommu.images.process import guarded
 from pytest_iommu.outcomes import IommuError, KernelCrash, KernelHang, SetupError
-from pytest_iommu.targets.protocol import Evidence
+from pytest_iommu.targets.protocol import Evidence, Op, Reply
 from pytest_iommu.targets.running import line
 from pytest_iommu.targets.stdio import KEPT, TAIL, AgentGuest
 
@@ -99,9 +102,20 @@ class VngGuest(AgentGuest):
     def begin(self, timeout: float) -> None:
         """Wait for the agent's HELLO. KernelCrash when something broke while the kernel booted."""
         super().begin(timeout)
-        splat = self._console.scan_all()
+        splat = self._console.scan_new()
         if splat is not None:
             raise self._crash(splat, "while booting")
+
+    def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
+        """Run a batch; the console has what a flood washes out of the kernel's log before the agent reads it."""
+        __tracebackhide__ = True
+        reply = super().run(ops, timeout)
+        splat = self._console.scan_new()
+        if splat is not None:
+            raise self._crash(splat, "while it ran a batch")
+        if self._console.size > CONSOLE_LIMIT:
+            raise KernelHang(f"console flood: {self._console.size >> 20} MiB", self.evidence())
+        return reply
 
     def evidence(self) -> Evidence:
         """What is known of it; after close() as it was then."""
@@ -241,7 +255,9 @@ class VngHost:
         while True:
             try:
                 wire, _ = server.accept()
-                return wire
+                if _peer(wire) == os.geteuid():
+                    return wire
+                wire.close()  # the name can be read by everybody
             except TimeoutError:
                 pass
             ended = child.poll() is not None
@@ -286,6 +302,12 @@ def installed_kernel() -> Path:
 def _numbers(path: Path, place: str) -> list[int]:
     release = str(path)[place.index("{}") :]
     return [int(word) for word in re.findall(r"\d+", release)]
+
+
+def _peer(wire: socket.socket) -> int:
+    """The user at the other end."""
+    _, uid, _ = struct.unpack("3i", wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)
 
 
 def _path() -> str:

@@ -278,6 +278,25 @@ def test_a_guest_that_hangs(start: Callable[..., VngGuest], late: bytes, kind: t
     guest.close()
 
 
+def test_what_only_the_console_has(start: Callable[..., VngGuest], monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = start()
+    assert isinstance(guest.child, Boot)
+    os.write(guest.child._stderr, b"WARNING: CPU: 1 PID: 1 at x.c:1\n")
+    with pytest.raises(KernelCrash, match="warning while it ran a batch: WARNING: CPU: 1"):
+        guest.run(READ)
+    monkeypatch.setattr(vng, "CONSOLE_LIMIT", 10)
+    with pytest.raises(KernelHang, match="console flood: 0 MiB"):
+        guest.run(READ)
+    guest.close()
+
+
+def test_another_user_at_the_port_is_refused(start: Callable[..., VngGuest], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vng, "_peer", lambda wire: os.geteuid() + 1)
+    monkeypatch.setattr(vng, "START_TIMEOUT", 3.0)
+    with pytest.raises(SetupError, match="no guest: vng "):
+        start()
+
+
 def test_nothing_outlives_vng(tmp_path: Path) -> None:
     """Not what it started, either, and what that started: vng is the third of four."""
     taken = ["flock", "--nonblock", f"{tmp_path}/alive", "true"]
