@@ -8,11 +8,13 @@ Each of these boots a guest or two, without KVM in ten seconds each.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,3 +197,29 @@ def _within(seconds: float, condition: Callable[[], bool]) -> bool:
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return met
+
+
+def test_local_in_the_guest(inner: Vng, chosen: Settings, iommu_guest: GuestHandle) -> None:
+    """A machine with a dump on which pytest itself runs: this one, as it is in there. The test module stays loaded."""
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", SCENARIOS / "basics.iommu.yaml"]
+    argv += ["--iommu-target=local", f"--iommu-cache={chosen.cache}", "--iommu-json=/tmp/local.json"]
+    done, written, loaded = iommu_guest.run(
+        [
+            ops.run(*map(str, argv), timeout=300),
+            ops.read_file("/tmp/local.json"),
+            ops.stat("/sys/module/iommu_ptdump_test"),
+        ],
+        timeout=310,
+    ).results
+    assert done.value == 0, ops.text_of(done)
+    assert loaded.ok
+    found = json.loads(written.data)
+    assert [guest["kernel"] for guest in found["guests"]] == [f"Linux {release(iommu_guest)}, x86_64"]
+    outcomes = Counter(test["outcome"] for test in found["tests"])
+    assert outcomes["passed"] > 40, outcomes
+    assert outcomes.keys() == {"passed", "skipped"}
+
+
+def release(guest: GuestHandle) -> str:
+    """The guest kernel's."""
+    return guest.read("/proc/sys/kernel/osrelease").decode().strip()
