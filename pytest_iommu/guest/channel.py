@@ -2,18 +2,21 @@
 """Frames between host and agent, over a socket or a pair of pipes.
 
 A frame is magic, type, sequence number and length (u32 each, little endian), then the payload; agent/agent.h says the
-same in C. The agent speaks first. One batch is one frame there and one back. Everything that can go wrong with the
-stream has its own exception; after any of them the stream may be out of step and the channel refuses further use.
+same in C. The agent speaks first. One batch is one frame there and one back; what programs of the batch print that are
+run with ``stream`` comes bare before it, each ended by a marker of ours. Everything that can go wrong with the stream
+has its own exception; after any of them the stream may be out of step and the channel refuses further use.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pytest_iommu.guest import ops as operations
 from pytest_iommu.targets.protocol import Op, Reply, Result
@@ -23,6 +26,9 @@ HELLO, BATCH, REPLY, ERROR = 1, 2, 3, 4
 MAX_FRAME = 64 << 20
 HEAD = struct.Struct("<4I")
 PROTOCOL = "1"
+
+LOOK = 0.5
+"""Seconds after which somebody looks after a guest that streams and says nothing."""
 
 
 class ChannelError(Exception):
@@ -57,6 +63,8 @@ class Channel:
             self._in, self._out = stream
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
+        self._printed = bytearray()
+        self._ahead = bytearray()
         self._seq = 0
         self._broken = ""
 
@@ -77,11 +85,14 @@ class Channel:
             raise self._break(ProtocolError(f"the agent speaks protocol {found.get('protocol')}, not {PROTOCOL}"))
         return found
 
-    def run(self, ops: Sequence[Op], timeout: float) -> Reply:
-        """Run a batch; ``timeout`` in seconds is for all of it."""
+    def run(self, ops: Sequence[Op], timeout: float, look: Callable[[], None] | None = None) -> Reply:
+        """Run a batch; ``timeout`` in seconds is for all of it. ``look`` is called every now and then while it streams."""
         deadline = time.monotonic() + timeout
         self._seq = (self._seq + 1) & 0xFFFFFFFF
-        self._send(BATCH, self._seq, operations.encode(ops), deadline)
+        self._printed = bytearray()
+        marker = secrets.token_hex(16).encode()
+        self._send(BATCH, self._seq, operations.encode(ops, marker), deadline)
+        printed = {at: self._stream(marker, deadline, look) for at, op in enumerate(ops) if operations.streams(op)}
         kind, seq, payload = self._receive(deadline)
         if kind == ERROR:
             raise self._break(ProtocolError(f"the agent says: {payload.decode('utf-8', 'backslashreplace')}"))
@@ -94,7 +105,15 @@ class Channel:
             raise self._break(ProtocolError(f"malformed reply: {error}")) from None
         if len(reply.results) != len(ops):
             raise self._break(ProtocolError(f"{len(reply.results)} results for {len(ops)} operations"))
-        return reply
+        if not printed:
+            return reply
+        results = (Result(one.value, printed.get(at, one.data)) for at, one in enumerate(reply.results))
+        return replace(reply, results=tuple(results))
+
+    @property
+    def output(self) -> bytes:
+        """What the program has printed so far that a batch runs, or has run last, if it streams."""
+        return bytes(self._printed)
 
     def close(self) -> None:
         """Close the descriptors; may be called twice."""
@@ -134,10 +153,43 @@ class Channel:
             raise self._break(ProtocolError(f"no frame begins with {head.hex(' ', 4)}"))
         return kind, seq, bytes(self._take(size, deadline, "a frame's payload"))
 
+    def _stream(self, marker: bytes, deadline: float, look: Callable[[], None] | None) -> bytes:
+        """What a program prints up to the marker; ``output`` has it as it comes."""
+        self._printed, self._ahead = self._ahead, bytearray()
+        end = self._printed.find(marker)
+        while end < 0:
+            start = max(len(self._printed) - len(marker), 0)
+            self._printed += self._more(deadline)
+            end = self._printed.find(marker, start)
+            if look is not None:
+                look()
+        self._ahead = self._printed[end + len(marker) :]
+        del self._printed[end:]
+        return self.output
+
+    def _more(self, deadline: float) -> bytes:
+        """What the agent's end has written; nothing when it has not for a while."""
+        poll = select.poll()
+        poll.register(self._in, select.POLLIN)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise self._break(ChannelTimeout("the time is over: a program still runs"))
+        if not poll.poll(min(LOOK, left) * 1000 + 1):
+            return b""
+        try:
+            got = os.read(self._in, 65536)
+        except OSError as error:
+            raise self._break(ChannelClosed(f"the agent's end is closed ({error.strerror})")) from None
+        if not got:
+            raise self._break(ChannelClosed("the agent's end is closed"))
+        return got
+
     def _take(self, size: int, deadline: float, what: str) -> bytearray:
         data = bytearray(size)
         view = memoryview(data)
-        have = 0
+        have = min(size, len(self._ahead))
+        data[:have] = self._ahead[:have]
+        del self._ahead[:have]
         while have < size:
             try:
                 got = os.readv(self._in, [view[have:]])

@@ -146,12 +146,13 @@ def poweroff() -> Op:
     return Op(Code.POWEROFF)
 
 
-def run(program: str, *arguments: str, timeout: int = 10) -> Op:
+def run(program: str, *arguments: str, timeout: int = 10, stream: bool = False) -> Op:
     """Run a program, ``timeout`` in seconds of guest time -> exit status (128 + signal); stdout and stderr together.
 
-    ETIMEDOUT when it was killed for its time, 127 when it could not be started.
+    ETIMEDOUT when it was killed for its time, 127 when it could not be started. With ``stream`` its output is the
+    host's as soon as it is written, whatever becomes of the kernel then: a guest that ends has it in its evidence.
     """
-    return Op(Code.RUN, timeout, path=program, data="\0".join(arguments).encode())
+    return Op(Code.RUN, timeout, int(stream), path=program, data="\0".join(arguments).encode())
 
 
 def sleep(milliseconds: int) -> Op:
@@ -195,12 +196,21 @@ def errno_name(value: int) -> str:
     return _NAMES.get(-value, f"errno {-value}")
 
 
-def encode(ops: Sequence[Op]) -> bytes:
-    """A batch's payload: count, then each op's code, a, b, lengths of path and data, path, data."""
+def streams(op: Op) -> bool:
+    """Whether the operation is a run() whose output comes before the reply."""
+    return op.code == Code.RUN and bool(op.b)
+
+
+def encode(ops: Sequence[Op], marker: bytes = b"") -> bytes:
+    """A batch's payload: count, then each op's code, a, b, lengths of path and data, path, data.
+
+    ``marker`` is what the agent ends streamed output with.
+    """
     parts = [struct.pack("<I", len(ops))]
     for op in ops:
         path = op.path.encode()
-        parts += [struct.pack("<5I", op.code, op.a, op.b, len(path), len(op.data)), path, op.data]
+        data = b"\0".join([marker, op.data]) if streams(op) else op.data
+        parts += [struct.pack("<5I", op.code, op.a, op.b, len(path), len(data)), path, data]
     return b"".join(parts)
 
 

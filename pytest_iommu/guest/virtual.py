@@ -102,7 +102,7 @@ class VirtualGuest:
             if self._paused:
                 self.qmp.command("cont")
                 self._paused = False
-            reply = self._agent.run(ops, timeout)
+            reply = self._agent.run(ops, timeout, self._look)
         except ChannelTimeout:
             raise self._hang(f"the agent did not answer within {timeout:g} s") from None
         except (ChannelError, QmpError) as error:
@@ -151,8 +151,16 @@ class VirtualGuest:
             command=shlex.join(self.child.argv),
             console=self._console.tail(TAIL),
             splat=self._splat.text if self._splat else "",
+            output=self._agent.output.decode("utf-8", "backslashreplace"),
             files=files,
         )
+
+    def _look(self) -> None:
+        """A kernel that has broken and lives on: what the program prints from here on proves nothing."""
+        splat = self._console.scan_new()
+        if splat is not None:
+            self._late_splat()
+            raise self._crash(splat, "while it ran a program")
 
     def _late_splat(self) -> Splat | None:
         """The console may lag behind the agent: give its printing thread a moment, then look again."""

@@ -90,11 +90,15 @@ class Guest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a failure report shows of a guest: its command line, the console's tail, the first splat."""
+    """What a failure report shows of a guest: its command line, the console's tail, the first splat.
+
+    ``output`` is what the program had printed that ran last with ``stream``.
+    """
 
     command: str = ""
     console: str = ""
     splat: str = ""
+    output: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
 
 

@@ -119,7 +119,8 @@ class AgentGuest:
         if stderr := self.child.stderr().strip():
             files["stderr.txt"] = stderr.encode()
         command = shlex.join(self.child.argv)
-        return Evidence(command, self._said[-TAIL:], self._splat.text if self._splat else "", files)
+        output = self._agent.output.decode("utf-8", "backslashreplace")
+        return Evidence(command, self._said[-TAIL:], self._splat.text if self._splat else "", output, files)
 
     def _look_for_devices(self, ops: Iterable[Op]) -> None:
         if not self.absent:

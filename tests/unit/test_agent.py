@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import struct
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,48 @@ def test_run_a_program(agent: Agent) -> None:
     assert killed.value == 128 + 9
     assert missing.value == 127
     assert slow == Result(-errno.ETIMEDOUT, b"begun\n")
+
+
+def test_what_a_program_streams_is_there_before_it_ends(agent: Agent) -> None:
+    looked: list[bytes] = []
+    script = "echo one; echo two >&2; sleep 1; printf three; exit 3"
+    batch = [ops.sleep(0), ops.run("/bin/sh", "-c", script, stream=True), ops.run("/bin/echo", "four", stream=True)]
+    reply = agent.channel.run(batch, 20, lambda: looked.append(agent.channel.output))
+    assert [(one.value, one.data) for one in reply.results] == [(0, b""), (3, b"one\ntwo\nthree"), (0, b"four\n")]
+    assert b"one\ntwo\n" in looked
+    assert agent.run(ops.sleep(0))[0].ok
+
+
+def test_what_a_program_has_streamed_outlives_the_agent(agent: Agent) -> None:
+    with pytest.raises(ChannelClosed, match="the agent's end is closed"):
+        agent.run(ops.run("/bin/sh", "-c", "echo begun; printf half; kill -9 $PPID", stream=True))
+    assert agent.channel.output == b"begun\nhalf"
+
+
+def test_a_program_that_streams_leaves_nobody_behind_who_could_write(agent: Agent) -> None:
+    child = "import os, time\nif os.fork() == 0:\n os.setpgid(0, 0)\n time.sleep(0.3)\n while 1: print('late', flush=True)"
+    quick, killed, missing = agent.run(
+        ops.run(sys.executable, "-c", child, stream=True),
+        ops.run("/bin/sh", "-c", "(while :; do echo x; sleep 0.1; done) & sleep 30", timeout=1, stream=True),
+        ops.run("/no/such/program", stream=True),
+    )
+    assert (quick.value, quick.data) == (0, b"")
+    assert killed.value == -errno.ETIMEDOUT
+    assert set(killed.data.split()) == {b"x"}
+    assert (missing.value, missing.data) == (127, b"")
+    time.sleep(0.5)
+    assert agent.run(ops.sleep(0))[0].ok
+
+
+def test_a_program_can_be_put_there_and_run(agent: Agent, tmp_path: Path) -> None:
+    path = str(tmp_path / "program")
+    *_, ran = agent.run(
+        ops.open_file(9, path, os.O_CREAT | os.O_WRONLY),
+        ops.write(9, b"#!/bin/sh\necho $1\n"),
+        ops.close(9),
+        ops.run(path, "said"),
+    )
+    assert ran == Result(0, b"said\n")
 
 
 def test_mkdir_and_sleep(agent: Agent, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@
 
 #define WRITE_CHUNK 65536
 
+int host_fd = -1;
+
 void buffer_reserve(struct buffer *b, size_t more)
 {
 	size_t size = b->size ? b->size : 65536;
@@ -141,6 +143,7 @@ static void serve(int in_fd, int out_fd, const struct buffer *errors)
 	struct utsname uts;
 	uint32_t seq, len;
 
+	host_fd = out_fd;
 	uname(&uts);
 	frame_begin(&out);
 	buffer_text(&out, "protocol=%d\nbuild=%s\ntaint=%u\nkernel=%s\nmachine=%s\npage_size=%ld\n",

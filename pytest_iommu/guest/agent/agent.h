@@ -41,6 +41,9 @@ void buffer_text(struct buffer *b, const char *fmt, ...) __attribute__((format(p
 uint32_t get_u32(const uint8_t *p);
 uint64_t get_u64(const uint8_t *p);
 
+/* agent.c: where replies go; what writes to it in between has to be expected by the host */
+extern int host_fd;
+
 /* One operation of a batch; path ends in a zero, data does not */
 struct op {
 	uint32_t code;

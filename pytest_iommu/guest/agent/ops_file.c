@@ -95,7 +95,8 @@ int32_t op_open(const struct op *op, struct buffer *out)
 		return -EBADF;
 	if (slots[op->a])
 		return -EBUSY;
-	fd = open(op->path, (int)op->b | O_CLOEXEC, 0600);
+	/* what it makes may be a program */
+	fd = open(op->path, (int)op->b | O_CLOEXEC, 0700);
 	if (fd < 0)
 		return -errno;
 	slots[op->a] = fd + 1;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Operations on the system: modules, programs, power. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/reboot.h>
@@ -16,6 +18,7 @@
 #include "agent.h"
 
 #define MAX_ARGS 64
+#define KILL_MS 5000
 
 int32_t load_module(const char *path, const char *params)
 {
@@ -112,50 +115,163 @@ static bool collect(int fd, int64_t end, struct buffer *out)
 	}
 }
 
-/* a: seconds, 0 for 10. data: argv behind argv[0], separated by zeros */
-int32_t op_run(const struct op *op, struct buffer *out)
+/* Whether a process has nothing more to say: it has ended, reaped or not */
+static bool is_over(pid_t pid)
 {
-	int64_t end = now_ms() + (op->a ? op->a : 10) * 1000LL;
-	char *text = data_text(op), *argv[MAX_ARGS + 2] = { (char *)op->path };
-	int fds[2], status, n = 1;
+	struct buffer text = {};
+	char path[64], *at;
+	bool over;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	over = read_to_end(path, 4096, 4096, &text) <= 0;
+	if (!over) {
+		buffer_add(&text, "", 1);
+		/* the name before the state may have anything in it */
+		at = strrchr((char *)text.data, ')');
+		over = at && at[1] == ' ' && (at[2] == 'Z' || at[2] == 'X');
+	}
+	free(text.data);
+	return over;
+}
+
+/* Kill what is left of a session; what cannot be killed is not waited for for ever */
+static void end_session(pid_t leader)
+{
+	int64_t end = now_ms() + KILL_MS;
+	bool left;
+
+	do {
+		DIR *proc = opendir("/proc");
+		struct dirent *e;
+
+		left = false;
+		while (proc && (e = readdir(proc))) {
+			pid_t pid = atoi(e->d_name);
+
+			if (pid <= 0 || getsid(pid) != leader || is_over(pid))
+				continue;
+			kill(pid, SIGKILL);
+			left = true;
+		}
+		if (proc)
+			closedir(proc);
+		if (left)
+			usleep(1000);
+	} while (left && now_ms() < end);
+}
+
+static void write_all(int fd, const char *data, size_t len)
+{
+	while (len) {
+		ssize_t n = write(fd, data, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return;
+		data += n;
+		len -= n;
+	}
+}
+
+/* The child: argv with its output to fd, in a session of its own */
+static void become(char **argv, int fd)
+{
+	setsid();
+	dup2(open("/dev/null", O_RDONLY), 0);
+	dup2(fd, 1);
+	dup2(fd, 2);
+	signal(SIGPIPE, SIG_DFL);
+	execv(argv[0], argv);
+	_exit(127);
+}
+
+/* Wait for a child's end; false when the time is over */
+static bool await_child(pid_t pid, int64_t end, int *status)
+{
+	while (waitpid(pid, status, WNOHANG) == 0) {
+		if (now_ms() >= end)
+			return false;
+		usleep(1000);
+	}
+	return true;
+}
+
+static int32_t value_of(int status)
+{
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int32_t kill_child(pid_t pid)
+{
+	int status;
+
+	kill(pid, SIGKILL);
+	end_session(pid);
+	waitpid(pid, &status, 0);
+	return -ETIMEDOUT;
+}
+
+static int32_t run_collected(char **argv, int64_t end, struct buffer *out)
+{
+	int fds[2], status = 0;
 	bool ended;
-	size_t at;
 	pid_t pid;
 
-	for (at = 0; at < op->data_len && n <= MAX_ARGS; at += strlen(text + at) + 1)
-		argv[n++] = text + at;
-	if (pipe2(fds, O_CLOEXEC) < 0) {
-		free(text);
+	if (pipe2(fds, O_CLOEXEC) < 0)
 		return -errno;
-	}
 	pid = fork();
-	if (pid == 0) {
-		setpgid(0, 0);
-		dup2(open("/dev/null", O_RDONLY), 0);
-		dup2(fds[1], 1);
-		dup2(fds[1], 2);
-		signal(SIGPIPE, SIG_DFL);
-		execv(op->path, argv);
-		_exit(127);
-	}
+	if (pid == 0)
+		become(argv, fds[1]);
 	close(fds[1]);
-	free(text);
 	if (pid < 0) {
 		close(fds[0]);
 		return -EAGAIN;
 	}
-	setpgid(pid, pid);
-	ended = collect(fds[0], end, out);
-	while (ended && waitpid(pid, &status, WNOHANG) == 0) {
-		ended = now_ms() < end;
-		usleep(1000);
-	}
+	ended = collect(fds[0], end, out) && await_child(pid, end, &status);
 	close(fds[0]);
-	if (!ended) {
-		kill(-pid, SIGKILL);
-		kill(pid, SIGKILL);
-		waitpid(pid, &status, 0);
-		return -ETIMEDOUT;
+	return ended ? value_of(status) : kill_child(pid);
+}
+
+/*
+ * The program writes to the host itself: what it has written is there, whatever
+ * becomes of the kernel right afterwards. What is behind the marker is ours again,
+ * so nobody who could write may be left then.
+ */
+static int32_t run_streamed(char **argv, int64_t end, const char *marker)
+{
+	int32_t value = -EAGAIN;
+	int status = 0;
+	pid_t pid = fork();
+
+	if (pid == 0)
+		become(argv, host_fd);
+	if (pid > 0 && await_child(pid, end, &status)) {
+		value = value_of(status);
+		end_session(pid);
+	} else if (pid > 0) {
+		value = kill_child(pid);
 	}
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	write_all(host_fd, marker, strlen(marker));
+	return value;
+}
+
+/*
+ * a: seconds, 0 for 10. b: 1 when its output goes to the host as it comes. data:
+ * argv behind argv[0], separated by zeros; before it with b the marker that ends
+ * the output
+ */
+int32_t op_run(const struct op *op, struct buffer *out)
+{
+	int64_t end = now_ms() + (op->a ? op->a : 10) * 1000LL;
+	char *text = data_text(op), *argv[MAX_ARGS + 2] = { (char *)op->path };
+	size_t at = op->b ? strlen(text) + 1 : 0;
+	int32_t value;
+	int n = 1;
+
+	for (; at < op->data_len && n <= MAX_ARGS; at += strlen(text + at) + 1)
+		argv[n++] = text + at;
+	value = op->b ? run_streamed(argv, end, text) : run_collected(argv, end, out);
+	free(text);
+	return value;
 }
