@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# What the files of the io_ptdump debugfs interface are to the file system (LAY-1 to LAY-7), when
-# they come and go (LAY-4, CON-9, FLT-4), and which streams of an SMMUv3 have directories (STE-1).
+# What the files of the io_ptdump debugfs interface are to the file system, when they come and go,
+# and which streams of an SMMUv3 have directories. Usage: ptdump_files.sh [TEST ..]
 
 DIR="$(dirname "$(readlink -f "$0")")"
 . "${KSELFTEST:-$DIR/../kselftest}/ktap_helpers.sh"
@@ -69,7 +69,7 @@ missing()
 	fi
 }
 
-# LAY-1: where the kernel says that it has the option, there is no excuse
+# Where the kernel says that it has the option, there is no excuse
 domains_are_there()
 {
 	[ -d $DOMAINS ] && return 0
@@ -81,7 +81,6 @@ domains_are_there()
 	return 4
 }
 
-# LAY-3
 ids_count_up_and_do_not_come_back()
 {
 	table a || return 1
@@ -102,7 +101,6 @@ ids_count_up_and_do_not_come_back()
 	fi
 }
 
-# LAY-2, LAY-4
 directories_are_there_with_the_domain()
 {
 	for name in a b c d e f; do
@@ -114,7 +112,6 @@ directories_are_there_with_the_domain()
 	done
 }
 
-# LAY-4
 directories_are_gone_with_the_domain()
 {
 	table a || return 1
@@ -124,7 +121,6 @@ directories_are_gone_with_the_domain()
 	return 1
 }
 
-# LAY-2
 directory_holds_the_four_files()
 {
 	table a || return 1
@@ -134,7 +130,6 @@ directory_holds_the_four_files()
 	return 1
 }
 
-# LAY-5
 files_are_for_root_to_read()
 {
 	table a || return 1
@@ -150,7 +145,6 @@ files_are_for_root_to_read()
 	done
 }
 
-# LAY-5
 writes_are_invalid()
 {
 	table a || return 1
@@ -167,7 +161,6 @@ writes_are_invalid()
 	done
 }
 
-# RNG-6
 empty_table_is_an_empty_file()
 {
 	table a || return 1
@@ -179,7 +172,7 @@ empty_table_is_an_empty_file()
 	done
 }
 
-# LAY-6: the linear map, modules and the kernel's text begin with these. IOVAs and raw words do too.
+# The linear map, modules and the kernel's text begin with these. IOVAs and raw words do too.
 no_kernel_pointers()
 {
 	table a || return 1
@@ -192,7 +185,6 @@ no_kernel_pointers()
 	fi
 }
 
-# LAY-7
 reading_prints_nothing()
 {
 	table a || return 1
@@ -208,7 +200,6 @@ reading_prints_nothing()
 	return 1
 }
 
-# CON-9
 open_file_keeps_nothing_alive()
 {
 	table a || return 1
@@ -225,7 +216,6 @@ open_file_keeps_nothing_alive()
 	return 1
 }
 
-# FLT-4
 reset_leaves_domains_as_before()
 {
 	before="$(ls $DOMAINS)"
@@ -238,7 +228,6 @@ reset_leaves_domains_as_before()
 	return 1
 }
 
-# FLT-4
 reloading_leaves_domains_as_before()
 {
 	if [ -z "$loaded" ]; then
@@ -255,7 +244,6 @@ reloading_leaves_domains_as_before()
 	insert && table a && [ -d "$DOMAINS/$id" ]
 }
 
-# STE-1
 streams_have_their_directories()
 {
 	if [ ! -d $SMMU ]; then
@@ -302,20 +290,21 @@ streams_have_their_directories()
 	fi
 }
 
-TESTS="domains_are_there
-ids_count_up_and_do_not_come_back
-directories_are_there_with_the_domain
-directories_are_gone_with_the_domain
-directory_holds_the_four_files
-files_are_for_root_to_read
-writes_are_invalid
-empty_table_is_an_empty_file
-no_kernel_pointers
-reading_prints_nothing
-open_file_keeps_nothing_alive
-reset_leaves_domains_as_before
-reloading_leaves_domains_as_before
-streams_have_their_directories"
+# The tests in order, each with the rules that it is about
+TESTS="domains_are_there LAY-1
+ids_count_up_and_do_not_come_back LAY-3
+directories_are_there_with_the_domain LAY-2 LAY-4
+directories_are_gone_with_the_domain LAY-4
+directory_holds_the_four_files LAY-2
+files_are_for_root_to_read LAY-5
+writes_are_invalid LAY-5
+empty_table_is_an_empty_file RNG-6
+no_kernel_pointers LAY-6
+reading_prints_nothing LAY-7
+open_file_keeps_nothing_alive CON-9
+reset_leaves_domains_as_before FLT-4
+reloading_leaves_domains_as_before FLT-4
+streams_have_their_directories STE-1"
 
 # ktap_test_skip has no room for a reason
 skipped()
@@ -335,8 +324,30 @@ choose_format()
 	why="no page table (CONFIG_IOMMU_PT_AMDV1 or CONFIG_IOMMU_IO_PGTABLE_LPAE)"
 }
 
+# What the kernel has warned of since it booted: a bad page, an oops, a warning, a soft lockup
+tainted()
+{
+	echo $(($(cat /proc/sys/kernel/tainted) & 0x42a0))
+}
+
+# Run a test; what it returns, and a failure where the kernel warned meanwhile.
+run_test()
+{
+	taint=$(tainted)
+	$1
+	result=$?
+	if [ "$(tainted)" != "$taint" ]; then
+		say "the kernel is tainted: it printed a warning"
+		result=1
+	fi
+	return $result
+}
+
+if [ $# -gt 0 ]; then
+	TESTS="$(echo "$TESTS" | grep -E "^($(echo "$*" | tr ' ' '|')) ")"
+fi
 ktap_print_header
-ktap_set_plan "$(echo $TESTS | wc -w)"
+ktap_set_plan "$(echo "$TESTS" | grep -c .)"
 if ! grep -q " $DEBUGFS debugfs " /proc/mounts; then
 	mount -t debugfs none $DEBUGFS 2> /dev/null && trap 'umount $DEBUGFS' EXIT
 fi
@@ -346,7 +357,7 @@ if [ -z "$missing" ]; then
 	choose_format
 	missing="$why"
 fi
-for test in $TESTS; do
+while read -r test rules <&9; do
 	if [ -n "$missing" ] && { [ "$test" != domains_are_there ] || [ "$(id -u)" != 0 ]; }; then
 		why="$missing"
 		skipped "$test"
@@ -354,16 +365,19 @@ for test in $TESTS; do
 	fi
 	why=
 	[ -n "$missing" ] || command reset
-	$test
+	run_test "$test"
 	case $? in
 	0)
 		ktap_test_pass "$test";;
 	4)
 		skipped "$test";;
 	*)
+		say "$test: $rules"
 		ktap_test_fail "$test";;
 	esac
-done
+done 9<<END
+$TESTS
+END
 if [ -d $MODULE ]; then
 	command reset
 	[ -z "$loaded" ] || rmmod $NAME

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The dump while the table changes (CON-2, 3, 5, 9): kernel threads map and unmap in cells, readers
+ * The dump while the table changes: kernel threads map and unmap in cells, readers
  * read all the time. Sentinels between the cells stay, and must be in every read as they were; what
  * was never mapped must be in none, and lines ascend. What is in a cell must be one of the states
  * that a cell can be in.
@@ -22,6 +22,17 @@
 #define TRIES 4
 
 static const char *missing;
+
+/* What each test is about, told where it fails */
+static const struct {
+	const char *test;
+	const char *rules;
+} about[] = {
+	{ "page_table", "CON-2 CON-3 CON-4 CON-5" },
+	{ "entries", "CON-2 CON-3 CON-4 CON-5" },
+	{ "stats", "ENT-2" },
+	{ "freed", "CON-9" },
+};
 
 struct reader {
 	pthread_t thread;
@@ -90,12 +101,14 @@ static int command(struct ptd_text *said, const char *fmt, ...)
  * @said: the module's last answer
  * @readers: READERS of them
  * @over: they shall come to an end
+ * @taint: the kernel's before
  */
 struct sky {
 	char dir[PTD_PATH / 4];
 	struct ptd_text said;
 	struct reader *readers;
 	atomic_bool over;
+	long taint;
 };
 
 FIXTURE(storm)
@@ -166,6 +179,7 @@ FIXTURE_SETUP(storm)
 
 	if (missing)
 		SKIP(return, "%s", missing);
+	self->sky.taint = ptd_tainted();
 	snprintf(script, sizeof(script), "reset\ndomain t %s\n", variant->table);
 	ASSERT_EQ(0, ptd_control(script, &self->sky.said));
 	error = strstr(self->sky.said.data, "2 error ");
@@ -195,8 +209,18 @@ FIXTURE_SETUP(storm)
 
 FIXTURE_TEARDOWN(storm)
 {
-	if (!missing)
-		ptd_control("reset\n", &self->sky.said);
+	size_t i;
+
+	if (missing)
+		return;
+	ptd_control("reset\n", &self->sky.said);
+	if (ptd_tainted() & ~self->sky.taint) {
+		ptd_say("the kernel is tainted: it printed a warning");
+		_metadata->exit_code = KSFT_FAIL;
+	}
+	for (i = 0; i < ARRAY_SIZE(about); i++)
+		if (_metadata->exit_code == KSFT_FAIL && !strcmp(about[i].test, _metadata->name))
+			ptd_say("%s: %s", about[i].test, about[i].rules);
 }
 
 static int start(struct sky *sky, const char *path)

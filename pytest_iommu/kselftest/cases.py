@@ -26,6 +26,9 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 from pytest_iommu import formats, paths
@@ -52,13 +55,31 @@ _LPAE = "CONFIG_IOMMU_IO_PGTABLE_LPAE"
 _DEVICE = re.compile(r"\bedu\d+\b")
 
 
-def compile_all(folder: Path | None = None) -> dict[str, str]:
-    """File name -> text, one a scenario file that has cases for a guest alone. SetupError when two get one name."""
-    texts: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case of a file of cases/: as KTAP names it, and what it is compiled from."""
+
+    file: str
+    name: str
+    rules: tuple[str, ...]
+    plan: Plan
+
+    @property
+    def text(self) -> str:
+        """Its lines."""
+        return "".join(f"{line}\n" for line in case_lines(self.name, self.plan))
+
+
+@cache
+def find(folder: Path | None = None) -> tuple[Case, ...]:
+    """Every case that a guest can carry out alone, in order. SetupError when two get one name.
+
+    To compile one takes far longer than to find it: only its ``text`` does.
+    """
+    found: list[Case] = []
     seen: set[str] = set()
     for path in sorted((folder or paths.conformance() / "scenarios").glob("*.iommu.yaml")):
         suite = load(path)
-        blocks: list[str] = []
         for instance in suite.instances:
             plan = suitable(instance)
             if plan is None:
@@ -67,10 +88,17 @@ def compile_all(folder: Path | None = None) -> dict[str, str]:
             if name.lower() in seen:
                 raise SetupError(f"{path}: two cases of kselftest would be named {name}")
             seen.add(name.lower())
-            blocks.append("".join(f"{line}\n" for line in case_lines(name, plan)))
-        if blocks:
-            texts[path.name.removesuffix(".iommu.yaml") + ".txt"] = HEAD.format(path.name) + "".join(blocks)
-    return texts
+            found.append(Case(path.name.removesuffix(".iommu.yaml"), name, tuple(map(str, instance.rules)), plan))
+    return tuple(found)
+
+
+def compile_all(folder: Path | None = None) -> dict[str, str]:
+    """File name -> text, one a scenario file that has cases for a guest alone. SetupError when two get one name."""
+    files = groupby(find(folder), key=lambda case: case.file)
+    return {
+        f"{file}.txt": HEAD.format(f"{file}.iommu.yaml") + "".join(case.text for case in members)
+        for file, members in files
+    }
 
 
 def suitable(instance: Instance) -> Plan | None:
