@@ -31,6 +31,12 @@ def module(name: str = "iommu_ptdump_test") -> Path:
     return kmod() / name
 
 
+def kselftest() -> Path:
+    """The sources of the kernel selftest. PYTEST_IOMMU_KSELFTEST names another copy of them, as with kmod()."""
+    override = os.environ.get("PYTEST_IOMMU_KSELFTEST")
+    return Path(override).resolve() if override else data() / "kselftest"
+
+
 def qemu_images() -> Path:
     """Machines, configuration fragments and the initramfs manifest."""
     return data() / "qemu-images"

@@ -20,7 +20,7 @@ _MODULE = ("*.c", "*.h", "Kbuild", "README")
 
 def sources() -> Path:
     """kselftest/, which is complete but for cases/ and the module."""
-    return paths.data() / "kselftest"
+    return paths.kselftest()
 
 
 def export(target: Path, cases: dict[str, str] | None = None) -> list[Path]:
