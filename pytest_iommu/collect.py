@@ -7,6 +7,7 @@ an item is passed explicitly: with pytest 9.2 one computed from a name with brac
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,18 @@ class SuiteNode(pytest.Collector):
             yield ScenarioItem.from_parent(self, name=name, nodeid=f"{self.nodeid}::{name}", instance=instance)
 
 
-class ScenarioItem(pytest.Item):
+class GuestItem(pytest.Item):
+    """A test that is no Python function and runs on a guest; its failures are shown as our text alone."""
+
+    #: whether the guest is still as the test left it when its failure is reported
+    as_left = True
+
+    @abstractmethod
+    def key(self) -> Key:
+        """The guest it runs on."""
+
+
+class ScenarioItem(GuestItem):
     """One variant of one case."""
 
     def __init__(self, *, instance: Instance, **kwargs: Any) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_iommu import settings as options
-from pytest_iommu.collect import ScenarioItem
+from pytest_iommu.collect import GuestItem
 from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.formats import register
+from pytest_iommu.kselftest.nodes import KselftestItem
 from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, SetupError
 from pytest_iommu.pool import Key
 from pytest_iommu.report import failure, known_issues
@@ -118,7 +119,7 @@ def prepare_before_workers(session: pytest.Session) -> None:
     config = session.config
     run = config.stash[RUN]
     if run.settings.target is not None and _workers(config) and not config.option.collectonly:
-        _prepare(run, run.allowed)
+        _prepare(run, run.allowed, selftest=True)
 
 
 def before_tests(session: pytest.Session) -> bool | None:
@@ -132,18 +133,19 @@ def before_tests(session: pytest.Session) -> bool | None:
         return None
     wanted = {key_of(item).kernel for item in session.items if needs_guest(item)}
     if wanted and not (session.testsfailed and not config.option.continue_on_collection_errors):
-        _prepare(run, [key for key in run.allowed if key in wanted], show=True)
+        selftest = any(isinstance(item, KselftestItem) for item in session.items)
+        _prepare(run, [key for key in run.allowed if key in wanted], show=True, selftest=selftest)
     return None
 
 
 def needs_guest(item: pytest.Item) -> bool:
     """Whether a test runs on a guest."""
-    return isinstance(item, ScenarioItem) or "iommu_guest" in getattr(item, "fixturenames", ())
+    return isinstance(item, GuestItem) or "iommu_guest" in getattr(item, "fixturenames", ())
 
 
 def key_of(item: pytest.Item) -> Key:
     """The guest a test runs on."""
-    if isinstance(item, ScenarioItem):
+    if isinstance(item, GuestItem):
         return item.key()
     settings = item.config.stash[RUN].settings
     flavour = item.get_closest_marker("iommu_flavour")
@@ -157,8 +159,11 @@ def key_of(item: pytest.Item) -> Key:
     )
 
 
-def _prepare(run: Run, keys: Iterable[Key], show: bool = False) -> None:
-    """Build or find the kernels, the user watching. A set-up that is broken ends the run with its own exit status."""
+def _prepare(run: Run, keys: Iterable[Key], show: bool = False, selftest: bool = False) -> None:
+    """Build or find the kernels, the user watching. A set-up that is broken ends the run with its own exit status.
+
+    ``selftest``: the programs of the kselftest, too.
+    """
     if not run.kind.needs_kernel:
         return
     from pytest_iommu.images import Progress
@@ -166,6 +171,8 @@ def _prepare(run: Run, keys: Iterable[Key], show: bool = False) -> None:
     with _shown(run.config):
         try:
             run.prepare(keys, Progress(sys.stdout))
+            if selftest:
+                run.prepare_selftest(Progress(sys.stdout))
         except SetupError as error:
             print(f"\nsetup-error: {error.message}", file=sys.stderr)
             pytest.exit(f"setup-error: {error.message.splitlines()[0]}", returncode=EXIT_SETUP)
@@ -264,10 +271,10 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     where = f"{item.path}:{(item.reportinfo()[1] or 0) + 1}"
     draft = failure.text(error, where, declared, None, again, name)
     folder = run.folder.save(item.nodeid, failure.files(error, draft), failed=True)
-    if folder is not None and isinstance(error, CheckFailed):
+    if folder is not None and isinstance(error, CheckFailed) and getattr(item, "as_left", True):
         run.save_memory(key_of(item), folder)
     shown = failure.text(error, where, declared, folder, again, name)
-    if isinstance(item, ScenarioItem):
+    if isinstance(item, GuestItem):
         report.longrepr = shown
     else:
         report.sections.append(("iommu", shown))

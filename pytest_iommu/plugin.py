@@ -11,6 +11,7 @@ import pytest
 
 from pytest_iommu import lifecycle, newhooks, settings
 from pytest_iommu.collect import SUFFIX, ScenarioFile
+from pytest_iommu.kselftest import nodes
 from pytest_iommu.run import RUN
 from pytest_iommu.targets.registry import BUILTIN, TargetKind
 
@@ -64,8 +65,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Scenario files."""
-    return ScenarioFile.from_parent(parent, path=file_path) if file_path.name.endswith(SUFFIX) else None
+    """Scenario files, and lists of the kselftest's programs."""
+    if file_path.name.endswith(SUFFIX):
+        return ScenarioFile.from_parent(parent, path=file_path)
+    if file_path.name.endswith(nodes.SUFFIX):
+        return nodes.KselftestFile.from_parent(parent, path=file_path)
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.guest.devices import Devices
     from pytest_iommu.images import Artefacts, Machine, Progress
+    from pytest_iommu.kselftest.built import Selftest
     from pytest_iommu.scenario import Instance
     from pytest_iommu.targets.protocol import Guest, Target
 
@@ -44,6 +46,7 @@ class Run:
         self.settings = settings
         self.folder = Folder(settings.folder, settings.keep)
         self.kernels: dict[Key, Artefacts] = {}
+        self.selftests: dict[str, Selftest | SetupError] = {}
         self.pool = Pool(self._start, self._started, self._lost)
         self._targets: dict[Key, Target] = {}
         self._dialects: dict[Key, Dialect | None] = {}
@@ -109,16 +112,37 @@ class Run:
                     config=self.config, machine=machine, flavour=key.flavour, progress=progress
                 )
 
+    def prepare_selftest(self, progress: Progress) -> None:
+        """Have the kselftest's programs ready for the default machine; what goes wrong is their tests' to say."""
+        with suppress(SetupError):
+            self.selftest(self.machine(self.settings.machine), progress)
+
+    def selftest(self, machine: Machine, progress: Progress | None = None) -> Selftest:
+        """The kselftest's programs for a machine. SetupError when they do not build."""
+        from pytest_iommu.images import Progress
+        from pytest_iommu.kselftest import built
+
+        if machine.name not in self.selftests:
+            try:
+                made = built.prepare(self.settings, machine, progress or Progress(None), self.kind.emulated)
+                self.selftests[machine.name] = made
+            except SetupError as error:
+                self.selftests[machine.name] = error
+        found = self.selftests[machine.name]
+        if isinstance(found, SetupError):
+            raise found
+        return found
+
     def handover(self) -> bytes:
         """What a worker needs of the controller."""
-        return pickle.dumps((self.settings, self.kernels))
+        return pickle.dumps((self.settings, self.kernels, self.selftests))
 
     @classmethod
     def taken_over(cls, config: pytest.Config, data: bytes) -> Run:
         """A worker's Run, from what the controller handed over."""
-        settings, kernels = pickle.loads(data)
+        settings, kernels, selftests = pickle.loads(data)
         run = cls(config, settings)
-        run.kernels = kernels
+        run.kernels, run.selftests = kernels, selftests
         return run
 
     def why_not(self, instance: Instance) -> str | None:
@@ -222,6 +246,10 @@ class Run:
     def gone(self, guest: Guest, error: IommuError) -> None:
         """Throw away a guest that ended badly; a known issue makes the test an expected failure."""
         self.pool.discard(guest, error.message)
+        self.excuse(error)
+
+    def excuse(self, error: IommuError) -> None:
+        """Make the test an expected failure when some plugin knows the kernel report that it met."""
         if not isinstance(error, KernelCrash) or error.evidence is None:
             return
         splat = scan(error.evidence.splat) or Splat("unknown", error.message, error.evidence.splat)

@@ -18,6 +18,7 @@ from xdist.workermanage import WorkerController
 
 from pytest_iommu.collect import SUFFIX, guest_of
 from pytest_iommu.guest.process import available_memory
+from pytest_iommu.kselftest.nodes import SUFFIX as PROGRAMS_SUFFIX
 from pytest_iommu.pool import LIMIT
 from pytest_iommu.targets.qemu import HEADROOM
 
@@ -29,11 +30,17 @@ WORKER = 160 << 20
 
 
 def scopes(nodeids: Iterable[str]) -> dict[str, str]:
-    """The scope of every node id: a scenario's machine and flavour, or a test's file, and the shard of it."""
+    """The scope of every node id: a program of the kselftest; a scenario's machine and flavour, or a test's
+    file, and the shard of it.
+    """
     seen: Counter[str] = Counter()
     found: dict[str, str] = {}
     for nodeid in nodeids:
         path = nodeid.partition("::")[0]
+        if _of_program(nodeid):
+            # One run of the program is for all of them.
+            found[nodeid] = nodeid.rpartition("::")[0]
+            continue
         group, size = (guest_of(nodeid), SHARD) if path.endswith(SUFFIX) else (path, PYTHON_SHARD)
         found[nodeid] = f"{group} {seen[group] // size}"
         seen[group] += 1
@@ -61,6 +68,11 @@ def auto_workers(config: pytest.Config, cores: int) -> int:
     return fitting(cores, available_memory(), max(sizes, default=0))
 
 
+def _of_program(name: str) -> bool:
+    """Whether a node id, or a scope, is of the kselftest."""
+    return name.partition("::")[0].endswith(PROGRAMS_SUFFIX)
+
+
 class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type marker
     """LoadScopeScheduling with our scopes; a test that killed its worker is not run again."""
 
@@ -75,9 +87,10 @@ class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has n
         super().schedule()
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        # Tests in Python first, the smallest shard before: what boots another kernel or a guest of its own is among
-        # them, and left for the end one worker would do it alone.
-        files = [scope for scope in self.workqueue if ".py " in scope]
+        # What takes longest first, and left for the end one worker would do it alone: programs of the kselftest, then
+        # tests in Python, the smallest shard before, for what boots another kernel or a guest of its own is among them.
+        programs = [scope for scope in self.workqueue if _of_program(scope)]
+        files = programs or [scope for scope in self.workqueue if ".py " in scope]
         if files:
             self.workqueue.move_to_end(files[-1], last=False)
         super()._assign_work_unit(node)

@@ -86,7 +86,7 @@ class Channel:
         return found
 
     def run(self, ops: Sequence[Op], timeout: float, look: Callable[[], None] | None = None) -> Reply:
-        """Run a batch; ``timeout`` in seconds is for all of it. ``look`` is called every now and then while it streams."""
+        """Run a batch; ``timeout`` in seconds is for all of it. ``look`` is called now and then while it streams."""
         deadline = time.monotonic() + timeout
         self._seq = (self._seq + 1) & 0xFFFFFFFF
         self._printed = bytearray()

@@ -62,6 +62,7 @@ def files(error: IommuError, shown: str) -> dict[str, bytes]:
     evidence = error.evidence
     if evidence is not None:
         found |= {"console.txt": evidence.console.encode()} if evidence.console else {}
+        found |= {"output.txt": evidence.output.encode()} if evidence.output else {}
         found |= {"command.txt": f"{evidence.command}\n".encode()} if evidence.command else {}
         found |= {"splat.txt": f"{evidence.splat}\n".encode()} if evidence.splat else {}
         found |= evidence.files

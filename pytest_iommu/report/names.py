@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TypeVar
 
-_SUFFIXES = (".iommu.yaml", ".py", ".yaml")
+_SUFFIXES = (".iommu.yaml", ".iommu-ksft", ".py", ".yaml")
 _Group = tuple[str, ...]
 _Key = TypeVar("_Key", str, _Group)
 

@@ -8,15 +8,27 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KERNEL, KIND, KNOWN, RETRIED, RULES, reason, split
+from pytest_iommu.report.summary import (
+    BROKEN,
+    FINGERPRINT,
+    GUEST,
+    KERNEL,
+    KIND,
+    KNOWN,
+    NOT_RUN,
+    RETRIED,
+    RULES,
+    reason,
+    split,
+)
 
 OUTCOMES = ("passed", "failed", "skipped", "xfailed", "not-run")
-"""How a test ends. xfailed: it failed as expected; not-run: the run ended before it."""
+"""How a test ends. xfailed: it failed as expected; not-run: the run, or the program it is a part of, ended before."""
 
 RUN = "pytest-iommu::run"
 """The row of what is about no test: a run that was cut short, a known issue that nothing met."""
 
-_WORSE = {"passed": 0, "skipped": 1, "xfailed": 2, "failed": 3}
+_WORSE = {"passed": 0, "skipped": 1, "not-run": 1, "xfailed": 2, "failed": 3}
 
 
 @dataclass(slots=True)
@@ -105,12 +117,15 @@ def _add(row: Row, report: pytest.TestReport) -> None:
     row.fingerprint = row.fingerprint or properties.get(FINGERPRINT, "")
     row.known = row.known or properties.get(KNOWN, "")
     row.broke = tuple(dict.fromkeys([*row.broke, *split(properties.get(BROKEN, ""))]))
-    outcome = "xfailed" if report.skipped and hasattr(report, "wasxfail") else report.outcome
+    kind = properties.get(KIND, "fail" if report.failed else "")
+    outcome: str = "xfailed" if report.skipped and hasattr(report, "wasxfail") else report.outcome
+    if report.skipped and kind == NOT_RUN:
+        outcome, kind = NOT_RUN, ""
     if row.outcome and _WORSE[outcome] <= _WORSE[row.outcome]:
         return
     row.outcome = outcome
     row.reason = reason(report) if report.skipped else ""
-    row.kind = properties.get(KIND, "fail" if report.failed else "")
+    row.kind = kind
     row.text = _text(report) if outcome in ("failed", "xfailed") else ""
 
 

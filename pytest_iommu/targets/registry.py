@@ -24,12 +24,14 @@ class TargetKind:
 
     With ``needs_kernel`` a kernel is built (or fetched) on the controller before the first test; without, ``kernel``
     is None. ``emulated`` says that guests are the machines of qemu-images/, or answer as those; what a test in Python
-    says of a machine it needs is then true. ``note`` is for the header: what cannot be seen there.
+    says of a machine it needs is then true. ``programs``: programs of ours can be put on its guests. ``note`` is for
+    the header: what cannot be seen there.
     """
 
     make: Callable[[Settings, Machine, Key, Artefacts | None], Target]
     needs_kernel: bool = True
     emulated: bool = True
+    programs: bool = True
     note: str = ""
 
 
@@ -81,7 +83,7 @@ _NO_MEMORY = "EXPECTED is judged, IN RAM and DONE are not"
 
 BUILTIN: Mapping[str, TargetKind] = {
     "qemu": TargetKind(_qemu),
-    "replay": TargetKind(_replay, needs_kernel=False, note=f"a recording has no memory: {_NO_MEMORY}"),
+    "replay": TargetKind(_replay, needs_kernel=False, programs=False, note=f"a recording has no memory: {_NO_MEMORY}"),
     "local": TargetKind(_local, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
     "vng": TargetKind(_vng, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
     "ssh": TargetKind(_ssh, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),

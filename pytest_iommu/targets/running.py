@@ -180,8 +180,7 @@ class RunningTarget:
 
         if there.arch not in ARCHES:
             raise SetupError(f"{self.name} is a {there.arch}: there is no agent for it, only for {', '.join(ARCHES)}")
-        make_arch, cross = ARCHES[there.arch]
-        theirs = replace(self._machine, name=there.arch, arch=there.arch, make_arch=make_arch, cross=cross)
+        theirs = with_arch(self._machine, there.arch)
         store, progress = store_at(self._settings.cache), Progress(None)
         given = self._settings.modules
 
@@ -274,6 +273,12 @@ class RunningTarget:
             for device in self._machine.devices
             if device.name not in have
         }
+
+
+def with_arch(machine: Machine, arch: str) -> Machine:
+    """A machine that programs are compiled for, ``arch`` being one of ARCHES."""
+    make_arch, cross = ARCHES[arch]
+    return replace(machine, name=arch, arch=arch, make_arch=make_arch, cross=cross)
 
 
 def _has_smmu(listed: Result) -> bool:

@@ -16,6 +16,8 @@ import pytest
 from pytest_iommu import paths
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.virtual import VirtualGuest
+from pytest_iommu.images import source
+from pytest_iommu.images.store import Store
 from pytest_iommu.pool import Key
 from pytest_iommu.run import RUN
 from pytest_iommu.settings import Settings
@@ -88,6 +90,17 @@ def test_scenarios_on_a_board(board: Board) -> None:
     result.stdout.fnmatch_lines(
         ["iommu: target ssh, *", "iommu: nobody sees its memory: EXPECTED is judged*", "SKIPPED*under QEMU*"]
     )
+
+
+def test_the_kselftest_on_a_board(board: Board, iommu_settings: Settings) -> None:
+    """Its programs are compiled for what the board says that it is, and put there by the agent."""
+    if iommu_settings.kernel is None and source.cached(Store(iommu_settings.cache)) is None:
+        pytest.skip("there is no kernel tree to build the kselftest with")
+    listed = paths.conformance() / "kselftest.iommu-ksft"
+    result = board.run(f"{listed}::ptdump_cases", f"{listed}::ptdump_storm", "-k", "one-page or storm.amdv1.freed")
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed", 0) > 10, outcomes
+    assert outcomes.keys() <= {"passed", "skipped", "deselected"}
 
 
 def test_a_panic_of_a_board(board: Board, pytester: pytest.Pytester) -> None:

@@ -165,7 +165,9 @@ def test_what_a_program_has_streamed_outlives_the_agent(agent: Agent) -> None:
 
 
 def test_a_program_that_streams_leaves_nobody_behind_who_could_write(agent: Agent) -> None:
-    child = "import os, time\nif os.fork() == 0:\n os.setpgid(0, 0)\n time.sleep(0.3)\n while 1: print('late', flush=True)"
+    child = (
+        "import os, time\nif os.fork() == 0:\n os.setpgid(0, 0)\n time.sleep(0.3)\n while 1: print('late', flush=True)"
+    )
     quick, killed, missing = agent.run(
         ops.run(sys.executable, "-c", child, stream=True),
         ops.run("/bin/sh", "-c", "(while :; do echo x; sleep 0.1; done) & sleep 30", timeout=1, stream=True),

@@ -48,6 +48,11 @@ def test_tests_in_python_are_shards_of_their_file() -> None:
     }
 
 
+def test_a_program_of_the_kselftest_is_one_piece_of_work() -> None:
+    files = [f"c/k.iommu-ksft::{program}::case-{number}" for program in ("a", "b.sh") for number in range(SHARD * 3)]
+    assert Counter(scopes(files).values()) == {"c/k.iommu-ksft::a": SHARD * 3, "c/k.iommu-ksft::b.sh": SHARD * 3}
+
+
 def test_workers_are_as_many_as_there_is_memory_for() -> None:
     guest = 512 << 20
     one = WORKER + 2 * (guest + HEADROOM)
