@@ -119,7 +119,9 @@ class VngGuest(AgentGuest):
 
     def evidence(self) -> Evidence:
         """What is known of it; after close() as it was then."""
-        return self._last if self._closed else _evidence(self.child, self._splat.text if self._splat else "")
+        if self._closed:
+            return self._last
+        return _evidence(self.child, self._splat.text if self._splat else "", self._agent.output)
 
     def _new(self, log: str) -> str:
         return log
@@ -314,7 +316,8 @@ def _path() -> str:
     return os.environ.get("PATH", os.defpath)
 
 
-def _evidence(child: Child, splat: str = "") -> Evidence:
+def _evidence(child: Child, splat: str = "", output: bytes = b"") -> Evidence:
     assert isinstance(child, Boot)
     files = {"console.txt": child.console.tail(KEPT).encode()}
-    return Evidence(shlex.join(child.argv), child.console.tail(TAIL), splat, files)
+    printed = output.decode("utf-8", "backslashreplace")
+    return Evidence(shlex.join(child.argv), child.console.tail(TAIL), splat, printed, files)
