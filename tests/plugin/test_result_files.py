@@ -215,9 +215,9 @@ CTRL_C = {
     "-n2": """import os, signal, time
 
 def test_z():
-    time.sleep(2)
-    os.kill(os.getppid(), signal.SIGINT)
     time.sleep(3)
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(8)
 """,
 }
 
