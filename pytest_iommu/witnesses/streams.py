@@ -8,12 +8,13 @@ description; nothing of it comes from the files under test.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_iommu.dialects.base import DumpSyntaxError
 from pytest_iommu.dialects.io_ptdump_small import parse_info
 from pytest_iommu.dialects.smmuv3 import parse_cd, parse_ste
+from pytest_iommu.formats.smmuv3 import decode_ste
 from pytest_iommu.guest import ops
 from pytest_iommu.outcomes import CheckFailed, SetupError
 from pytest_iommu.reading import DEBUGFS
@@ -239,8 +240,18 @@ def _rule(file: str, line: str) -> str:
     return "STE-6" if file == "cd" and line.startswith("CD for") else "STE-2"
 
 
+def _of_another_time(have: str, want: str) -> bool:
+    """Whether an STE is sound and says something else than the one in memory, as that may have been before."""
+    one, now = parse_ste(have), parse_ste(want)
+    sound = one.valid and one == replace(decode_ste(one.sid, one.words), domain=one.domain)
+    return sound and (one.config, one.s1_context_ptr, one.s2ttb) != (now.config, now.s1_context_ptr, now.s2ttb)
+
+
 def _differs(file: str, sid: int, have: str, want: str) -> CheckFailed:
-    """The first line that differs names the rule: Domain, or what is decoded from the words."""
+    """An STE of another time is STE-4's; else the first line that differs names the rule."""
+    if file == "ste" and _of_another_time(have, want):
+        what = f"ste of stream {sid} is a sound one, but not the one in RAM"
+        return CheckFailed(f"{what}\n\nin RAM:\n{want}\ndumped:\n{have}", ("STE-4",), ("STE-2",))
     dumped, held = have.splitlines(), want.splitlines()
     number = next((i for i, pair in enumerate(zip(dumped, held, strict=False)) if pair[0] != pair[1]), -1)
     if number < 0:

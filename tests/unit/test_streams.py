@@ -116,6 +116,12 @@ def cd_of_another(kernel: Kernel) -> None:
     kernel.edit(8, "cd", "CD for Stream ID 8", "CD for Stream ID 9")
 
 
+def ste_of_another(kernel: Kernel) -> None:
+    """What stage 2 had in its STE is in that of stage 1, all of it."""
+    text = kernel.files[f"{STREAMS}/16/ste"]
+    kernel.files[f"{STREAMS}/8/ste"] = text.replace("Stream ID 16", "Stream ID 8")
+
+
 LIES: dict[str, tuple[str, Callable[[Kernel], None]]] = {
     "no directory": ("STE-1", no_directory),
     "a directory of nobody": ("STE-1", one_too_many),
@@ -126,6 +132,7 @@ LIES: dict[str, tuple[str, Callable[[Kernel], None]]] = {
     "a word that is not in RAM": ("STE-2", lambda k: k.edit(16, "ste", "[7]: 0x00000000", "[7]: 0x00000001")),
     "an address whatever Config is": ("STE-2", lambda k: k.edit(40, "ste", "S2TTB: 0x00000000", "S2TTB: 0x00000001")),
     "a T0SZ that is none": ("STE-2", lambda k: k.edit(8, "cd", "T0SZ: 16", "T0SZ: 17")),
+    "a sound STE that is not in RAM": ("STE-4", ste_of_another),
     "the domain of another": ("STE-3", lambda k: k.edit(8, "cd", "Domain: 3", "Domain: 4")),
     "no domain": ("STE-3", lambda k: k.edit(16, "ste", "Domain: 4", "Domain: -")),
     "no CD": ("STE-6", no_cd),
