@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The vng target for real, on a kernel with the dump:
 
-pytest tests/qemu/test_vng.py --iommu-target=vng --iommu-image=TREE/arch/x86/boot/bzImage
+pytest tests/qemu/test_vng_boots.py --iommu-target=vng --iommu-image=TREE/arch/x86/boot/bzImage
 
 Each of these boots a guest or two, without KVM in ten seconds each.
 """
