@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,22 @@ def kernel_tree(iommu_settings: Settings) -> Path:
         with store.locked(progress):
             found = source.cached(store) or source.fetch(store, progress, iommu_settings.offline)
     return found.path
+
+
+@pytest.fixture(scope="session")
+def checkpatch(kernel_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """What the tree's checkpatch --strict says of patches, or with --file of files.
+
+    It keeps a list of names where it is started: in the tree, which is not ours to write to, that passes for damage.
+    """
+    where = tmp_path_factory.mktemp("checkpatch")
+    argv = ["perl", str(kernel_tree / "scripts/checkpatch.pl"), f"--root={kernel_tree}"]
+
+    def run(*words: object) -> str:
+        told = [*argv, "--strict", "--no-summary", "--terse", *map(str, words)]
+        done = subprocess.run(told, cwd=where, capture_output=True, text=True, check=False)
+        # What it finds is on stdout; that it could not look at all is not.
+        assert done.returncode == bool(done.stdout), done.stdout + done.stderr
+        return done.stdout.strip()
+
+    return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,12 @@ NOT_FOR_PROGRAMS = "PREFER_KERNEL_TYPES,PREFER_DEFINED_ATTRIBUTE_MACRO,BIT_MACRO
 
 
 @pytest.mark.parametrize("name", MODULE)
-def test_checkpatch_accepts_the_module(name: str, kernel_tree: Path) -> None:
-    argv = ["perl", str(kernel_tree / "scripts/checkpatch.pl"), "--strict", "--no-summary", "--terse", "--file"]
-    done = subprocess.run(
-        [*argv, str(paths.module() / name)], cwd=kernel_tree, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "", done.stdout
+def test_checkpatch_accepts_the_module(name: str, checkpatch: Callable[..., str]) -> None:
+    assert checkpatch("--file", paths.module() / name) == ""
 
 
-def test_checkpatch_accepts_the_owner(kernel_tree: Path) -> None:
-    argv = ["perl", str(kernel_tree / "scripts/checkpatch.pl"), "--strict", "--no-summary", "--terse"]
-    argv += [f"--ignore={NOT_FOR_PROGRAMS}", "--file", *(str(paths.owner() / name) for name in OWNER)]
-    done = subprocess.run(argv, cwd=kernel_tree, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "", done.stdout
+def test_checkpatch_accepts_the_owner(checkpatch: Callable[..., str]) -> None:
+    assert checkpatch(f"--ignore={NOT_FOR_PROGRAMS}", "--file", *(paths.owner() / name for name in OWNER)) == ""
 
 
 @pytest.mark.parametrize(
