@@ -79,12 +79,13 @@ def _running(host: Host, settings: Settings, machine: Machine, key: Key) -> Targ
     return RunningTarget(host, settings, machine, key, page_size(key.flavour), workers)
 
 
-_NO_MEMORY = "EXPECTED is judged, IN RAM and DONE are not"
+_NO_MEMORY = "a recording has no memory: EXPECTED is judged, IN RAM and DONE are not"
+_NOT_OURS = "nobody sees its memory: EXPECTED is judged, IN RAM is not, DONE where there is an edu (test_buffers.py)"
 
 BUILTIN: Mapping[str, TargetKind] = {
     "qemu": TargetKind(_qemu),
-    "replay": TargetKind(_replay, needs_kernel=False, programs=False, note=f"a recording has no memory: {_NO_MEMORY}"),
-    "local": TargetKind(_local, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
-    "vng": TargetKind(_vng, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
-    "ssh": TargetKind(_ssh, needs_kernel=False, emulated=False, note=f"nobody sees its memory: {_NO_MEMORY}"),
+    "replay": TargetKind(_replay, needs_kernel=False, programs=False, note=_NO_MEMORY),
+    "local": TargetKind(_local, needs_kernel=False, emulated=False, note=_NOT_OURS),
+    "vng": TargetKind(_vng, needs_kernel=False, emulated=False, note=_NOT_OURS),
+    "ssh": TargetKind(_ssh, needs_kernel=False, emulated=False, note=_NOT_OURS),
 }

@@ -83,9 +83,11 @@ def board(boot: Boot, iommu_settings: Settings, pytester: pytest.Pytester, monke
 def test_scenarios_on_a_board(board: Board) -> None:
     """Software tables and domains of hardware that is there; what QEMU has to be for is skipped."""
     suite = paths.conformance()
-    result = board.run(suite / "scenarios" / "basics.iommu.yaml", suite / "test_default_domains.py")
+    files = (suite / "scenarios" / "basics.iommu.yaml", suite / "test_default_domains.py", suite / "test_buffers.py")
+    result = board.run(*files, "-v")
     outcomes = result.parseoutcomes()
     assert outcomes.get("passed", 0) > 50, outcomes
+    result.stdout.fnmatch_lines([f"*test_dma_comes_to_where_the_dump_says?{stage}? PASSED*" for stage in ("s1", "s2")])
     assert outcomes.keys() == {"passed", "skipped"}
     result.stdout.fnmatch_lines(
         ["iommu: target ssh, *", "iommu: nobody sees its memory: EXPECTED is judged*", "SKIPPED*under QEMU*"]
