@@ -130,7 +130,7 @@ def test_a_guest_that_is_killed(inner: Vng) -> None:
         f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_vng import qemus
+from test_vng_boots import qemus
 
 def test_killed(iommu_guest):
     for pid in qemus(os.getpid()):
