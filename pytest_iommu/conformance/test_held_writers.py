@@ -30,7 +30,7 @@ pytestmark = [
 WRITER, READER = 0, 1
 BASE, OA, SIZE = 0x31200000, 0x912345000, 2 << 20
 HOLE, FULL = BASE + 5 * 4096, BASE - SIZE
-REACHED = 5.0
+REACHED = 15.0
 #: Milliseconds for readers that nobody holds up: they take one
 DONE = 5000
 
@@ -67,7 +67,7 @@ def stopped(guest: GuestHandle, domain: Domain, writer: Writer) -> Iterator[None
     job = jobs.start_writer(WRITER, f"{MODULE}/control", command, cpu=CPU)
     try:
         if writer.function:
-            function = symbols.address(guest.run, memory, writer.function)
+            function = symbols.of(guest.run, memory).address(writer.function)
             if function is None:
                 pytest.skip(f"this kernel has no function {writer.function}, or hides where it is")
             stand.attach()

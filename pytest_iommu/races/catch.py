@@ -144,9 +144,10 @@ class Catch:
 
     def _stop(self, gdb: Gdb, memory: Memory) -> None:
         self._aim(memory)
-        unlock = None
+        known, unlock = None, None
         if self._hold.at == BATCH:
-            unlock = symbols.address(self._run, memory, UNLOCK)
+            known = symbols.of(self._run, memory)
+            unlock = known.address(UNLOCK)
             if unlock is None:
                 pytest.skip(f"this kernel has no {UNLOCK}: its RCU readers are not preempted, or it hides addresses")
         reader = jobs.start_reader(READER, self._place.path, chunk=self._place.chunk, cpu=CPU)
@@ -155,9 +156,8 @@ class Catch:
         self._stand = stand = Stand(gdb, self._run)
         stand.attach()
         stand.catch(self._virtual(stand), [reader], self._hold.timeout)
-        if unlock is not None:
-            # Only one processor runs at a time until then.
-            stand.leave(unlock, 3 * self._hold.timeout)
+        if known is not None and unlock is not None:
+            stand.leave(unlock, known, self._hold.timeout)
         if self._hold.how == FROZEN:
             stand.freeze()
         else:

@@ -10,7 +10,7 @@ POINTS = (TABLE, LEAF, BATCH, COPY)
 INSIDE = (TABLE, LEAF)
 PREEMPTED, FROZEN = "preempted", "frozen"
 WAYS = (PREEMPTED, FROZEN)
-TIMEOUT = 5.0
+TIMEOUT = 15.0
 
 
 @dataclass(frozen=True, slots=True)

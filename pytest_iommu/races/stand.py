@@ -13,20 +13,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.gdb import GdbError, Point, Stop
+from pytest_iommu.races import calls
+from pytest_iommu.races.calls import COUNTER
 
 if TYPE_CHECKING:
     from pytest_iommu.guest.gdb import Gdb
+    from pytest_iommu.races.symbols import Symbols
     from pytest_iommu.targets.protocol import Op, Reply
 
 CPU = 1
 """The reader's processor; nothing else is there in manner `races`."""
 
-#: numbers of arm64's registers in gdb's description: x0 to x30, sp, pc
-LINK, STACK, COUNTER = 30, 31, 32
-SLICE = 0.2
-"""Seconds that CPU runs alone at a time."""
-STACK_SIZE = 1 << 15
-"""At least as large as any kernel stack: 16 KiB, and 32 with KASAN."""
+PIECE = 1 << 10
+"""Bytes of memory in one packet."""
+BACK = 15.0
+"""Seconds of host time for a reader that was released to be back."""
 
 Run = Callable[["Sequence[Op]"], "Reply"]
 
@@ -93,38 +94,31 @@ class Stand:
         self._sent = self._pool.submit(self._run, start)
         return self._meet(lambda stop: stop.cpu == CPU and wanted(stop), timeout) is not None
 
-    def leave(self, function: int, timeout: float) -> None:
-        """From where catch() stopped go on to right behind the end of the RCU section that the reader is in.
+    def leave(self, function: int, symbols: Symbols, timeout: float) -> None:
+        """From where catch() stopped go on to right behind the next call of ``function`` that the reader itself makes.
 
-        ``function`` is the address of __rcu_read_unlock. An interrupt has sections of its own, but another stack.
-        Only CPU runs meanwhile: the others meet that function all the time.
+        Of the functions it is in, the innermost that has such a call is meant. NotReached where there is none, or it
+        does not come to that in ``timeout`` seconds.
         """
-        deadline = time.monotonic() + timeout
-        lowest = self._gdb.register(CPU, STACK)
-        self._execute_until(function, range(lowest, lowest + STACK_SIZE), deadline)
-        stack, back = self._gdb.register(CPU, STACK), self._gdb.register(CPU, LINK)
-        self._execute_until(back, range(stack, stack + 1), deadline)
+        for address in calls.chain(lambda number: self._gdb.register(CPU, number), self.word):
+            body = symbols.around(address)
+            behind = calls.behind_calls(self._code(body), body.start, function)
+            if behind:
+                break
+        else:
+            raise NotReached(f"no function that it is in calls 0x{function:x}")
+        for back in behind:
+            self._gdb.set(Point.EXECUTE, back, 4)
+        self._go()
+        if self._meet(lambda stop: stop.cpu == CPU, timeout) is None:
+            raise NotReached(f"it did not come back from 0x{function:x} to {' or '.join(map(hex, behind))}")
+        self._gdb.clear()
 
-    def _execute_until(self, address: int, stacks: range, deadline: float) -> None:
-        """Up to where CPU comes to an instruction with one of these stack pointers; others that come to it go on."""
-        while True:
-            self._gdb.clear()
-            self._gdb.set(Point.EXECUTE, address, 4)
-            self._go([CPU])
-            stop = self._meet(lambda stop: stop.cpu == CPU, min(deadline - time.monotonic(), SLICE), [CPU])
-            if stop is not None and self._gdb.register(CPU, STACK) in stacks:
-                return
-            if time.monotonic() > deadline:
-                raise NotReached(f"0x{address:x} was not executed")
-            self._gdb.clear()
-            if stop is not None:
-                # Past it by hand. Where it returns to is of no use: that task may be preempted before it does.
-                self._gdb.step(CPU)
-                continue
-            # Another processor may have been stopped with a lock that CPU waits for: its turn, and as long.
-            self._go([0])
-            time.sleep(SLICE)
-            self._halt()
+    def _code(self, body: range) -> bytes:
+        self._gdb.register(CPU, COUNTER)
+        return b"".join(
+            self._gdb.read(start, min(PIECE, body.stop - start)) for start in range(body.start, body.stop, PIECE)
+        )
 
     def freeze(self) -> None:
         """Let all processors but CPU run; the answer to catch()'s batch is waited for."""
@@ -153,7 +147,7 @@ class Stand:
         self._gdb.set(Point.EXECUTE, self._registers[COUNTER], 4)
         self._go()
         self._sent = self._pool.submit(self._run, release)
-        stop = self._meet(lambda stop: stop.cpu == CPU, 5.0)
+        stop = self._meet(lambda stop: stop.cpu == CPU, BACK)
         now = self._all() if stop is not None else ()
         self._detach()
         self._answer()
@@ -177,7 +171,7 @@ class Stand:
     def _all(self) -> tuple[int, ...]:
         return tuple(self._gdb.register(CPU, number) for number in range(COUNTER + 1))
 
-    def _meet(self, wanted: Callable[[Stop], bool], timeout: float, cpus: Sequence[int] = ()) -> Stop | None:
+    def _meet(self, wanted: Callable[[Stop], bool], timeout: float) -> Stop | None:
         """Wait for a stop that is wanted; others go on."""
         deadline = time.monotonic() + timeout
         while True:
@@ -188,7 +182,7 @@ class Stand:
             self._running = False
             if wanted(stop):
                 return stop
-            self._go(cpus)
+            self._go()
 
     def _answer(self) -> Reply:
         assert self._sent is not None

@@ -1,25 +1,48 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Addresses of functions in a guest's kernel, from its /proc/kallsyms; read once a guest."""
+"""Functions of a guest's kernel: where they are, whose an address is; from its /proc/kallsyms, read once a guest."""
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from pytest_iommu.guest import ops
 from pytest_iommu.targets.protocol import Memory, Op, Reply
 
-_KNOWN: WeakKeyDictionary[Memory, bytes] = WeakKeyDictionary()
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """``starts`` ascend, ``names`` are those of the same index. Empty where the kernel hides addresses."""
+
+    starts: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Symbols:
+        """The text of /proc/kallsyms."""
+        found = re.findall(r"(?m)^([0-9a-f]{16}) [tTwW] (\S+)", text)
+        rows = sorted((int(address, 16), name) for address, name in found if int(address, 16))
+        return cls(tuple(start for start, _ in rows), tuple(name for _, name in rows))
+
+    def address(self, name: str) -> int | None:
+        """Where a function is; None where the kernel has none of that name, or does not tell."""
+        return self.starts[self.names.index(name)] if name in self.names else None
+
+    def around(self, address: int) -> range:
+        """All addresses of the function that has this one; none where nobody knows where that begins and ends."""
+        above = bisect_right(self.starts, address)
+        return range(self.starts[above - 1], self.starts[above]) if 0 < above < len(self.starts) else range(0)
 
 
-def address(run: Callable[[Sequence[Op]], Reply], memory: Memory, name: str) -> int | None:
-    """Where a function is; None where the kernel has none of that name, or does not tell.
+_KNOWN: WeakKeyDictionary[Memory, Symbols] = WeakKeyDictionary()
 
-    ``memory`` is that of the guest, which ``run`` runs batches on: what is known is known as long as that lives.
-    """
+
+def of(run: Callable[[Sequence[Op]], Reply], memory: Memory) -> Symbols:
+    """Those of the guest that ``run`` runs batches on; they are known as long as its ``memory`` lives."""
     if memory not in _KNOWN:
         (result,) = run([ops.read_file("/proc/kallsyms")]).results
-        _KNOWN[memory] = result.data
-    match = re.search(rb"(?m)^([0-9a-f]{16}) [tT] %s$" % re.escape(name.encode()), _KNOWN[memory])
-    return int(match[1], 16) or None if match is not None else None
+        _KNOWN[memory] = Symbols.parse(ops.text_of(result))
+    return _KNOWN[memory]
