@@ -10,7 +10,7 @@
 #define SPAN_KEYS (BIT(PTT_LEAF) | BIT(PTT_COUNT) | BIT(PTT_ISTEP))
 #define TABLE_KEYS                                                              \
 	(BIT(PTT_FORMAT) | BIT(PTT_GRANULE) | BIT(PTT_IAS) | BIT(PTT_OAS) |     \
-	 BIT(PTT_QUIRKS) | BIT(PTT_FEATURES) | BIT(PTT_LEVELS) | BIT(PTT_VASZ) | \
+	 BIT(PTT_QUIRKS) | BIT(PTT_PAGES) | BIT(PTT_FEATURES) | BIT(PTT_LEVELS) | BIT(PTT_VASZ) | \
 	 BIT(PTT_OASZ))
 
 /**

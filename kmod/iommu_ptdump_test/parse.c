@@ -22,7 +22,7 @@ static const char *const key_names[PTT_NR_KEYS] = {
 	[PTT_SEED] = "seed",	   [PTT_LEN] = "len",	      [PTT_DOMAIN] = "domain",
 	[PTT_RAW] = "raw",	   [PTT_CELLS] = "cells",     [PTT_GAP] = "gap",
 	[PTT_THREADS] = "threads", [PTT_OPS] = "ops",	      [PTT_PAUSE] = "pause",
-	[PTT_ROUNDS] = "rounds",
+	[PTT_ROUNDS] = "rounds",   [PTT_PAGES] = "pages",
 };
 
 const char *ptt_key_name(enum ptt_key key)

@@ -55,6 +55,7 @@ enum ptt_key {
 	PTT_IAS,
 	PTT_OAS,
 	PTT_QUIRKS,
+	PTT_PAGES,
 	PTT_FEATURES,
 	PTT_LEVELS,
 	PTT_VASZ,

@@ -295,7 +295,7 @@ int ptt_sw_generic_pt(struct ptt_domain *d, struct ptt_args *args, struct ptt_re
 	if (!f->init)
 		return ptt_fail(reply, -EOPNOTSUPP, "%s is not built in", f->name);
 	if (args->value[PTT_GRANULE] || args->value[PTT_IAS] || args->value[PTT_OAS] ||
-	    args->value[PTT_QUIRKS] || args->value[PTT_STAGE])
+	    args->value[PTT_QUIRKS] || args->value[PTT_PAGES] || args->value[PTT_STAGE])
 		return ptt_fail(reply, -EINVAL, "%s takes levels= vasz= oasz= features=", f->name);
 	ret = parse_config(args, f, &c, reply);
 	if (ret)

@@ -3,6 +3,7 @@
 #include <linux/bits.h>
 #include <linux/device.h>
 #include <linux/err.h>
+#include <linux/gfp.h>
 #include <linux/io-pgtable.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
@@ -80,6 +81,17 @@ static const struct iommu_domain_ops sw_ops = {
 	.iova_to_phys = sw_iova_to_phys,
 };
 
+/* Pages that are free at once, as some drivers give them to io-pgtable */
+static void *own_alloc(void *cookie, size_t size, gfp_t gfp)
+{
+	return alloc_pages_exact(size, gfp | __GFP_ZERO);
+}
+
+static void own_free(void *cookie, void *pages, size_t size)
+{
+	free_pages_exact(pages, size);
+}
+
 static const struct {
 	const char *name;
 	enum io_pgtable_fmt fmt;
@@ -91,6 +103,8 @@ static const struct {
 	{ "arm_32_lpae_s2", ARM_32_LPAE_S2, 2, 40, 40 },
 	{ "arm_64_lpae_s1", ARM_64_LPAE_S1, 1, 52, 52 },
 	{ "arm_64_lpae_s2", ARM_64_LPAE_S2, 2, 52, 52 },
+	/* a GPU's, neither of both stages */
+	{ "arm_mali_lpae", ARM_MALI_LPAE, 0, 48, 40 },
 };
 
 static int find_format(const char *name)
@@ -187,13 +201,19 @@ static int parse_config(struct ptt_args *args, int fmt, struct io_pgtable_cfg *c
 	cfg->oas = oas;
 	cfg->coherent_walk = true;
 	cfg->tlb = &no_flush;
+	if (args->value[PTT_PAGES]) {
+		if (strcmp(args->value[PTT_PAGES], "own"))
+			return ptt_fail(reply, -EINVAL, "pages= is own, or not given");
+		cfg->alloc = own_alloc;
+		cfg->free = own_free;
+	}
 	return 0;
 }
 
 /**
  * ptt_sw_io_pgtable() - make a software table of an Arm format
  * @d: filled
- * @args: format=, granule=, ias=, oas=, quirks=
+ * @args: format=, granule=, ias=, oas=, quirks=, pages=
  * @reply: says what is wrong
  *
  * Return: 0 or -errno.
@@ -206,7 +226,7 @@ int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_re
 
 	if (args->value[PTT_LEVELS] || args->value[PTT_VASZ] || args->value[PTT_OASZ] ||
 	    args->value[PTT_FEATURES] || args->value[PTT_STAGE])
-		return ptt_fail(reply, -EINVAL, "%s takes granule= ias= oas= quirks=",
+		return ptt_fail(reply, -EINVAL, "%s takes granule= ias= oas= quirks= pages=",
 				formats[fmt].name);
 	ret = parse_config(args, fmt, &cfg, reply);
 	if (ret)
@@ -239,7 +259,8 @@ int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_re
 	d->stage = formats[fmt].stage;
 	d->ias = cfg.ias;
 	d->oas = cfg.oas;
-	d->arm_cfg = &io_pgtable_ops_to_pgtable(table->ops)->cfg;
+	if (d->stage)
+		d->arm_cfg = &io_pgtable_ops_to_pgtable(table->ops)->cfg;
 	d->aperture[0].first = table->domain.geometry.aperture_start;
 	d->aperture[0].last = table->domain.geometry.aperture_end;
 	d->nr_apertures = 1;
