@@ -17,6 +17,7 @@ from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
 from pytest_iommu.model import Prot
+from pytest_iommu.outcomes import CheckFailed
 from pytest_iommu.races.holds import BATCH, LEAF, Hold
 from pytest_iommu.races.race import Race
 
@@ -69,6 +70,12 @@ def gone(guest: GuestHandle, seconds: float) -> bool:
     return True
 
 
+def stream_is_gone(guest: GuestHandle, path: str) -> None:
+    """CheckFailed (STE-1) while the directory of a stream is there."""
+    if guest.run([ops.stat(path)]).results[0].ok:
+        raise CheckFailed(f"{path} is there, and {DEVICE} is not", ("STE-1",))
+
+
 @pytest.mark.iommu_rules("CON-1", "CON-6", "STE-1")
 @pytest.mark.parametrize("at", [LEAF, BATCH])
 def test_window_of_a_device_that_is_pulled_out(
@@ -79,7 +86,7 @@ def test_window_of_a_device_that_is_pulled_out(
     with iommu_guest.pulling(DEVICE), iommu_race(plugged, Hold(at, BASE + 5 * 4096)) as race:
         left = gone(iommu_guest, BUTTON if at == LEAF else PATIENCE)
         assert left or at == LEAF, f"the device does not go while there is {race.hold}"
-    assert not iommu_guest.run([ops.stat(stream)]).results[0].ok, f"{stream} is still there"
+    stream_is_gone(iommu_guest, stream)
 
 
 @pytest.mark.iommu_rules("CON-6", "CON-9", "STE-1")
@@ -93,7 +100,7 @@ def test_stuck_readers_of_a_device_that_is_pulled_out(plugged: Domain, iommu_gue
     for job, path in enumerate(paths):
         await_stuck(iommu_guest, job, path)
     iommu_guest.plug(DEVICE, add=False)
-    assert not iommu_guest.run([ops.stat(stream)]).results[0].ok, f"{stream} is still there"
+    stream_is_gone(iommu_guest, stream)
     for job, (path, text) in enumerate(zip(paths, whole, strict=True)):
         batch = [jobs.signal_job(job, Signal.RELEASE), jobs.wait_job(job, DONE)]
         end = iommu_guest.run(batch).results[1]
