@@ -19,6 +19,7 @@ from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.oracle.items import Root, item_address
 from pytest_iommu.races import symbols
+from pytest_iommu.races.holds import TIMEOUT
 from pytest_iommu.races.stand import CPU, Stand
 from pytest_iommu.testmodule import MODULE, parse_domains
 
@@ -30,7 +31,6 @@ pytestmark = [
 WRITER, READER = 0, 1
 BASE, OA, SIZE = 0x31200000, 0x912345000, 2 << 20
 HOLE, FULL = BASE + 5 * 4096, BASE - SIZE
-REACHED = 15.0
 #: Milliseconds for readers that nobody holds up: they take one
 DONE = 5000
 
@@ -71,14 +71,14 @@ def stopped(guest: GuestHandle, domain: Domain, writer: Writer) -> Iterator[None
             if function is None:
                 pytest.skip(f"this kernel has no function {writer.function}, or hides where it is")
             stand.attach()
-            stand.catch_call(function, [job], REACHED)
+            stand.catch_call(function, [job], TIMEOUT)
         else:
             row = parse_domains(guest.read(f"{MODULE}/domains").decode())[domain.name]
             assert row.top is not None
             root = Root(domain.config, row.top, row.levels or domain.config.levels)
             item = item_address(memory, root, writer.iova, writer.level)
             stand.attach()
-            stand.catch_store(machine.linear + item.address - machine.ram, [job], REACHED)
+            stand.catch_store(machine.linear + item.address - machine.ram, [job], TIMEOUT)
         stand.freeze()
         yield
         stand.wake([])

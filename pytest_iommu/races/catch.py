@@ -144,12 +144,10 @@ class Catch:
 
     def _stop(self, gdb: Gdb, memory: Memory) -> None:
         self._aim(memory)
-        known, unlock = None, None
-        if self._hold.at == BATCH:
-            known = symbols.of(self._run, memory)
-            unlock = known.address(UNLOCK)
-            if unlock is None:
-                pytest.skip(f"this kernel has no {UNLOCK}: its RCU readers are not preempted, or it hides addresses")
+        known = symbols.of(self._run, memory) if self._hold.at == BATCH else None
+        unlock = known.address(UNLOCK) if known is not None else None
+        if known is not None and unlock is None:
+            pytest.skip(f"this kernel has no {UNLOCK}: its RCU readers are not preempted, or it hides addresses")
         reader = jobs.start_reader(READER, self._place.path, chunk=self._place.chunk, cpu=CPU)
         if self._hold.how != FROZEN:
             self._done("start_spinner", [jobs.start_spinner(SPINNER, CPU)])

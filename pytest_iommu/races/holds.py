@@ -11,6 +11,7 @@ INSIDE = (TABLE, LEAF)
 PREEMPTED, FROZEN = "preempted", "frozen"
 WAYS = (PREEMPTED, FROZEN)
 TIMEOUT = 15.0
+"""Seconds of host time for whoever is awaited at a point: the longest that was seen is below one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_iommu.guest.gdb import GdbError, Point, Stop
 from pytest_iommu.races import calls
 from pytest_iommu.races.calls import COUNTER
+from pytest_iommu.races.holds import TIMEOUT
 
 if TYPE_CHECKING:
     from pytest_iommu.guest.gdb import Gdb
@@ -26,8 +27,6 @@ CPU = 1
 
 PIECE = 1 << 10
 """Bytes of memory in one packet."""
-BACK = 15.0
-"""Seconds of host time for a reader that was released to be back."""
 
 Run = Callable[["Sequence[Op]"], "Reply"]
 
@@ -55,9 +54,8 @@ class Stand:
 
     def word(self, address: int, cpu: int = CPU) -> int | None:
         """The 64-bit word at a virtual address of the kernel; None where ``cpu`` is in user mode and cannot see it."""
-        self._gdb.register(cpu, COUNTER)  # what the stub reads, it reads as the processor that was asked last
         try:
-            return int.from_bytes(self._gdb.read(address, 8), "little")
+            return int.from_bytes(self._read(range(address, address + 8), cpu), "little")
         except GdbError:
             return None
 
@@ -100,9 +98,9 @@ class Stand:
         Of the functions it is in, the innermost that has such a call is meant. NotReached where there is none, or it
         does not come to that in ``timeout`` seconds.
         """
-        for address in calls.chain(lambda number: self._gdb.register(CPU, number), self.word):
-            body = symbols.around(address)
-            behind = calls.behind_calls(self._code(body), body.start, function)
+        chain = calls.chain(lambda number: self._gdb.register(CPU, number), self.word)
+        for body in dict.fromkeys(map(symbols.around, chain)):
+            behind = calls.behind_calls(self._read(body), body.start, function)
             if behind:
                 break
         else:
@@ -114,11 +112,10 @@ class Stand:
             raise NotReached(f"it did not come back from 0x{function:x} to {' or '.join(map(hex, behind))}")
         self._gdb.clear()
 
-    def _code(self, body: range) -> bytes:
-        self._gdb.register(CPU, COUNTER)
-        return b"".join(
-            self._gdb.read(start, min(PIECE, body.stop - start)) for start in range(body.start, body.stop, PIECE)
-        )
+    def _read(self, where: range, cpu: int = CPU) -> bytes:
+        self._gdb.register(cpu, COUNTER)  # what the stub reads, it reads as the processor that was asked last
+        pieces = range(where.start, where.stop, PIECE)
+        return b"".join(self._gdb.read(start, min(PIECE, where.stop - start)) for start in pieces)
 
     def freeze(self) -> None:
         """Let all processors but CPU run; the answer to catch()'s batch is waited for."""
@@ -147,7 +144,7 @@ class Stand:
         self._gdb.set(Point.EXECUTE, self._registers[COUNTER], 4)
         self._go()
         self._sent = self._pool.submit(self._run, release)
-        stop = self._meet(lambda stop: stop.cpu == CPU, BACK)
+        stop = self._meet(lambda stop: stop.cpu == CPU, TIMEOUT)
         now = self._all() if stop is not None else ()
         self._detach()
         self._answer()
