@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -241,11 +241,18 @@ class Iommu:
 
     def table(self, format: str, **parameters: int) -> Domain:
         """A software table; parameters are those of pytest_iommu.formats.configure()."""
+        return self._software(format, parameters)
+
+    def table_of_own_pages(self, format: str) -> Domain:
+        """One of io-pgtable's formats, whose freed tables do not wait for RCU: it has no dump, and no directory."""
+        return self._software(format, {}, " pages=own")
+
+    def _software(self, format: str, parameters: Mapping[str, int], more: str = "") -> Domain:
         from pytest_iommu import formats
         from pytest_iommu.scenario.variants import software_command
 
         config = formats.configure(format, **parameters)
-        return self._make(software_command(formats.get(format), config, parameters, None), config)
+        return self._make(software_command(formats.get(format), config, parameters, None) + more, config)
 
     def _make(self, words: str, config: TableConfig) -> Domain:
         name = f"d{len(self._domains)}"

@@ -259,6 +259,7 @@ int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_re
 	d->stage = formats[fmt].stage;
 	d->ias = cfg.ias;
 	d->oas = cfg.oas;
+	/* ptt_get_table() knows what the two stages are told */
 	if (d->stage)
 		d->arm_cfg = &io_pgtable_ops_to_pgtable(table->ops)->cfg;
 	d->aperture[0].first = table->domain.geometry.aperture_start;
