@@ -67,6 +67,8 @@ class GuestItem(pytest.Item):
 
     #: whether the guest is still as the test left it when its failure is reported
     as_left = True
+    #: whether it is run once more when its guest was lost
+    retried = True
 
     @abstractmethod
     def key(self) -> Key:
@@ -99,7 +101,7 @@ class ScenarioItem(GuestItem):
         from pytest_iommu.runner import run_instance
 
         run = self.config.stash[RUN]
-        run.attempt(self, self.key(), lambda guest: run_instance(run, self, guest), fresh=self.instance.fresh)
+        run_instance(run, self, run.pool.take(self.key(), fresh=self.instance.fresh))
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """File, 0-based line, and the name in headlines."""

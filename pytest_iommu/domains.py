@@ -11,8 +11,17 @@ import pytest
 
 from pytest_iommu import reading
 from pytest_iommu.guest import ops
+from pytest_iommu.guest.state import Touched, touched_by
 from pytest_iommu.model import Dump, Prot, format_size, parse_size
-from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.outcomes import (
+    CheckFailed,
+    GuestAnswered,
+    GuestLost,
+    IommuError,
+    KernelCrash,
+    KernelHang,
+    SetupError,
+)
 from pytest_iommu.pool import Key
 from pytest_iommu.run import devices_of, plug
 from pytest_iommu.targets.manners import MANNERS, RACES
@@ -35,12 +44,16 @@ if TYPE_CHECKING:
 Task = tuple[str, Callable[[], None]]
 
 
-class CommandError(Exception):
+class CommandError(GuestAnswered):
     """The test module refused a command: ``errno`` is the name, e.g. ``EEXIST``."""
 
     def __init__(self, command: str, errno: str, message: str) -> None:
         super().__init__(f"{command}: {errno}: {message}")
         self.errno = errno
+
+
+class GuestFileError(GuestAnswered, OSError):
+    """A file of the guest could not be read or written; errno and path as of any OSError."""
 
 
 class GuestHandle:
@@ -49,8 +62,12 @@ class GuestHandle:
     def __init__(self, run: Run, key: Key, fresh: bool = False) -> None:
         self._run = run
         self.key = key
+        self._take(fresh)
+
+    def _take(self, fresh: bool) -> None:
+        self._guest = self._run.pool.take(self.key, fresh)
         self._end: IommuError | None = None
-        self._guest = run.pool.take(key, fresh)
+        self.touched = Touched.NOTHING
 
     @property
     def alive(self) -> bool:
@@ -104,12 +121,21 @@ class GuestHandle:
         """Run operations of pytest_iommu.guest.ops in one round trip; ``timeout`` in seconds."""
         __tracebackhide__ = True
         with self._noticed():
+            touched = touched_by(batch)
+            if touched:
+                self._touch(touched)
             return self._guest.run(batch, timeout)
+
+    def _touch(self, what: Touched = Touched.SYSTEM) -> None:
+        """A test is about to change the guest: note what it may change, and what the guest looks like before."""
+        self._run.remember(self._guest)
+        self.touched |= what
 
     def plug(self, device: str, add: bool = True) -> None:
         """Plug a device of the machine in, or out; skips where the guest is not QEMU's."""
         __tracebackhide__ = True
         with self._noticed():
+            self._touch()
             plug(self._guest, device, add)
 
     @contextmanager
@@ -117,6 +143,7 @@ class GuestHandle:
         """The button of a device's slot is pressed; afterwards it is out, which takes 5 s of the guest's clock."""
         __tracebackhide__ = True
         with self._noticed():
+            self._touch()
             devices_of(self._guest).press(device)
         try:
             yield
@@ -127,9 +154,9 @@ class GuestHandle:
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
-        """A guest that ends badly in here is thrown away, and whatever it is asked then ends in the same way.
+        """Whatever is asked of a guest that ended badly in here ends in the same way: no clean-up hides how it ended.
 
-        A clean-up that asks it must not hide how it ended.
+        It is thrown away when the test has ended: this may be a thread, and its evidence is still wanted.
         """
         __tracebackhide__ = True
         if self._end is not None:
@@ -138,23 +165,27 @@ class GuestHandle:
             yield
         except (KernelCrash, KernelHang, GuestLost) as error:
             self._end = error
-            self._run.gone(self._guest, error)
             raise
 
+    def end(self, error: IommuError) -> None:
+        """Throw the guest away: whatever it is asked from now on raises ``error``."""
+        self._end = error
+        self._run.pool.discard(self._guest, error.message)
+
     def read(self, path: str) -> bytes:
-        """A whole file of the guest. OSError when it cannot be read."""
+        """A whole file of the guest. GuestFileError, an OSError, when it cannot be read."""
         __tracebackhide__ = True
         (result,) = self.run([ops.read_file(path)]).results
         if not result.ok:
-            raise OSError(-result.value, ops.errno_name(result.value), path)
+            raise GuestFileError(-result.value, ops.errno_name(result.value), path)
         return result.data
 
     def write(self, path: str, text: str) -> None:
-        """Write to a file of the guest, in one write(2). OSError when it does not take it."""
+        """Write to a file of the guest, in one write(2). GuestFileError, an OSError, when it does not take it."""
         __tracebackhide__ = True
         (result,) = self.run([ops.write_file(path, text.encode())]).results
         if not result.ok:
-            raise OSError(-result.value, f"{ops.errno_name(result.value)}, writing {text!r}", path)
+            raise GuestFileError(-result.value, f"{ops.errno_name(result.value)}, writing {text!r}", path)
 
     def ask_qemu(self, command: str, **arguments: object) -> Any:
         """What QEMU answers to a QMP command. Skips where there is no QEMU."""
@@ -165,8 +196,7 @@ class GuestHandle:
 
     def fresh(self) -> None:
         """Go on with a freshly booted guest."""
-        self._guest = self._run.pool.take(self.key, fresh=True)
-        self._end = None
+        self._take(fresh=True)
 
 
 class Domain:

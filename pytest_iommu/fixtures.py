@@ -51,7 +51,6 @@ def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
 def iommu(iommu_guest: GuestHandle, request: pytest.FixtureRequest) -> Iterator[Iommu]:
     """Makes domains in the guest; at the end everything it made is freed, and must be gone from debugfs."""
     made = Iommu(iommu_guest, request.node)
-    made.reset()
     yield made
     made.finish()
 

@@ -12,15 +12,12 @@ import pytest
 
 from pytest_iommu import settings as options
 from pytest_iommu.collect import GuestItem
-from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.formats import register
 from pytest_iommu.kselftest.nodes import KselftestItem
-from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, SetupError
+from pytest_iommu.outcomes import SetupError
 from pytest_iommu.pool import Key
-from pytest_iommu.report import failure, known_issues
 from pytest_iommu.report.artefacts import run_folder
-from pytest_iommu.report.fingerprint import fingerprint
-from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KERNEL, KIND, KNOWN, RETRIED, RULES
+from pytest_iommu.report.summary import GUEST, RULES
 from pytest_iommu.report.terminal import Reporter
 from pytest_iommu.report.watch import HANDED_BACK, Watch, known_of
 from pytest_iommu.run import RUN, Run
@@ -31,10 +28,6 @@ if TYPE_CHECKING:
     from pytest_iommu.scheduler import GuestScheduling
 
 HANDOVER = "iommu"
-
-VERDICT: pytest.StashKey[list[tuple[str, object]]] = pytest.StashKey()
-"""The properties of a test that failed: kind, rules broken, fingerprint, known issue."""
-
 
 def listing(config: pytest.Config) -> bool:
     """Whether --iommu-list was given."""
@@ -208,118 +201,8 @@ def scheduler(config: pytest.Config, log: Any) -> GuestScheduling | None:
     return GuestScheduling(config, log)
 
 
-def call_with_retry(item: pytest.Function) -> bool | None:
-    """Call a test that has a guest; a lost guest says nothing of the kernel, so once more on a fresh one."""
-    handle = item.funcargs.get("iommu_guest")
-    if not isinstance(handle, GuestHandle):
-        return None
-    arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
-    try:
-        item.obj(**arguments)
-    except GuestLost as error:
-        item.user_properties.append((RETRIED, error.message))
-        handle.fresh()
-        made = item.funcargs.get("iommu")
-        if isinstance(made, Iommu):
-            made.reset()
-        item.obj(**arguments)
-    return True
-
-
-def pause_if_idle(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Pause the guests when the next test uses none, or another one.
-
-    With workers always: pausing costs a millisecond, a guest that spins while its worker compares costs the other
-    workers a core.
-    """
-    if not needs_guest(item):
-        return
-    at_once = nextitem is not None and needs_guest(nextitem) and key_of(nextitem) == key_of(item)
-    if not at_once or hasattr(item.config, "workerinput"):
-        item.config.stash[RUN].pool.pause()
-
-
 def hand_back(session: pytest.Session) -> None:
     """Tell the controller what this worker knows of the tests, when some of them will not run."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None and (session.shouldfail or session.shouldstop):
         output[HANDED_BACK] = known_of(session.items)
-
-
-def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-    """Turn one of our exceptions into the report's text, properties and artefacts; apply --iommu-known."""
-    if report.when == "setup":
-        item.stash[VERDICT] = []
-    elif report.when == "teardown" and report.passed:
-        # pytest's JUnit XML takes the properties of a test from its last report alone.
-        stated = item.stash.setdefault(VERDICT, [])
-        report.user_properties.extend(stated)
-    elif report.when == "call" and needs_guest(item):
-        _state(item, report, (KERNEL, item.config.stash[RUN].kernel_said(key_of(item))))
-    error = _error(call, report)
-    if error is None:
-        _must_fail(item, report)
-        return
-    run = item.config.stash[RUN]
-    declared = _declared(report)
-    handle = getattr(item, "funcargs", {}).get("iommu_guest")
-    if error.evidence is None and isinstance(handle, GuestHandle):
-        error.evidence = handle.evidence()
-    name = fingerprint(error.evidence.splat, error.evidence.console) if error.evidence is not None else ""
-    given = run.settings.given
-    again = failure.rerun_line(item.path, item.nodeid, given, item.config.invocation_params.dir)
-    where = f"{item.path}:{(item.reportinfo()[1] or 0) + 1}"
-    draft = failure.text(error, where, declared, None, again, name)
-    folder = run.folder.save(item.nodeid, failure.files(error, draft), failed=True)
-    if folder is not None and isinstance(error, CheckFailed) and getattr(item, "as_left", True):
-        run.save_memory(key_of(item), folder)
-    shown = failure.text(error, where, declared, folder, again, name)
-    if isinstance(item, GuestItem):
-        report.longrepr = shown
-    else:
-        report.sections.append(("iommu", shown))
-    broken = failure.broken_rules(error, declared)
-    _state(item, report, (KIND, error.kind), (BROKEN, ",".join(broken)), (FINGERPRINT, name))
-    known = known_issues.met(run.settings.known, item.nodeid, error.kind, broken, name)
-    if known is not None and report.failed:
-        report.outcome = "skipped"
-        report.wasxfail = f"known issue {known.name}: {known.reason}"
-        _state(item, report, (KNOWN, known.name))
-
-
-def _error(call: pytest.CallInfo[None], report: pytest.TestReport) -> IommuError | None:
-    """The exception of ours that a report is about, if it is about one."""
-    if call.excinfo is None:
-        return None
-    error = call.excinfo.value
-    if isinstance(error, pytest.xfail.Exception) and isinstance(error.__context__, IommuError):
-        return error.__context__  # a plugin's pytest_iommu_classify_splat() knew it
-    if not report.failed:
-        return None
-    declared = tuple(_declared(report))
-    if declared and call.when == "call" and isinstance(error, (AssertionError, pytest.fail.Exception)):
-        # A plain assertion of a test in Python: what it is about is what its marks say.
-        error = CheckFailed(str(error), declared)
-    return error if isinstance(error, IommuError) else None
-
-
-def _must_fail(item: pytest.Item, report: pytest.TestReport) -> None:
-    """A test that a known issue says fails, and that passed, has failed."""
-    if report.when != "call" or not report.passed or hasattr(report, "wasxfail"):
-        return
-    entry = known_issues.gone(item.config.stash[RUN].settings.known, item.nodeid)
-    if entry is not None:
-        report.outcome = "failed"
-        report.longrepr = entry.gone
-        _state(item, report, (KIND, "unexpected-pass"), (KNOWN, entry.name))
-
-
-def _declared(report: pytest.TestReport) -> list[str]:
-    return [rule for name, value in report.user_properties if name == RULES for rule in str(value).split(",")]
-
-
-def _state(item: pytest.Item, report: pytest.TestReport, *properties: tuple[str, str]) -> None:
-    """Put properties into a report, and keep them for the test's last one."""
-    stated = [(name, value) for name, value in properties if value]
-    report.user_properties += stated
-    item.stash.setdefault(VERDICT, []).extend(stated)

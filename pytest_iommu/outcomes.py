@@ -44,6 +44,16 @@ class GuestLost(IommuError):
     kind = "guest-lost"
 
 
+class ForeignError(IommuError):
+    """Neither a verdict nor the set-up's: a mistake in a test, or another plugin that interrupted it (a time-out)."""
+
+    kind = "test-error"
+
+
+class GuestAnswered(Exception):
+    """The guest answered an operation with an error that the test did not expect: it fails, but breaks no rule."""
+
+
 class CheckFailed(IommuError):
     """What the kernel shows is not what it must show: ``rules`` are broken, ``related`` ones as a consequence.
 

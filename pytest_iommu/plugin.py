@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_iommu import lifecycle, newhooks, settings
+from pytest_iommu import lifecycle, newhooks, reporting, settings, settle
 from pytest_iommu.collect import SUFFIX, ScenarioFile
 from pytest_iommu.kselftest import nodes
+from pytest_iommu.outcomes import GuestLost
 from pytest_iommu.run import RUN
 from pytest_iommu.targets.registry import BUILTIN, TargetKind
 
@@ -115,19 +116,35 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return lifecycle.scheduler(config, log)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Call a test once more when its guest was lost."""
-    return lifecycle.call_with_retry(pyfuncitem)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """Set a test up once more when its guest was lost meanwhile."""
+    try:
+        return (yield)
+    except GuestLost as error:
+        from pytest_iommu import lost
+
+        lost.set_up_again(item, error)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Run a test once more, from its set-up on, when its guest was lost."""
+    try:
+        return (yield)
+    except GuestLost as error:
+        from pytest_iommu import lost
+
+        lost.run_again(item, error)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
-    """Stop guests that the next test does not need at once."""
+    """Free what the test has left in its guest, and look whether the kernel is well."""
     try:
         return (yield)
     finally:
-        lifecycle.pause_if_idle(item, nextitem)
+        settle.end_test(item, nextitem)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -136,7 +153,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """The text, properties and artefacts of a failure."""
     report = yield
-    lifecycle.finish_report(item, call, report)
+    reporting.finish_report(item, call, report)
     return report
 
 

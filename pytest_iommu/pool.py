@@ -48,6 +48,7 @@ class Pool:
         self._limit = limit
         self._guests: OrderedDict[Key, Guest] = OrderedDict()
         self._broken: dict[Key, IommuError] = {}
+        self._unsettled: set[Key] = set()
         self.boots = 0
 
     def take(self, key: Key, fresh: bool = False) -> Guest:
@@ -61,11 +62,18 @@ class Pool:
         if guest is None:
             guest = self._boot(key)
         self._guests.move_to_end(key)
+        self._unsettled.add(key)
         return guest
 
     def live(self, key: Key) -> Guest | None:
         """The guest of that key if there is one; none is booted."""
         return self._guests.get(key)
+
+    def unsettled(self, key: Key) -> Guest | None:
+        """The guest of that key, when a test has had it since this was last asked; else None."""
+        guest = self._guests.get(key) if key in self._unsettled else None
+        self._unsettled.discard(key)
+        return guest
 
     def discard(self, guest: Guest, reason: str) -> None:
         """Throw a guest away; the next take() of its key boots a new one."""
@@ -74,6 +82,12 @@ class Pool:
             if live is guest:
                 del self._guests[key]
         guest.close()
+
+    def discard_key(self, key: Key, reason: str) -> None:
+        """Throw the guest of that key away, if there is one."""
+        guest = self._guests.get(key)
+        if guest is not None:
+            self.discard(guest, reason)
 
     def pause(self) -> None:
         """No guest is needed for a while."""

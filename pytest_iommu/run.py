@@ -5,21 +5,20 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_iommu.guest import ops
-from pytest_iommu.guest.console import Splat, scan
-from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.guest.state import BootState, Touched
+from pytest_iommu.outcomes import CheckFailed, IommuError, SetupError
 from pytest_iommu.pool import Key, Pool
 from pytest_iommu.reading import DEBUGFS
 from pytest_iommu.report.artefacts import Folder
-from pytest_iommu.report.summary import RETRIED
 from pytest_iommu.settings import Settings
 from pytest_iommu.targets.registry import TargetKind
 from pytest_iommu.targets.replay import Recorder
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from pytest_iommu.targets.protocol import Guest, Target
 
 RUN: pytest.StashKey[Run] = pytest.StashKey()
-T = TypeVar("T")
 
 NO_TARGET = "no --iommu-target given: nothing to run on (try --iommu-target=qemu)"
 
@@ -50,6 +48,7 @@ class Run:
         self.pool = Pool(self._start, self._started, self._lost)
         self._targets: dict[Key, Target] = {}
         self._dialects: dict[Key, Dialect | None] = {}
+        self._states: dict[Guest, BootState] = {}
 
     @property
     def worker(self) -> str:
@@ -205,24 +204,15 @@ class Run:
         """What the live guest says of its kernel, in words; empty where that was prepared here, or nobody says."""
         return "" if key.kernel in self.kernels else str(getattr(self.pool.live(key), "kernel", ""))
 
-    def attempt(self, item: pytest.Item, key: Key, body: Callable[[Guest], T], fresh: bool = False) -> T:
-        """Run ``body`` on a guest. A lost guest says nothing of the kernel: once more then, on a fresh one."""
-        guest = self.pool.take(key, fresh)
-        try:
-            try:
-                return body(guest)
-            except GuestLost as error:
-                self.pool.discard(guest, error.message)
-                item.user_properties.append((RETRIED, error.message))
-                guest = self.pool.take(key)
-                return body(guest)
-        except (KernelCrash, KernelHang, GuestLost) as error:
-            self.gone(guest, error)
-            raise
-        except IommuError as error:
-            if error.evidence is None:
-                error.evidence = guest.evidence()
-            raise
+    def remember(self, guest: Guest) -> None:
+        """Note what a guest that is ours looks like, for changes(); the first time only."""
+        if self.kind.live and self.kind.emulated and guest not in self._states:
+            self._states[guest] = BootState(guest.run)
+
+    def changes(self, guest: Guest, touched: Touched) -> list[str]:
+        """What a guest is left with that it was not booted with, a sentence each."""
+        state = self._states.get(guest)
+        return state.changes(touched) if state is not None else []
 
     def save_memory(self, key: Key, folder: Path) -> None:
         """Put what the IOMMU of the live guest reads into a folder; nothing where there is no guest, or no room."""
@@ -243,20 +233,6 @@ class Run:
         if self.recorder is not None:
             self.recorder.close()
 
-    def gone(self, guest: Guest, error: IommuError) -> None:
-        """Throw away a guest that ended badly; a known issue makes the test an expected failure."""
-        self.pool.discard(guest, error.message)
-        self.excuse(error)
-
-    def excuse(self, error: IommuError) -> None:
-        """Make the test an expected failure when some plugin knows the kernel report that it met."""
-        if not isinstance(error, KernelCrash) or error.evidence is None:
-            return
-        splat = scan(error.evidence.splat) or Splat("unknown", error.message, error.evidence.splat)
-        known = self.config.hook.pytest_iommu_classify_splat(splat=splat)
-        if known is not None:
-            pytest.xfail(f"known issue {known.name}: {known.reason}")
-
     def _start(self, key: Key) -> Guest:
         if key not in self._targets:
             kernel = self.kernels.get(key.kernel)
@@ -270,6 +246,7 @@ class Run:
         self.config.hook.pytest_iommu_guest_started(guest=guest)
 
     def _lost(self, guest: Guest, reason: str) -> None:
+        self._states.pop(guest, None)
         self.config.hook.pytest_iommu_guest_lost(guest=guest, reason=reason, evidence=guest.evidence())
 
 

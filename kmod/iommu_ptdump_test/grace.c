@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The files grace_period and grace_period_expedited: how long RCU readers hold
- * others up. It is a worker that waits, so that whoever reads can be killed.
+ * The files grace_period, grace_period_expedited and rcu_barrier: how long RCU
+ * readers hold others up, and when all that waits for them is done. A worker
+ * does the waiting, so that a process that reads can be killed.
  */
 #include <linux/completion.h>
 #include <linux/fs.h>
@@ -93,6 +94,17 @@ static ssize_t expedited_read(struct file *file, char __user *buf, size_t len, l
 const struct file_operations ptt_grace_expedited_fops = {
 	.owner = THIS_MODULE,
 	.read = expedited_read,
+	.llseek = default_llseek,
+};
+
+static ssize_t barrier_read(struct file *file, char __user *buf, size_t len, loff_t *ppos)
+{
+	return grace_read(buf, len, ppos, rcu_barrier);
+}
+
+const struct file_operations ptt_rcu_barrier_fops = {
+	.owner = THIS_MODULE,
+	.read = barrier_read,
 	.llseek = default_llseek,
 };
 

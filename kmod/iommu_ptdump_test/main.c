@@ -8,7 +8,8 @@
  *                                       domains   the page tables it owns
  *                                       devices   the devices it drives
  *                                       storm     what a storm changed
- *                                       grace_period[_expedited]
+ *                                       grace_period[_expedited],
+ *                                       rcu_barrier
  *
  * The commands are described in the README beside this file.
  */
@@ -139,6 +140,7 @@ static int __init ptdump_test_init(void)
 	debugfs_create_file("grace_period", 0400, ptt_dir, NULL, &ptt_grace_fops);
 	debugfs_create_file("grace_period_expedited", 0400, ptt_dir, NULL,
 			    &ptt_grace_expedited_fops);
+	debugfs_create_file("rcu_barrier", 0400, ptt_dir, NULL, &ptt_rcu_barrier_fops);
 	return 0;
 
 exit_grace:

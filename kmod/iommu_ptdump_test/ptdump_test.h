@@ -310,6 +310,7 @@ int ptt_cmd_cost(struct ptt_args *args, struct ptt_reply *reply);
 /* grace.c */
 extern const struct file_operations ptt_grace_fops;
 extern const struct file_operations ptt_grace_expedited_fops;
+extern const struct file_operations ptt_rcu_barrier_fops;
 int ptt_grace_init(void);
 void ptt_grace_exit(void);
 

@@ -62,10 +62,9 @@ def stopped(guest: GuestHandle, domain: Domain, writer: Writer) -> Iterator[None
     if gdb is None or memory is None or machine.linear is None:
         pytest.skip("a writer is stopped by QEMU's gdbstub, which is not there, or memory is not seen")
     guest.run([jobs.reset_jobs()])
-    stand = Stand(gdb, guest.run)
     command = f"{writer.command.format(name=domain.name)}\n".encode()
     job = jobs.start_writer(WRITER, f"{MODULE}/control", command, cpu=CPU)
-    try:
+    with Stand(gdb, guest.run) as stand:
         if writer.function:
             function = symbols.of(guest.run, memory).address(writer.function)
             if function is None:
@@ -82,8 +81,6 @@ def stopped(guest: GuestHandle, domain: Domain, writer: Writer) -> Iterator[None
         stand.freeze()
         yield
         stand.wake([])
-    finally:
-        stand.close()
     (ended,) = guest.run([jobs.wait_job(WRITER, DONE)]).results
     assert ended.ok, f"{writer.command}, once it may go on: {ops.errno_name(ended.value)}"
 

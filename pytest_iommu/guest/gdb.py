@@ -102,8 +102,11 @@ class Gdb:
 
     def halt(self) -> None:
         """Stop a guest that runs."""
-        self._sock.sendall(INTERRUPT)
-        self._stop(self._packet(time.monotonic() + self._timeout))
+        self._write(INTERRUPT, "the interrupt")
+        try:
+            self._stop(self._packet(time.monotonic() + self._timeout))
+        except TimeoutError as error:
+            raise GdbError("the guest does not stop") from error
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes at a virtual address. GdbError where nothing is mapped."""
@@ -142,10 +145,13 @@ class Gdb:
 
     def _send(self, packet: str) -> None:
         data = packet.encode()
+        self._write(b"$%s#%02x" % (data, sum(data) & 0xFF), packet)
+
+    def _write(self, data: bytes, what: str) -> None:
         try:
-            self._sock.sendall(b"$%s#%02x" % (data, sum(data) & 0xFF))
+            self._sock.sendall(data)
         except OSError as error:
-            raise GdbError(f"{packet}: {error}") from error
+            raise GdbError(f"{what}: {error}") from error
 
     def _packet(self, deadline: float) -> str:
         """The next packet, acknowledged. TimeoutError when none comes in time."""
@@ -153,7 +159,7 @@ class Gdb:
             match = re.search(rb"\$([^#]*)#[0-9a-f]{2}", self._buffer)
             if match is not None:
                 self._buffer = self._buffer[match.end() :]
-                self._sock.sendall(b"+")
+                self._write(b"+", "the acknowledgement")
                 return match[1].decode()
             self._sock.settimeout(max(deadline - time.monotonic(), 0.01))
             try:

@@ -156,6 +156,8 @@ class KselftestItem(GuestItem):
 
     #: the guest is not as the test left it: the tests behind it have run on it, too
     as_left = False
+    #: the program has had its second guest, see ProgramNode
+    retried = False
 
     def __init__(self, *, rules: tuple[str, ...], node: ProgramNode, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -186,14 +188,7 @@ class KselftestItem(GuestItem):
             self.user_properties.append((KIND, NOT_RUN))
             pytest.skip(verdict.reason)
         if verdict.error is not None:
-            self._fail(verdict.error)
-
-    def _fail(self, failure: IommuError) -> None:
-        try:
-            raise failure
-        except IommuError as error:
-            self.config.stash[RUN].excuse(error)
-            raise
+            raise verdict.error
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """File, 0-based line of the program in it, and the name in headlines."""

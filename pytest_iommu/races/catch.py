@@ -15,7 +15,7 @@ from pytest_iommu.guest.gdb import GdbError
 from pytest_iommu.guest.jobs import Signal
 from pytest_iommu.model import Kind, Range, TableConfig
 from pytest_iommu.oracle.items import Item, Root, item_address
-from pytest_iommu.outcomes import CheckFailed, GuestLost, SetupError
+from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, SetupError
 from pytest_iommu.races import symbols
 from pytest_iommu.races.holds import BATCH, COPY, FROZEN, TABLE, Hold
 from pytest_iommu.races.stand import CPU, NotReached, Stand
@@ -81,11 +81,9 @@ class Catch:
             else:
                 self._stop(self._gdb, self._memory)
         except NotReached as error:
-            self.abandon()
-            raise CheckFailed(f"window not reached: {self._hold} of {self._place.path}: {error}") from None
+            raise self._ended(CheckFailed(f"window not reached: {self._hold} of {self._place.path}: {error}")) from None
         except GdbError as error:
-            self.abandon()
-            raise GuestLost(f"{self._hold}: {error}") from error
+            raise self._ended(GuestLost(f"{self._hold}: {error}")) from error
         except BaseException:
             self.abandon()
             raise
@@ -99,23 +97,29 @@ class Catch:
         try:
             self._stand.wake([jobs.signal_job(SPINNER, Signal.STOP)])
         except NotReached as error:
-            self.abandon()
-            raise CheckFailed(f"window lost: {self._hold} of {self._place.path}: {error}") from None
+            raise self._ended(CheckFailed(f"window lost: {self._hold} of {self._place.path}: {error}")) from None
         except GdbError as error:
-            self.abandon()
-            raise GuestLost(f"{self._hold}: {error}") from error
+            raise self._ended(GuestLost(f"{self._hold}: {error}")) from error
         self._stand.close()
         self._stand = None
 
-    def abandon(self) -> None:
-        """Let everything run, and end what was started; raises nothing."""
-        if self._stand is not None:
-            self._stand.close()
-            self._stand = None
+    def abandon(self) -> BaseException | None:
+        """Let everything run, and end what was started; raises nothing.
+
+        Returns what has become of the guest when it is not well: its kernel may have broken while a reader was held,
+        and that is why the reader did not come, or does not go on.
+        """
+        stand, self._stand = self._stand, None
+        failure = stand.close() if stand is not None else None
         try:
             self._run([jobs.reset_jobs()])
-        except Exception:  # the guest is gone, and whoever asked for this has a better reason to fail
-            pass
+        except IommuError as error:
+            failure = failure or error
+        return failure
+
+    def _ended(self, otherwise: IommuError) -> BaseException:
+        """Why the window ended: what has become of the guest, or, when it is well, ``otherwise``."""
+        return self.abandon() or otherwise
 
     def _done(self, what: str, batch: Sequence[Op]) -> None:
         """Run a batch that must succeed. SetupError when it does not."""

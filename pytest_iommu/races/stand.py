@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.gdb import GdbError, Point, Stop
+from pytest_iommu.outcomes import CheckFailed, GuestLost
 from pytest_iommu.races import calls
 from pytest_iommu.races.calls import COUNTER
 from pytest_iommu.races.holds import TIMEOUT
@@ -36,7 +38,7 @@ class NotReached(Exception):
 
 
 class Stand:
-    """One processor at a stand. ``run`` runs a batch of the agent."""
+    """One processor at a stand; a context manager. ``run`` runs a batch of the agent."""
 
     def __init__(self, gdb: Gdb, run: Run) -> None:
         self._gdb = gdb
@@ -46,6 +48,17 @@ class Stand:
         self._attached = False
         self._running = True
         self._registers: tuple[int, ...] = ()
+
+    def __enter__(self) -> Stand:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Let the guest run. CheckFailed where a point was not met, GuestLost or what has become of the guest."""
+        failure = self.close()
+        if isinstance(error, NotReached):
+            raise failure or CheckFailed(f"window not reached: {error}") from error
+        if isinstance(error, GdbError):
+            raise failure or GuestLost(str(error)) from error
 
     def attach(self) -> None:
         """Stop the whole guest and take hold of it."""
@@ -152,18 +165,23 @@ class Stand:
             what = "was elsewhere" if now else f"did not come to 0x{self._registers[COUNTER]:x}"
             raise NotReached(f"it was not held all the time: once released it {what}")
 
-    def close(self) -> None:
-        """Let the guest run, whatever it was in the middle of; raises nothing."""
+    def close(self) -> BaseException | None:
+        """Let the guest run, whatever it was in the middle of; raises nothing.
+
+        Returns what the batch that was under way ended with, when it ended badly: a kernel that breaks while the guest
+        is held says so there, and nowhere else.
+        """
         try:
             if self._attached:
                 if self._running:
                     self._halt()
                 self._detach()
-            if self._sent is not None:
-                self._answer()
-        except Exception:  # whoever asked for this has a better reason to fail
-            pass
+        except GdbError:
+            pass  # QEMU is gone, and the batch says how
+        sent, self._sent = self._sent, None
+        failure = sent.exception() if sent is not None else None
         self._pool.shutdown(wait=False)
+        return failure
 
     def _all(self) -> tuple[int, ...]:
         return tuple(self._gdb.register(CPU, number) for number in range(COUNTER + 1))
@@ -191,10 +209,7 @@ class Stand:
         self._running = True
 
     def _halt(self) -> None:
-        try:
-            self._gdb.halt()
-        except TimeoutError as error:
-            raise GdbError("the guest does not stop") from error
+        self._gdb.halt()
         self._running = False
 
     def _detach(self) -> None:

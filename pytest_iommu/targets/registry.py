@@ -24,14 +24,15 @@ class TargetKind:
 
     With ``needs_kernel`` a kernel is built (or fetched) on the controller before the first test; without, ``kernel``
     is None. ``emulated`` says that guests are the machines of qemu-images/, or answer as those; what a test in Python
-    says of a machine it needs is then true. ``programs``: programs of ours can be put on its guests. ``note`` is for
-    the header: what cannot be seen there.
+    says of a machine it needs is then true. ``programs``: programs of ours can be put on its guests. ``live``: a kernel
+    runs there, so a test is not over before what it made is freed. ``note`` is for the header: what cannot be seen.
     """
 
     make: Callable[[Settings, Machine, Key, Artefacts | None], Target]
     needs_kernel: bool = True
     emulated: bool = True
     programs: bool = True
+    live: bool = True
     note: str = ""
 
 
@@ -84,7 +85,7 @@ _NOT_OURS = "nobody sees its memory: EXPECTED is judged, IN RAM is not, DONE whe
 
 BUILTIN: Mapping[str, TargetKind] = {
     "qemu": TargetKind(_qemu),
-    "replay": TargetKind(_replay, needs_kernel=False, programs=False, note=_NO_MEMORY),
+    "replay": TargetKind(_replay, needs_kernel=False, programs=False, live=False, note=_NO_MEMORY),
     "local": TargetKind(_local, needs_kernel=False, emulated=False, note=_NOT_OURS),
     "vng": TargetKind(_vng, needs_kernel=False, emulated=False, note=_NOT_OURS),
     "ssh": TargetKind(_ssh, needs_kernel=False, emulated=False, note=_NOT_OURS),

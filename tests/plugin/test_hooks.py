@@ -64,7 +64,7 @@ def test_a_target_of_ones_own(recorded: Bench) -> None:
             return ReplayTarget(Path({str(recorded.recording)!r}), key)
 
         def pytest_iommu_targets(config):
-            return {{"mine": TargetKind(make, needs_kernel=False)}}
+            return {{"mine": TargetKind(make, needs_kernel=False, live=False)}}
         """
     )
     result = recorded.pytester.runpytest_subprocess("--iommu-target=mine:somewhere:else")
@@ -85,7 +85,7 @@ def test_a_kernel_of_ones_own_is_prepared_once_and_named(recorded: Bench, worker
             return ReplayTarget(Path({str(recorded.recording)!r}), key)
 
         def pytest_iommu_targets(config):
-            return {{"mine": TargetKind(make)}}
+            return {{"mine": TargetKind(make, live=False)}}
 
         def pytest_iommu_kernel(config, machine, flavour, progress):
             progress.note(f"preparing {{machine.name}} {{flavour}}")

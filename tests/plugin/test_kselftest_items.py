@@ -80,7 +80,7 @@ class Target:
 
 
 def pytest_iommu_targets(config):
-    return {"scripted": TargetKind(lambda *_: Target(), needs_kernel=False)}
+    return {"scripted": TargetKind(lambda *_: Target(), needs_kernel=False, live=False)}
 """
 
 

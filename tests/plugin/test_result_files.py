@@ -181,7 +181,7 @@ def test_what_was_tested_is_said(recorded: Bench, workers: str) -> None:
             return ReplayTarget(Path({str(recorded.recording)!r}), key)
 
         def pytest_iommu_targets(config):
-            return {{"mine": TargetKind(make)}}
+            return {{"mine": TargetKind(make, live=False)}}
 
         def pytest_iommu_kernel(config, machine, flavour, progress):
             qemu = Qemu(("qemu",), "10.0.0", origin="mine")

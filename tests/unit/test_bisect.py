@@ -35,7 +35,7 @@ class Fake:
     def evidence(self): return Evidence()
 
 def pytest_iommu_targets(config):
-    return {"fake": TargetKind(lambda settings, machine, key, kernel: Fake(kernel.kernel))}
+    return {"fake": TargetKind(lambda settings, machine, key, kernel: Fake(kernel.kernel), live=False)}
 
 def pytest_iommu_kernel(config, machine, flavour, progress):
     from pytest_iommu.run import RUN

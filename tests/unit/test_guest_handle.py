@@ -34,7 +34,7 @@ class Crashing:
 @pytest.fixture
 def handle() -> GuestHandle:
     pool = SimpleNamespace(take=lambda key, fresh: Crashing())
-    run = SimpleNamespace(pool=pool, gone=lambda guest, error: None)
+    run = SimpleNamespace(pool=pool)
     return GuestHandle(run, Key("smmuv3", "plain"))  # type: ignore[arg-type]
 
 

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One report of a test: which outcome its exception is, the text and properties of a failure, known issues."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_iommu.collect import GuestItem
+from pytest_iommu.domains import GuestHandle
+from pytest_iommu.guest.console import Splat, scan
+from pytest_iommu.lifecycle import key_of, needs_guest
+from pytest_iommu.outcomes import CheckFailed, ForeignError, GuestLost, IommuError, KernelCrash, KernelHang
+from pytest_iommu.report import blame, failure, known_issues
+from pytest_iommu.report.fingerprint import fingerprint
+from pytest_iommu.report.summary import BROKEN, FINGERPRINT, KERNEL, KIND, KNOWN, RULES
+from pytest_iommu.run import RUN, Run
+
+VERDICT: pytest.StashKey[list[tuple[str, object]]] = pytest.StashKey()
+"""The properties of a test that failed: kind, rules broken, fingerprint, known issue."""
+
+UNUSABLE = (KernelCrash, KernelHang, GuestLost, ForeignError)
+"""After these nobody can say what state the guest is in, or its channel: it is thrown away."""
+
+
+def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Turn an exception into the report's text, properties and artefacts; apply known issues.
+
+    A guest that cannot be used any more is discarded here, after everything that is wanted of it has been saved.
+    """
+    if report.when == "setup":
+        item.stash[VERDICT] = []
+    elif report.when == "teardown" and report.passed:
+        # pytest's JUnit XML takes the properties of a test from its last report alone.
+        stated = item.stash.setdefault(VERDICT, [])
+        report.user_properties.extend(stated)
+    elif report.when == "call" and needs_guest(item):
+        _state(item, report, (KERNEL, item.config.stash[RUN].kernel_said(key_of(item))))
+    error = _error(item, call, report)
+    if error is None:
+        _must_fail(item, report)
+        return
+    run = item.config.stash[RUN]
+    if error.evidence is None and needs_guest(item):
+        guest = run.pool.live(key_of(item))
+        error.evidence = guest.evidence() if guest is not None else None
+    try:
+        _describe(item, report, run, error)
+    finally:
+        if isinstance(error, UNUSABLE):
+            _discard(item, run, error)
+
+
+def _describe(item: pytest.Item, report: pytest.TestReport, run: Run, error: IommuError) -> None:
+    declared = _declared(report)
+    name = fingerprint(error.evidence.splat, error.evidence.console) if error.evidence is not None else ""
+    given = run.settings.given
+    again = failure.rerun_line(item.path, item.nodeid, given, item.config.invocation_params.dir)
+    where = f"{item.path}:{(item.reportinfo()[1] or 0) + 1}"
+    draft = failure.text(error, where, declared, None, again, name)
+    folder = run.folder.save(item.nodeid, failure.files(error, draft), failed=True)
+    if folder is not None and isinstance(error, CheckFailed) and getattr(item, "as_left", True):
+        run.save_memory(key_of(item), folder)
+    shown = failure.text(error, where, declared, folder, again, name)
+    if isinstance(item, GuestItem):
+        report.longrepr = shown
+    else:
+        report.sections.append(("iommu", shown))
+    broken = failure.broken_rules(error, declared)
+    _state(item, report, (KIND, error.kind), (BROKEN, ",".join(broken)), (FINGERPRINT, name))
+    known = known_issues.met(run.settings.known, item.nodeid, error.kind, broken, name)
+    if known is not None:
+        _expected(item, report, known.name, known.reason)
+        _state(item, report, (KNOWN, known.name))
+        return
+    told = _classified(item, error)
+    if told is not None:
+        _expected(item, report, *told)
+
+
+def _classified(item: pytest.Item, error: IommuError) -> tuple[str, str] | None:
+    """Name and reason when some plugin knows the kernel report that the test met."""
+    if not isinstance(error, KernelCrash) or error.evidence is None:
+        return None
+    splat = scan(error.evidence.splat) or Splat("unknown", error.message, error.evidence.splat)
+    known = item.ihook.pytest_iommu_classify_splat(splat=splat)
+    return (known.name, known.reason) if known is not None else None
+
+
+def _expected(item: pytest.Item, report: pytest.TestReport, name: str, reason: str) -> None:
+    report.outcome = "skipped"
+    report.wasxfail = f"known issue {name}: {reason}"
+
+
+def _discard(item: pytest.Item, run: Run, error: IommuError) -> None:
+    handle = getattr(item, "funcargs", {}).get("iommu_guest")
+    if isinstance(handle, GuestHandle):
+        handle.end(error)
+    elif needs_guest(item):
+        run.pool.discard_key(key_of(item), error.message)
+
+
+def _error(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> IommuError | None:
+    """What a failed report is about, as one of our exceptions; None where it is nothing of ours."""
+    if call.excinfo is None or not report.failed:
+        return None
+    if isinstance(call.excinfo.value, IommuError):
+        return call.excinfo.value
+    declared = tuple(_declared(report))
+    if not declared and not needs_guest(item):
+        return None
+    return blame.outcome_of(item, call.excinfo, declared if call.when == "call" else ())
+
+
+def _must_fail(item: pytest.Item, report: pytest.TestReport) -> None:
+    """A test that a known issue says fails, and that passed, has failed."""
+    if report.when != "call" or not report.passed or hasattr(report, "wasxfail"):
+        return
+    entry = known_issues.gone(item.config.stash[RUN].settings.known, item.nodeid)
+    if entry is not None:
+        report.outcome = "failed"
+        report.longrepr = entry.gone
+        _state(item, report, (KIND, "unexpected-pass"), (KNOWN, entry.name))
+
+
+def _declared(report: pytest.TestReport) -> list[str]:
+    return [rule for name, value in report.user_properties if name == RULES for rule in str(value).split(",")]
+
+
+def _state(item: pytest.Item, report: pytest.TestReport, *properties: tuple[str, str]) -> None:
+    """Put properties into a report, and keep them for the test's last one."""
+    stated = [(name, value) for name, value in properties if value]
+    report.user_properties += stated
+    item.stash.setdefault(VERDICT, []).extend(stated)
