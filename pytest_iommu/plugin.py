@@ -102,6 +102,12 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput[lifecycle.HANDOVER] = node.config.stash[RUN].handover()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(report: pytest.TestReport) -> None:
+    """Say how a worker of xdist ended: that says nothing of the kernel."""
+    reporting.worker_ended(report)
+
+
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
     """With -n auto no more workers than there is memory for their guests."""

@@ -116,6 +116,9 @@ class Pool:
             self._close(next(iter(self._guests)))
         try:
             guest = self._start_twice(key)
+        except OSError as error:
+            # No descriptors left, files that may not grow: ours to have, and no fault of the kernel.
+            raise SetupError(f"this machine refuses a guest of {key}: {error}") from error
         except IommuError as error:
             self._broken[key] = error
             raise

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import execnet
 import pytest
 
 from pytest_iommu.collect import GuestItem
 from pytest_iommu.domains import GuestHandle
 from pytest_iommu.guest.console import Splat, scan
+from pytest_iommu.guest.process import ended
 from pytest_iommu.lifecycle import key_of, needs_guest
-from pytest_iommu.outcomes import CheckFailed, ForeignError, GuestLost, IommuError, KernelCrash, KernelHang
+from pytest_iommu.outcomes import CheckFailed, ForeignError, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.report import blame, failure, known_issues
 from pytest_iommu.report.fingerprint import fingerprint
 from pytest_iommu.report.summary import BROKEN, FINGERPRINT, KERNEL, KIND, KNOWN, RULES
@@ -48,6 +50,20 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     finally:
         if isinstance(error, UNUSABLE):
             _discard(item, run, error)
+
+
+def worker_ended(report: pytest.TestReport) -> None:
+    """xdist's report of a test whose worker ended in the middle of it: the set-up's failure, with what is known."""
+    gateway = getattr(getattr(report, "node", None), "gateway", None)
+    if not isinstance(gateway, execnet.Gateway):
+        return
+    lines = [str(report.longrepr)]
+    popen = getattr(gateway._io, "popen", None)
+    status = popen.poll() if popen is not None else None
+    if status is not None and status < 0:
+        lines.append(f"worker {gateway.id} {ended(status)}")
+    report.longrepr = "\n".join(lines)
+    report.user_properties.append((KIND, SetupError.kind))
 
 
 def _describe(item: pytest.Item, report: pytest.TestReport, run: Run, error: IommuError) -> None:

@@ -81,11 +81,7 @@ class Child:
     def how_it_ended(self) -> str:
         """For a message: ``was killed by SIGKILL``, ``ended with status 1``, ``still runs``."""
         status = self.poll()
-        if status is None:
-            return "still runs"
-        if status < 0:
-            return f"was killed by {signal.Signals(-status).name}"
-        return f"ended with status {status}"
+        return "still runs" if status is None else ended(status)
 
     def close(self) -> None:
         """Kill it, wait for it, free what it held; may be called twice."""
@@ -95,6 +91,16 @@ class Child:
         if self._stderr >= 0:
             os.close(self._stderr)
             self._stderr = -1
+
+
+def ended(status: int) -> str:
+    """How a process ended, by its exit status (negative: a signal); of SIGKILL, what memory there is left."""
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name
+    left = available_memory() if name == "SIGKILL" else None
+    doubt = "" if left is None else f" (out of memory? {left >> 20} MiB are available now)"
+    return f"was killed by {name}{doubt}"
 
 
 def available_memory() -> int | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_iommu.guest import ops as operations
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
 from pytest_iommu.guest.console import TAINT_MASK, Console, Splat, scan, taint_words
 from pytest_iommu.guest.devices import Devices
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 CONSOLE_LIMIT = 64 << 20
 """A guest whose console grew beyond this is flooded: its memory is ours, so it is ended."""
 
+IOMMUS = "/sys/class/iommu"
 TAIL = 16384
 KEPT = 4 << 20
 
@@ -79,19 +82,45 @@ class VirtualGuest:
         self._last = Evidence()
 
     def boot(self, timeout: float) -> None:
-        """Wait for the agent's HELLO, ``timeout`` in seconds. SetupError, KernelCrash or KernelHang when none comes."""
+        """Wait for the agent's HELLO, ``timeout`` in seconds.
+
+        KernelCrash when the kernel reports a fault meanwhile, SetupError when it does not boot without one: no image
+        for this machine, no init, a panic that it meant, no driver for the machine's IOMMU. GuestLost.
+        """
         try:
             self.hello = self._agent.hello(timeout)
         except ChannelTimeout:
-            raise self._hang(f"the guest did not boot within {timeout:.0f} s") from None
+            raise self._not_booted(self._hang(f"the guest did not boot within {timeout:.0f} s")) from None
         except ChannelError as error:
-            raise self._ended("while booting", error) from error
+            raise self._not_booted(self._ended("while booting", error)) from error
         self._taint = int(self.hello.get("taint", "0"), 0)
         splat = self._console.scan_new()
         if splat is not None:
             raise self._crash(splat, "while booting")
         if "error" in self.hello:
             raise SetupError(f"the guest's agent reports: {self.hello['error']}", self.evidence())
+        if self.machine.smmu is not None:
+            self._look_for_iommu()
+
+    def _not_booted(self, error: IommuError) -> IommuError:
+        """What did not boot, and reported no fault, is no verdict on the kernel."""
+        panicked = isinstance(error, KernelCrash) and self._splat is not None and self._splat.kind == "panic"
+        if panicked or isinstance(error, KernelHang):
+            return SetupError(f"the kernel does not boot: {error.message}{self._silence()}", error.evidence)
+        return error
+
+    def _silence(self) -> str:
+        if self._console.size:
+            return ""
+        return "; it printed nothing: is the image for this machine, and its page size one that the processor has?"
+
+    def _look_for_iommu(self) -> None:
+        (listed,) = self.run([operations.list_directory(IOMMUS)]).results
+        if listed.ok and listed.data:
+            return
+        what = f"the kernel drives no IOMMU: {IOMMUS} is empty. Has it a driver for the SMMUv3 (CONFIG_ARM_SMMU_V3)?"
+        said = [line for line in self._console.tail(KEPT).splitlines() if re.search(r"arm[-_]smmu.*: ", line)]
+        raise SetupError("\n".join([what, *said[:8]]), self.evidence())
 
     def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
         """Run a batch. ``timeout`` is in seconds of host time; the guest's own clock may run faster."""

@@ -25,7 +25,7 @@ EXCERPT = 16384
 """Characters of a log excerpt that KCIDB takes."""
 
 _OUTCOMES = {"passed": "PASS", "skipped": "SKIP", "not-run": "MISS", "xfailed": "FAIL"}
-_ERRORS = ("setup-error", "guest-lost", "interrupted", "internal-error")
+_ERRORS = ("setup-error", "guest-lost", "test-error", "interrupted", "internal-error")
 """Kinds of failures that leave open what the kernel is like."""
 
 
