@@ -21,7 +21,8 @@ static const char *const key_names[PTT_NR_KEYS] = {
 	[PTT_COUNT] = "count",	   [PTT_ISTEP] = "istep",     [PTT_PSTEP] = "pstep",
 	[PTT_SEED] = "seed",	   [PTT_LEN] = "len",	      [PTT_DOMAIN] = "domain",
 	[PTT_RAW] = "raw",	   [PTT_CELLS] = "cells",     [PTT_GAP] = "gap",
-	[PTT_THREADS] = "threads", [PTT_OPS] = "ops",	      [PTT_PAUSE] = "pause",
+	[PTT_THREADS] = "threads", [PTT_OPS] = "ops",	      [PTT_MORE] = "more",
+	[PTT_PAUSE] = "pause",
 	[PTT_ROUNDS] = "rounds",   [PTT_PAGES] = "pages",
 };
 

@@ -72,6 +72,7 @@ enum ptt_key {
 	PTT_GAP,
 	PTT_THREADS,
 	PTT_OPS,
+	PTT_MORE,
 	PTT_PAUSE,
 	PTT_ROUNDS,
 	PTT_NR_KEYS
@@ -300,6 +301,7 @@ void ptt_buffers_free(void);
 /* storm.c, storm_log.c */
 extern const struct file_operations ptt_storm_fops;
 int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply);
+int ptt_cmd_enough(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_calm(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_no_storm(const struct ptt_domain *d, struct ptt_reply *reply);
 void ptt_storm_end(struct ptt_domain *d);

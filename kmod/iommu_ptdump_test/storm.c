@@ -126,7 +126,7 @@ static int parse_cells(struct ptt_domain *d, struct ptt_args *args, struct ptt_c
 }
 
 static struct ptt_storm *make_storm(struct ptt_domain *d, const struct ptt_call *span,
-				    unsigned int threads, unsigned int ops)
+				    unsigned int threads, unsigned int ops, unsigned int more)
 {
 	struct ptt_storm *s = kzalloc_flex(*s, thread, threads);
 
@@ -142,8 +142,9 @@ static struct ptt_storm *make_storm(struct ptt_domain *d, const struct ptt_call 
 	s->gap = span->istep;
 	s->nr_cells = span->count;
 	s->ops = ops;
+	s->more = more;
 	s->state = kvcalloc(s->nr_cells, sizeof(*s->state), GFP_KERNEL_ACCOUNT);
-	s->log = kvmalloc_array(ops + threads, sizeof(*s->log), GFP_KERNEL_ACCOUNT);
+	s->log = kvmalloc_array(ops + more + threads, sizeof(*s->log), GFP_KERNEL_ACCOUNT);
 	if (!s->state || !s->log) {
 		ptt_storm_put(s);
 		return NULL;
@@ -152,7 +153,8 @@ static struct ptt_storm *make_storm(struct ptt_domain *d, const struct ptt_call 
 }
 
 /**
- * ptt_cmd_storm() - storm NAME IOVA CELL cells=N [gap=SIZE] [threads=T] [ops=K] [pause=US] [seed=S]
+ * ptt_cmd_storm() - storm NAME IOVA CELL cells=N [gap=SIZE] [threads=T] [ops=K] [more=M]
+ *		     [pause=US] [seed=S]
  * @args: words
  * @reply: says what is wrong
  *
@@ -161,7 +163,7 @@ static struct ptt_storm *make_storm(struct ptt_domain *d, const struct ptt_call 
 int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply)
 {
 	struct ptt_domain *d = ptt_find_domain(args->word[1]);
-	u64 threads, ops = 1000, pause = 0, seed = 0;
+	u64 threads, ops = 1000, more = 0, pause = 0, seed = 0;
 	struct ptt_call span;
 	struct ptt_storm *s;
 	int ret;
@@ -182,13 +184,15 @@ int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply)
 	if (!ret)
 		ret = ptt_arg_number(args, PTT_OPS, 1, MAX_OPS, &ops, reply);
 	if (!ret)
+		ret = ptt_arg_number(args, PTT_MORE, 0, MAX_OPS, &more, reply);
+	if (!ret)
 		ret = ptt_arg_number(args, PTT_PAUSE, 0, MAX_PAUSE, &pause, reply);
 	if (!ret)
 		ret = ptt_arg_number(args, PTT_SEED, 0, U64_MAX, &seed, reply);
 	if (ret)
 		return ret;
 
-	s = make_storm(d, &span, threads, ops);
+	s = make_storm(d, &span, threads, ops, more);
 	if (!s)
 		return -ENOMEM;
 	s->pause = pause;
@@ -206,20 +210,43 @@ int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply)
 	return 0;
 }
 
-/* ptt_cmd_calm() - calm NAME: wait for the end, unmap the cells, forget the storm */
-int ptt_cmd_calm(struct ptt_args *args, struct ptt_reply *reply)
+static struct ptt_storm *find_storm(const struct ptt_args *args, struct ptt_reply *reply)
 {
 	struct ptt_domain *d = ptt_find_domain(args->word[1]);
 
-	if (!d)
-		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
-	if (!the_storm || the_storm->d != d)
-		return ptt_fail(reply, -ENOENT, "no storm over %s", d->name);
-	if (wait_for_completion_killable(&the_storm->done))
+	if (d && the_storm && the_storm->d == d)
+		return the_storm;
+	if (d)
+		ptt_fail(reply, -ENOENT, "no storm over %s", d->name);
+	else
+		ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
+	return NULL;
+}
+
+/* ptt_cmd_enough() - enough NAME: the changes of more= that have not been made are not needed */
+int ptt_cmd_enough(struct ptt_args *args, struct ptt_reply *reply)
+{
+	struct ptt_storm *s = find_storm(args, reply);
+
+	if (!s)
+		return -ENOENT;
+	WRITE_ONCE(s->enough, true);
+	return 0;
+}
+
+/* ptt_cmd_calm() - calm NAME: wait for the end, unmap the cells, forget the storm */
+int ptt_cmd_calm(struct ptt_args *args, struct ptt_reply *reply)
+{
+	struct ptt_storm *s = find_storm(args, reply);
+
+	if (!s)
+		return -ENOENT;
+	WRITE_ONCE(s->enough, true);
+	if (wait_for_completion_killable(&s->done))
 		return -EINTR;
-	ptt_storm_stop(the_storm);
-	ptt_storm_unmap(the_storm);
-	ptt_ok(reply, "changes=%u error=%d", the_storm->nr_log, -the_storm->error);
+	ptt_storm_stop(s);
+	ptt_storm_unmap(s);
+	ptt_ok(reply, "changes=%u error=%d", s->nr_log, -s->error);
 	forget();
 	return 0;
 }

@@ -53,6 +53,7 @@ struct ptt_change {
  * @index: the first of its cells, every nr_threads-th follows
  * @own: number of its cells
  * @quota: changes it makes
+ * @more: changes it may make after these, until enough
  * @random: of its own, from seed and index
  * @log: its part of the storm's
  * @nr: changes made
@@ -63,6 +64,7 @@ struct ptt_storm_thread {
 	unsigned int index;
 	unsigned int own;
 	unsigned int quota;
+	unsigned int more;
 	u64 random;
 	struct ptt_change *log;
 	unsigned int nr;
@@ -79,13 +81,15 @@ struct ptt_storm_thread {
  * @nr_cells: how many
  * @nr_threads: how many
  * @ops: changes in all
+ * @more: changes that may follow in all, slowly, until enough
  * @pause: us that a thread sleeps after each of its changes
+ * @enough: those that follow are no longer needed
  * @shape: of each state
  * @state: of each cell
  * @error: what ended it early, 0 or -errno
  * @running: threads that have not come to their end
  * @done: all have, and the log is in order
- * @log: changes; room for ops and one a thread
+ * @log: changes; room for ops, more and one a thread
  * @nr_log: how many, when it is done
  * @thread: the threads
  */
@@ -99,7 +103,9 @@ struct ptt_storm {
 	unsigned int nr_cells;
 	unsigned int nr_threads;
 	unsigned int ops;
+	unsigned int more;
 	unsigned int pause;
+	bool enough;
 	struct ptt_shape shape[PTT_STORM_STATES];
 	u8 *state;
 	int error;

@@ -15,6 +15,9 @@
 
 #include "storm.h"
 
+/* us between changes that only go on for the sake of slow readers */
+#define PTT_STORM_SLOW	100u
+
 /* xorshift64*, so that a seed gives the same operations on every kernel */
 static u32 next_random(struct ptt_storm_thread *t, u32 below)
 {
@@ -51,6 +54,7 @@ static bool change(struct ptt_storm_thread *t, u32 cell, u8 to)
 	struct ptt_storm *s = t->storm;
 	const struct ptt_shape *shape = &s->shape[to ?: s->state[cell]];
 	u64 iova = cell_iova(s, cell), pa = shape->pa + cell * s->cell, begin, end;
+	unsigned int pause;
 	size_t gone = 0;
 	int ret = 0;
 
@@ -65,8 +69,9 @@ static bool change(struct ptt_storm_thread *t, u32 cell, u8 to)
 		ret = -EIO;
 	note(t, begin, end, cell, to);
 	s->state[cell] = to;
-	if (s->pause)
-		usleep_range(s->pause, s->pause + s->pause / 4);
+	pause = t->nr < t->quota ? s->pause : max(s->pause, PTT_STORM_SLOW);
+	if (pause)
+		usleep_range(pause, pause + pause / 4);
 	if (!ret)
 		return true;
 	/* a part was mapped for a moment, the core has taken it back */
@@ -79,7 +84,11 @@ static bool change(struct ptt_storm_thread *t, u32 cell, u8 to)
 
 static bool go_on(const struct ptt_storm_thread *t)
 {
-	return t->nr < t->quota && !kthread_should_stop() && !READ_ONCE(t->storm->error);
+	const struct ptt_storm *s = t->storm;
+
+	if (kthread_should_stop() || READ_ONCE(s->error))
+		return false;
+	return t->nr < t->quota || (t->nr < t->quota + t->more && !READ_ONCE(s->enough));
 }
 
 static int by_time(const void *a, const void *b)
@@ -138,10 +147,11 @@ static void divide(struct ptt_storm *s, u64 seed)
 		t->index = i;
 		t->own = (s->nr_cells - i + s->nr_threads - 1) / s->nr_threads;
 		t->quota = s->ops / s->nr_threads + (i < s->ops % s->nr_threads);
+		t->more = s->more / s->nr_threads;
 		t->random = first_random(seed, i);
 		/* one that fails takes two */
 		t->log = log;
-		log += t->quota + 1;
+		log += t->quota + t->more + 1;
 	}
 }
 

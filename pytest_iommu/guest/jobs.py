@@ -87,12 +87,21 @@ def start_sharing_reader(job: int, slot: int, chunk: int = 0, cpu: int | None = 
     return Op(Code.START_READER, job, chunk, "", struct.pack("<3I", _cpu(cpu), slot, flags))
 
 
-def start_writer(job: int, path: str, data: bytes, cpu: int | None = None) -> Op:
-    """One write(2) of ``data``, the file not being created -> 0. The job's value: bytes written or -errno.
+def start_writer(job: int, path: str, data: bytes, cpu: int | None = None, rounds: int = 1) -> Op:
+    """Open a file that is there and write ``data`` in one write(2), ``rounds`` times (0: until STOP) -> 0.
 
-    Its data: see split_calls(), when the write(2) began and ended.
+    The first error ends it. The job's value: the bytes of the last write(2), or -errno. Its data: see split_calls(),
+    when each write(2) began and ended.
     """
-    return Op(Code.START_WRITER, job, _cpu(cpu), path, data)
+    return Op(Code.START_WRITER, job, 0, path, struct.pack("<2I", _cpu(cpu), rounds) + data)
+
+
+def await_rounds(job: int, rounds: int, milliseconds: int) -> Op:
+    """Wait until a reader or writer has done that many rounds that began after this -> the rounds it has done in all.
+
+    Less when the job ended meanwhile. ETIMEDOUT when it has not done them by then, ESRCH when there is no such job.
+    """
+    return Op(Code.AWAIT_ROUNDS, job, rounds, data=struct.pack("<I", milliseconds))
 
 
 def start_spinner(job: int, cpu: int) -> Op:

@@ -56,6 +56,7 @@ class Code(IntEnum):
     WAIT_JOB = 27
     JOB_STATE = 28
     RESET_JOBS = 29
+    AWAIT_ROUNDS = 30
 
 
 def read_file(path: str, chunk: int = 0, limit: int = 0) -> Op:

@@ -17,6 +17,9 @@ from pytest_iommu.testmodule import MODULE, parse_status
 if TYPE_CHECKING:
     from pytest_iommu.targets.protocol import Result
 
+ROUNDS = 3
+"""How often each file is read while the commands go on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Watch:
@@ -33,48 +36,72 @@ class Watch:
     ends: tuple[str, ...] = ()
 
 
-def run(send: Send, watches: Sequence[Watch], script: str) -> list[CheckFailed]:
+def run(send: Send, watches: Sequence[Watch], script: str, last: str = "") -> list[CheckFailed]:
     """Read all files while ``script`` is written to the module's control, on processor 0; then judge what was read.
 
-    SetupError when a command fails; that no read(2) was made while the commands ran is a failure.
+    The script is written when every reader has read its file once, and again and again until each has read it ROUNDS
+    times more; then ``last``, once, with the readers still there. SetupError when a command fails.
     """
-    started = [
-        jobs.start_reader(number, watch.path, watch.chunk, watch.cpu, rounds=0) for number, watch in enumerate(watches)
-    ]
     writer = len(watches)
-    batch = [*started, jobs.start_writer(writer, f"{MODULE}/control", script.encode(), cpu=0)]
-    batch += [jobs.wait_job(writer, int(PATIENCE * 500)), ops.read_file(f"{MODULE}/status")]
+    readers = range(writer)
+    control, patience = f"{MODULE}/control", int(PATIENCE * 500)
+    started = [
+        *(jobs.start_reader(number, one.path, one.chunk, one.cpu, rounds=0) for number, one in enumerate(watches)),
+        *(jobs.await_rounds(number, 0, patience) for number in readers),
+        jobs.start_writer(writer, control, script.encode(), cpu=0, rounds=0),
+        *(jobs.await_rounds(number, ROUNDS, patience) for number in readers),
+        jobs.signal_job(writer, Signal.STOP),
+    ]
+    written = [jobs.wait_job(writer, patience), ops.read_file(f"{MODULE}/status")]
+    ending = [jobs.start_writer(writer, control, last.encode(), cpu=0), *written] if last else []
     # One that must find its file gone is not told to stop: it might do so before it has found out.
-    batch += [jobs.signal_job(number, Signal.STOP) for number, watch in enumerate(watches) if not watch.ends]
+    stopped = [jobs.signal_job(number, Signal.STOP) for number, watch in enumerate(watches) if not watch.ends]
     try:
-        results = send(batch, PATIENCE).results
-        written = results[len(started) + 1]
-        _all_passed(script, [*results[: len(started) + 1], written], results[len(started) + 2])
-        read = [read_job(send, number) for number in range(len(watches))]
+        results = list(send([*started, *written, *ending, *stopped], PATIENCE).results)
+        _all_ok(results[: len(started)])
+        del results[: len(started)]
+        _all_passed(script, *results[:2])
+        if last:
+            _all_ok(results[2:3])
+            _all_passed(last, *results[3:5])
+        read = [read_job(send, number) for number in readers]
     finally:
         send([jobs.reset_jobs()], PATIENCE)
-    (wrote,) = jobs.split_calls(written.data)
     failures = [
         failure for watch, (value, reads) in zip(watches, read, strict=True) for failure in _judged(watch, value, reads)
     ]
-    during = sum(one.begin <= wrote.end and one.end >= wrote.begin for _, reads in read for one in reads)
-    if not failures and not during:
+    if not failures and not _raced(results[0], read):
         failures.append(CheckFailed("nothing raced: no read(2) was made while the commands ran"))
     return failures
 
 
-def _all_passed(script: str, jobs_done: Sequence[Result], status: Result) -> None:
-    for number, row in parse_status(ops.text_of(status)).items():
-        if row.errno is not None:
-            line = script.splitlines()[number - 1]
-            raise SetupError(f"{line}: {row.errno} {row.message}")
-    for result in jobs_done:
+def _raced(written: Result, read: Sequence[tuple[int, Sequence[Read]]]) -> bool:
+    """Whether a read(2) was made while commands ran."""
+    calls = jobs.split_calls(written.data)
+    begin, end = calls[0].begin, calls[-1].end
+    return any(one.begin <= end and one.end >= begin for _, reads in read for one in reads)
+
+
+def _all_ok(results: Sequence[Result]) -> None:
+    for result in results:
         if not result.ok:
             raise SetupError(f"a job fails with {ops.errno_name(result.value)}")
 
 
+def _all_passed(script: str, written: Result, status: Result) -> None:
+    """SetupError when a command of the script, which was written last, has failed."""
+    for number, row in parse_status(ops.text_of(status)).items():
+        if row.errno is not None:
+            line = script.splitlines()[number - 1]
+            raise SetupError(f"{line}: {row.errno} {row.message}")
+    _all_ok([written])
+
+
 def _judged(watch: Watch, value: int, reads: Sequence[Read]) -> Iterator[CheckFailed]:
     name = ops.errno_name(value)
+    if name == "EMSGSIZE":
+        # It has read more than there is room for: its last round is cut off.
+        value, reads = 0, [read for read in reads if read.round != reads[-1].round]
     if (value < 0 or watch.ends) and name not in watch.ends:
         wanted = " or ".join(watch.ends) or "that it can be read"
         yield CheckFailed(f"{watch.path}: the reader ends with {name}, should be {wanted}", ("CON-9", *watch.rules))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from dataclasses import dataclass, field
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest import jobs, ops
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 Send = Callable[["Sequence[Op]", float], "Reply"]
 
 PATIENCE = 120.0
-TRIES = 4
-MOST = 200000
-"""Operations of a storm: the test module takes no more."""
+ROUNDS = 2
+"""How often each reader reads its file while the storm goes on."""
+MORE = 100000
+"""Changes that a storm may go on with for that, 100 microseconds apart."""
 SLOT = 63
 _FAILURES = 4
 
@@ -74,7 +75,7 @@ class Storm:
         pause = f" pause={self.pause}" if self.pause else ""
         return (
             f"storm {name} {self.iova:#x} {format_size(self.cell)} cells={self.cells}{gap} "
-            f"threads={self.mappers} ops={self.operations}{pause} seed={self.seed}"
+            f"threads={self.mappers} ops={self.operations} more={MORE}{pause} seed={self.seed}"
         )
 
 
@@ -108,15 +109,11 @@ class Outcome:
 def run(send: Send, dialect: Dialect, table: Table, storm: Storm) -> Outcome:
     """Let it happen, then judge every line of every read. The cells are unmapped before and afterwards.
 
-    A storm that nothing raced with, because the host had no processor for one of the two, is tried again with twice as
-    many operations, TRIES times in all; then it is a failure. SetupError when the storm itself goes wrong.
+    The storm begins when every reader has read its file once, and goes on until each has read it ROUNDS times more.
+    SetupError when the storm itself goes wrong.
     """
-    for number in range(TRIES):
-        storm = replace(storm, operations=min(storm.operations << bool(number), MOST))
-        outcome, text = _once(send, dialect, table, storm)
-        if outcome.raced or outcome.failures:
-            break
-    else:
+    outcome, text = _once(send, dialect, table, storm)
+    if not outcome.raced and not outcome.failures:
         what = f"nothing raced: {outcome.rounds} reads and {outcome.changes} changes, none of them at the same time"
         outcome.failures.append(CheckFailed(what))
     again = f"storm: {storm.command(table.name)}"
@@ -149,28 +146,41 @@ def _told(failure: CheckFailed, before: str, after: str, files: dict[str, bytes]
 
 def _happen(send: Send, table: Table, storm: Storm) -> tuple[bytes, list[tuple[int, list[Read]]]]:
     """The storm with its readers: its log, and of every reader its value and what it read."""
+    count = len(storm.readers)
+    patience = int(PATIENCE * 500)
+    log = f"{MODULE}/storm"
+    commands = [storm.command(table.name), f"enough {table.name}"]
     started = [
         jobs.start_reader(number, f"{table.directory}/{reader.file}", reader.chunk, reader.cpu, rounds=0)
         for number, reader in enumerate(storm.readers)
     ]
-    command = command_ops(f"{storm.command(table.name)}\n")
-    log = f"{MODULE}/storm"
-    # The first byte of the log comes when the storm is over; all of it would keep the readers going for nothing.
-    over = [ops.open_file(SLOT, log), ops.read(SLOT, 1), ops.close(SLOT)]
-    stopped = [jobs.signal_job(number, Signal.STOP) for number in range(len(started))]
-    # All in one go: a storm may be over sooner than the host can answer.
+    steps = [
+        ("starting a reader", _ok, started),
+        # One that does not come this far is met by read_job().
+        ("", None, [jobs.await_rounds(number, 0, patience) for number in range(count)]),
+        (commands[0], _passed, command_ops(f"{commands[0]}\n")),
+        ("", None, [jobs.await_rounds(number, ROUNDS, patience) for number in range(count)]),
+        (commands[1], _passed, command_ops(f"{commands[1]}\n")),
+        # The first byte of the log comes when the storm is over; all of it would keep the readers going for nothing.
+        ("the storm", _ok, [ops.open_file(SLOT, log), ops.read(SLOT, 1), ops.close(SLOT)]),
+        ("stopping a reader", _ok, [jobs.signal_job(number, Signal.STOP) for number in range(count)]),
+        ("the log of the storm", _ok, [ops.read_file(log)]),
+    ]
+    # All in one go: what is between two batches takes the host's time, and the storm goes on meanwhile.
     try:
-        results = send([*started, *command, *over, *stopped, ops.read_file(log)], PATIENCE).results
-        _ok("starting a reader", results[: len(started)])
-        _passed(storm.command(table.name), results[len(started) : len(started) + 2])
-        _ok("the storm, or its log,", results[len(started) + 2 :])
+        reply = send([op for _, _, batch in steps for op in batch], PATIENCE)
+        results = iter(reply.results)
+        for what, check, batch in steps:
+            part = list(islice(results, len(batch)))
+            if check is not None:
+                check(what, part)
         # one by one: what a reader has read may be many megabytes
-        read = [read_job(send, number) for number in range(len(started))]
+        read = [read_job(send, number) for number in range(count)]
     finally:
         send([jobs.reset_jobs()], PATIENCE)
     calm = f"calm {table.name}"
     _passed(calm, send(command_ops(f"{calm}\n"), PATIENCE).results)
-    return results[-1].data, read
+    return reply.results[-1].data, read
 
 
 def read_job(send: Send, number: int) -> tuple[int, list[Read]]:

@@ -121,6 +121,9 @@ def _add(row: Row, report: pytest.TestReport) -> None:
     outcome: str = "xfailed" if report.skipped and hasattr(report, "wasxfail") else report.outcome
     if report.skipped and kind == NOT_RUN:
         outcome, kind = NOT_RUN, ""
+    if row.outcome == outcome == "failed":
+        # It failed, and once more when what it had made was freed.
+        row.text = f"{row.text}\n\n{_text(report)}"
     if row.outcome and _WORSE[outcome] <= _WORSE[row.outcome]:
         return
     row.outcome = outcome

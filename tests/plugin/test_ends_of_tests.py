@@ -234,7 +234,7 @@ def test_a_scenario_is_not_over_before_its_domains_are_freed(run: Run, pytester:
         ("iommu_guest.write('/sys/bus/pci/drivers/edu/unbind', 'x')", "*/driver: 'edu' after boot, 'none' now*"),
         ("iommu_guest.write('/proc/sys/vm/swappiness', '1')", "*/proc/sys/vm/swappiness: * after boot, '1' now*"),
         ("iommu_guest.run([ops.open_file(0, '/x')])", "*'4 files open in the agent' after boot, '5 *"),
-        ("iommu_guest.run([ops.rmmod('iommu_ptdump_test')])", "*/proc/modules: 'iommu_ptdump_test' after boot, '' now*"),
+        ("iommu_guest.run([ops.rmmod('iommu_ptdump_test')])", "*/proc/modules: * after boot, '' now*"),
         ("iommu_guest.run([ops.run('/bin/x')])", "*/sys/bus/pci/devices: '0000:00:01.0@' after boot, '' now*"),
     ],
     ids=["unbound", "sysctl", "slot", "module", "slot-empty"],

@@ -147,6 +147,44 @@ def test_a_writer_writes_once(agent: Agent, tmp_path: Path) -> None:
     assert refused.value == -errno.ENOSPC
 
 
+def test_rounds_are_awaited(agent: Agent, tmp_path: Path) -> None:
+    """Reader and writer go on until each has done rounds that began after the other had begun."""
+    path = tmp_path / "f"
+    path.write_bytes(b"x")
+    started, read, writing, wrote, again, late = agent.run(
+        jobs.start_reader(0, str(path), rounds=0),
+        jobs.await_rounds(0, 0, 60000),
+        jobs.start_writer(1, str(path), b"y", rounds=0),
+        jobs.await_rounds(1, 2, 60000),
+        jobs.await_rounds(0, 3, 60000),
+        jobs.await_rounds(2, 1, 0),
+    )
+    assert started.ok
+    assert writing.ok
+    assert read.value >= 1
+    assert wrote.value >= 3
+    assert again.value >= read.value + 3
+    assert late.value == -errno.ESRCH
+    stops = [jobs.signal_job(number, Signal.STOP) for number in range(2)]
+    _, _, reader, writer = agent.run(*stops, jobs.wait_job(0, 60000), jobs.wait_job(1, 60000))
+    rounds = [call.round for call in jobs.split_calls(writer.data)]
+    assert rounds == list(range(len(rounds)))
+    assert len(rounds) >= wrote.value
+    begin, end = jobs.split_calls(writer.data)[0].begin, jobs.split_calls(writer.data)[-1].end
+    assert any(begin < one.begin and one.end < end for one in jobs.split_reads(reader.data))
+
+
+def test_rounds_that_do_not_come(agent: Agent, fifo: Path) -> None:
+    started, waited, early = agent.run(
+        jobs.start_reader(0, str(fifo)), jobs.await_rounds(0, 1, 20), jobs.await_rounds(0, 1 << 31, 20)
+    )
+    assert started.ok
+    assert [waited.value, early.value] == [-errno.ETIMEDOUT] * 2
+    fifo.write_bytes(b"")
+    (ended,) = agent.run(jobs.await_rounds(0, 5, 60000))
+    assert ended.value == 1
+
+
 def test_the_agent_serves_on_while_a_job_sleeps(agent: Agent, fifo: Path, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"served")
     started, early, state, served = agent.run(

@@ -221,10 +221,13 @@ def test_a_storm_that_is_sound() -> None:
     assert outcome.failures == []
     assert (outcome.changes, outcome.rounds, outcome.lines) == (4, 1, 3)
     commands = [op.data.decode() for op in guest.asked if op.code == Code.WRITE_FILE]
-    assert commands == ["storm d0 0x40000000 2M cells=2 gap=4M threads=1 ops=4 seed=77\n", "calm d0\n"]
+    stormed = "storm d0 0x40000000 2M cells=2 gap=4M threads=1 ops=4 more=100000 seed=77\n"
+    assert commands == [stormed, "enough d0\n", "calm d0\n"]
     codes = [op.code for op in guest.asked]
-    # whoever reads does so before the storm begins, and is stopped when it is over
-    assert codes.index(Code.START_READER) < codes.index(Code.WRITE_FILE) < codes.index(Code.SIGNAL_JOB)
+    # The reader has read once before the storm begins, and ROUNDS times more before it may end.
+    order = (Code.START_READER, Code.AWAIT_ROUNDS, Code.WRITE_FILE, Code.READ_FILE, Code.AWAIT_ROUNDS, Code.WRITE_FILE)
+    assert tuple(codes[: len(order)]) == order
+    assert [op.b for op in guest.asked if op.code == Code.AWAIT_ROUNDS] == [0, storm.ROUNDS]
     assert Code.RESET_JOBS in codes
     (started,) = (op for op in guest.asked if op.code == Code.START_READER)
     assert (started.path, started.b) == ("/domains/3/page_table", 100)
@@ -250,8 +253,6 @@ def test_what_goes_wrong_with_a_storm() -> None:
     guest = FakeGuest(quiet)
     (failure,) = storm.run(guest.send, IO_PTDUMP, TABLE, STORM).failures
     assert "nothing raced" in failure.message
-    stormed = [op.data.decode() for op in guest.asked if op.data.startswith(b"storm")]
-    assert [line.rpartition("ops=")[2].partition(" ")[0] for line in stormed] == ["4", "8", "16", "32"]
     full = [*GOOD, Read(1, 10, 2600, 2700, b"0x00000000")]
     assert storm.run(FakeGuest(full, value=-90).send, IO_PTDUMP, TABLE, STORM).failures == []
     (failure,) = storm.run(FakeGuest(GOOD, value=-5).send, IO_PTDUMP, TABLE, STORM).failures
@@ -269,8 +270,15 @@ def watched(reads: Sequence[Read], value: int, ends: tuple[str, ...] = ()) -> li
     guest = FakeGuest(reads, value)
     watch = Watch("/f", same("line 1\nline 2\n"), ("CON-9",), ends=ends)
     failures = comings.run(guest.send, [watch], "destroy d0\n")
+    codes = [op.code for op in guest.asked]
+    # All have read once before the first command, and each ROUNDS times before the last one.
+    assert codes[:5] == [
+        *(Code.START_READER, Code.AWAIT_ROUNDS, Code.START_WRITER, Code.AWAIT_ROUNDS),
+        Code.SIGNAL_JOB,
+    ]
+    assert [op.b for op in guest.asked if op.code == Code.AWAIT_ROUNDS] == [0, comings.ROUNDS]
     stopped = [op.a for op in guest.asked if op.code == Code.SIGNAL_JOB]
-    assert stopped == ([] if ends else [0])
+    assert stopped == ([1] if ends else [1, 0])
     return failures
 
 

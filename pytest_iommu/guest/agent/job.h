@@ -51,6 +51,8 @@ struct job_shared {
 	int32_t setup_error;
 	int32_t value;
 
+	/* whole files read, or writes made */
+	uint32_t rounds;
 	/* records that are complete, with their text; the digest of them is digest[count % 2] */
 	uint32_t count;
 	struct job_digest digest[2];

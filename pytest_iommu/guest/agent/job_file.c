@@ -118,6 +118,7 @@ static int32_t reader_run(const struct job_spec *spec, struct job_shared *shared
 		close(fd);
 		if (n < 0)
 			return n;
+		__atomic_store_n(&shared->rounds, round + 1, __ATOMIC_RELEASE);
 	}
 	return clamp(total);
 }
@@ -129,9 +130,10 @@ static int32_t writer_setup(const struct job_spec *spec, struct job_shared *shar
 	return 0;
 }
 
-static int32_t writer_run(const struct job_spec *spec, struct job_shared *shared)
+/* One write(2) of a file that is opened for it; the value of that, or -errno */
+static int32_t write_once(const struct job_spec *spec, struct job_shared *shared, uint32_t round)
 {
-	struct job_record record = {};
+	struct job_record record = { .round = round };
 	int fd = open(spec->path, O_WRONLY | O_CLOEXEC);
 	ssize_t n;
 
@@ -143,8 +145,25 @@ static int32_t writer_run(const struct job_spec *spec, struct job_shared *shared
 	record.end = now_ns();
 	if (close(fd) < 0 && record.value >= 0)
 		record.value = -errno;
-	job_record(shared, &record);
+	if (!job_record(shared, &record))
+		return -EMSGSIZE;
 	return record.value;
+}
+
+static int32_t writer_run(const struct job_spec *spec, struct job_shared *shared)
+{
+	int32_t value = 0;
+
+	for (uint32_t round = 0; !spec->rounds || round < spec->rounds; round++) {
+		/* one that is told to stop before it began has its first round, as its commands may be awaited */
+		if (round && job_is_set(&shared->stop))
+			break;
+		value = write_once(spec, shared, round);
+		if (value < 0)
+			return value;
+		__atomic_store_n(&shared->rounds, round + 1, __ATOMIC_RELEASE);
+	}
+	return value;
 }
 
 const struct job_kind job_reader = { "reader", false, false, reader_setup, reader_run };

@@ -20,6 +20,7 @@
 #define CHUNK 65536u
 #define SETUP_NS 5000000000ull
 #define KILL_NS 30000000000ull
+#define STEP_NS 1000000ull
 #define SPINNER_PRIORITY 50
 #define TICKER_PRIORITY 60
 
@@ -174,14 +175,18 @@ int32_t op_start_reader(const struct op *op, struct buffer *out)
 	return start(op, &spec);
 }
 
+/* data: u32 cpu, rounds, then what is written */
 int32_t op_start_writer(const struct op *op, struct buffer *out)
 {
 	struct job_spec spec = { .kind = &job_writer, .path = op->path, .fd = -1, .keep = true };
 
 	(void)out;
-	spec.cpu = op->b;
-	spec.data = op->data;
-	spec.data_len = op->data_len;
+	if (op->data_len < 8)
+		return -EINVAL;
+	spec.cpu = get_u32(op->data);
+	spec.rounds = get_u32(op->data + 4);
+	spec.data = op->data + 8;
+	spec.data_len = op->data_len - 8;
 	return start(op, &spec);
 }
 
@@ -284,6 +289,33 @@ int32_t op_wait_job(const struct op *op, struct buffer *out)
 	add_results(job, out);
 	forget(job);
 	return value;
+}
+
+/*
+ * Wait until the job has done so many whole rounds that began after now. One
+ * that ends meanwhile does none any more. data: u32 milliseconds
+ */
+int32_t op_await_rounds(const struct op *op, struct buffer *out)
+{
+	int32_t error;
+	struct job *job = find_job(op, &error);
+	uint64_t end, wanted;
+
+	(void)out;
+	if (!job)
+		return error;
+	if (op->data_len != 4)
+		return -EINVAL;
+	end = now_ns() + get_u32(op->data) * 1000000ull;
+	/* the one that is under way does not count */
+	wanted = __atomic_load_n(&job->shared->rounds, __ATOMIC_ACQUIRE) + 1ull + op->b;
+	while (__atomic_load_n(&job->shared->rounds, __ATOMIC_ACQUIRE) < wanted) {
+		if (await_end(job, STEP_NS))
+			break;
+		if (now_ns() >= end)
+			return -ETIMEDOUT;
+	}
+	return __atomic_load_n(&job->shared->rounds, __ATOMIC_ACQUIRE);
 }
 
 /* The state's letter, the cpu, and where it sleeps: fields 3 and 39 of stat, wchan, stack */
