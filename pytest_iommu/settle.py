@@ -58,14 +58,16 @@ def _settle(item: pytest.Item, run: Run, guest: Guest) -> None:
         run.pool.discard(guest, "the test ended it")
         return
     # Tables are freed by RCU callbacks, which may find that they are broken.
-    batch = [jobs.reset_jobs(), *command_ops("reset\n"), ops.read_file(CALLBACKS)]
+    batch = [jobs.reset_jobs(), ops.close_all(), *command_ops("reset\n"), ops.read_file(CALLBACKS)]
     try:
-        results = guest.run(batch, TIMEOUT).results
+        _, closed, *control, _ = guest.run(batch, TIMEOUT).results
         changes = run.changes(guest, handle.touched) if isinstance(handle, GuestHandle) else []
     except (KernelCrash, KernelHang, GuestLost) as error:
         error.message = f"at the end of the test, its domains being freed: {error.message}"
         raise
-    status = parse_status(status_text(results[1:3])).get(1) if results[1].ok else None
+    if closed.value > 0:
+        changes.append(f"files left open in the agent: {closed.value}")
+    status = parse_status(status_text(control)).get(1) if control[0].ok else None
     if status is not None and status.errno is not None:
         changes.append(f"reset of the test module: {status.errno} {status.message}")
     if changes:

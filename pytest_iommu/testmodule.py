@@ -15,6 +15,8 @@ from pytest_iommu.outcomes import SetupError
 from pytest_iommu.targets.protocol import Op, Result
 
 MODULE = "/sys/kernel/debug/iommu_ptdump_test"
+OCCUPY = f"{MODULE}/occupy"
+"""A read(2) of it keeps the processor, which waits for interrupts, until a signal comes."""
 _STATUS = re.compile(r"^(?P<line>\d+) (?:ok(?P<values>.*)|error (?P<errno>\w+) ?(?P<message>.*))$")
 
 

@@ -10,6 +10,7 @@
  *                                       storm     what a storm changed
  *                                       grace_period[_expedited],
  *                                       rcu_barrier
+ *                                       occupy    keeps a processor
  *
  * The commands are described in the README beside this file.
  */
@@ -141,6 +142,7 @@ static int __init ptdump_test_init(void)
 	debugfs_create_file("grace_period_expedited", 0400, ptt_dir, NULL,
 			    &ptt_grace_expedited_fops);
 	debugfs_create_file("rcu_barrier", 0400, ptt_dir, NULL, &ptt_rcu_barrier_fops);
+	debugfs_create_file("occupy", 0400, ptt_dir, NULL, &ptt_occupy_fops);
 	return 0;
 
 exit_grace:

@@ -309,6 +309,9 @@ void ptt_storm_end(struct ptt_domain *d);
 /* cost.c */
 int ptt_cmd_cost(struct ptt_args *args, struct ptt_reply *reply);
 
+/* occupy.c */
+extern const struct file_operations ptt_occupy_fops;
+
 /* grace.c */
 extern const struct file_operations ptt_grace_fops;
 extern const struct file_operations ptt_grace_expedited_fops;

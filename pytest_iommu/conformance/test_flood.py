@@ -56,7 +56,8 @@ def reading(guest: GuestHandle, domain: Domain, names: tuple[str, ...]) -> Itera
         jobs.start_reader(job, domain.path(name), rounds=0, keep=False, cpu=job % 2)
         for job, name in zip(READERS, names, strict=False)
     ]
-    assert all(result.ok for result in guest.run(started).results)
+    begun = [jobs.await_rounds(job, 0, 20000) for job, _ in zip(READERS, names, strict=False)]
+    assert all(result.ok for result in guest.run([*started, *begun], PATIENCE).results)
     try:
         yield
         for job, _ in zip(READERS, names, strict=False):

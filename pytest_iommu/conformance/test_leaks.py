@@ -10,6 +10,7 @@ import pytest
 
 from pytest_iommu.conformance.meminfo import PATH, meminfo
 from pytest_iommu.conformance.test_directories import FILES, make
+from pytest_iommu.conformance.test_held_readers import await_stuck
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
@@ -69,7 +70,8 @@ def live(iommu: Iommu, guest: GuestHandle, kind: str) -> None:
 
 def killed(guest: GuestHandle, domain: Domain) -> None:
     """A reader that dies while its text is on the way to its memory."""
-    guest.run([jobs.start_reader(JOB, domain.path("entries"), held=True), ops.sleep(50)])
+    assert guest.run([jobs.start_reader(JOB, domain.path("entries"), held=True)]).results[0].ok
+    await_stuck(guest, JOB, "entries")
     (dead,) = guest.run([jobs.signal_job(JOB, Signal.KILL)], 60).results
     assert dead.ok, "a reader that was killed does not go away"
 

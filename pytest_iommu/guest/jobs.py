@@ -104,13 +104,14 @@ def await_rounds(job: int, rounds: int, milliseconds: int) -> Op:
     return Op(Code.AWAIT_ROUNDS, job, rounds, data=struct.pack("<I", milliseconds))
 
 
-def start_spinner(job: int, cpu: int) -> Op:
-    """A SCHED_FIFO process on ``cpu`` that sleeps until GO, then takes that cpu in user mode until STOP -> 0.
+def start_spinner(job: int, cpu: int, path: str = "") -> Op:
+    """A SCHED_FIFO process on ``cpu`` that sleeps until GO, then takes that cpu until STOP -> 0.
 
-    In a guest it takes all of it: the throttling of real-time processes and the fair server of that cpu are turned off
-    for good. EPERM without the privilege. Its data: see split_calls(), from when to when it had the cpu.
+    It does so in user mode, or in a read(2) of ``path``, which keeps the cpu until a signal comes (OCCUPY of the test
+    module). In a guest it takes all of it: the throttling of real-time processes and the fair server of that cpu are
+    turned off for good. EPERM without the privilege. Its data: see split_calls(), from when to when it had the cpu.
     """
-    return Op(Code.START_SPINNER, job, cpu)
+    return Op(Code.START_SPINNER, job, cpu, path)
 
 
 def start_ticker(job: int, cpu: int | None, interval_us: int, milliseconds: int) -> Op:

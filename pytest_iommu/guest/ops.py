@@ -57,6 +57,7 @@ class Code(IntEnum):
     JOB_STATE = 28
     RESET_JOBS = 29
     AWAIT_ROUNDS = 30
+    CLOSE_ALL = 31
 
 
 def read_file(path: str, chunk: int = 0, limit: int = 0) -> Op:
@@ -120,6 +121,11 @@ def pwrite(slot: int, data: bytes, offset: int) -> Op:
 def close(slot: int) -> Op:
     """-> 0, EBADF for an empty slot."""
     return Op(Code.CLOSE, slot)
+
+
+def close_all() -> Op:
+    """Close whatever is open -> how many slots that were."""
+    return Op(Code.CLOSE_ALL)
 
 
 def ioctl(slot: int, command: int, argument: bytes = b"") -> Op:

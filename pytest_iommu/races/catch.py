@@ -20,7 +20,7 @@ from pytest_iommu.races import symbols
 from pytest_iommu.races.holds import BATCH, COPY, FROZEN, TABLE, Hold
 from pytest_iommu.races.stand import CPU, NotReached, Stand
 from pytest_iommu.targets.protocol import Memory, Op, Reply
-from pytest_iommu.testmodule import MODULE, parse_domains
+from pytest_iommu.testmodule import MODULE, OCCUPY, parse_domains
 
 if TYPE_CHECKING:
     from pytest_iommu.guest.gdb import Gdb
@@ -154,7 +154,7 @@ class Catch:
             pytest.skip(f"this kernel has no {UNLOCK}: its RCU readers are not preempted, or it hides addresses")
         reader = jobs.start_reader(READER, self._place.path, chunk=self._place.chunk, cpu=CPU)
         if self._hold.how != FROZEN:
-            self._done("start_spinner", [jobs.start_spinner(SPINNER, CPU)])
+            self._done("start_spinner", [jobs.start_spinner(SPINNER, CPU, OCCUPY)])
         self._stand = stand = Stand(gdb, self._run)
         stand.attach()
         stand.catch(self._virtual(stand), [reader], self._hold.timeout)

@@ -115,6 +115,12 @@ def test_slots_are_bounded(agent: Agent) -> None:
     assert [r.value for r in results] == [-errno.EBADF] * 3
 
 
+def test_all_slots_are_closed_at_once(agent: Agent) -> None:
+    opened = [ops.open_file(slot, "/dev/null") for slot in (0, 7, 63)]
+    results = agent.run(*opened, ops.close(7), ops.close_all(), ops.close_all(), ops.open_file(63, "/dev/null"))
+    assert [r.value for r in results[4:]] == [2, 0, 0]
+
+
 def test_ioctl(agent: Agent) -> None:
     results = agent.run(ops.open_file(0, "/dev/null"), ops.ioctl(0, 0x5401), ops.close(0))
     assert [r.value for r in results] == [0, -errno.ENOTTY, 0]

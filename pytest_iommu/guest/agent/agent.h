@@ -99,6 +99,7 @@ int32_t op_signal_job(const struct op *op, struct buffer *out);
 int32_t op_wait_job(const struct op *op, struct buffer *out);
 int32_t op_job_state(const struct op *op, struct buffer *out);
 int32_t op_reset_jobs(const struct op *op, struct buffer *out);
+int32_t op_close_all(const struct op *op, struct buffer *out);
 int32_t op_await_rounds(const struct op *op, struct buffer *out);
 void job_ended(pid_t pid, int status);
 

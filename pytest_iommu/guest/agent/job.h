@@ -61,6 +61,9 @@ struct job_shared {
 	uint8_t text[TEXT_MAX];
 };
 
+/* Interrupts a spinner's read(2): it looks whether it is told to stop */
+#define SPINNER_KICK SIGUSR1
+
 enum job_signal {
 	JOB_GO = 1,
 	JOB_STOP = 2,

@@ -24,7 +24,7 @@ static const op_fn handlers[] = {
 	op_run,		 op_sleep,     op_mkdir,      op_mount,
 	op_start_reader, op_start_writer, op_start_spinner, op_start_ticker,
 	op_signal_job,	 op_wait_job,	  op_job_state,	    op_reset_jobs,
-	op_await_rounds,
+	op_await_rounds, op_close_all,
 };
 
 static void run_op(const struct op *op, struct buffer *out)

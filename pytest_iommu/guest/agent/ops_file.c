@@ -170,6 +170,23 @@ int32_t op_close(const struct op *op, struct buffer *out)
 	return close(fd) < 0 ? -errno : 0;
 }
 
+/* Close all slots; how many were open */
+int32_t op_close_all(const struct op *op, struct buffer *out)
+{
+	int32_t count = 0;
+
+	(void)op;
+	(void)out;
+	for (int i = 0; i < SLOTS; i++) {
+		if (!slots[i])
+			continue;
+		close(slots[i] - 1);
+		slots[i] = 0;
+		count++;
+	}
+	return count;
+}
+
 int32_t op_ioctl(const struct op *op, struct buffer *out)
 {
 	uint8_t arg[4096] = {};

@@ -192,7 +192,9 @@ int32_t op_start_writer(const struct op *op, struct buffer *out)
 
 int32_t op_start_spinner(const struct op *op, struct buffer *out)
 {
-	struct job_spec spec = { .kind = &job_spinner, .fd = -1, .cpu = op->b, .keep = true };
+	struct job_spec spec = {
+		.kind = &job_spinner, .path = op->path, .fd = -1, .cpu = op->b, .keep = true
+	};
 
 	(void)out;
 	return start(op, &spec);
@@ -241,6 +243,8 @@ int32_t op_signal_job(const struct op *op, struct buffer *out)
 		/* fall through */
 	case JOB_GO:
 		job_set(&job->shared->go);
+		if (op->b == JOB_STOP && job->kind == &job_spinner && !job->ended)
+			kill(job->pid, SPINNER_KICK);
 		return 0;
 	case JOB_RELEASE:
 		job_set(&job->shared->release);

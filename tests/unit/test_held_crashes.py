@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A kernel that breaks while a reader is brought to a stand, held or let go: the crash is the outcome, nothing else."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pytest_iommu.guest import jobs
+from pytest_iommu.guest.gdb import Gdb, GdbError, Stop
+from pytest_iommu.guest.ops import Code
+from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash
+from pytest_iommu.races.catch import Catch, Place
+from pytest_iommu.races.holds import Hold
+from pytest_iommu.races.stand import Stand
+from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
+
+CRASH = KernelCrash("kasan while it ran a batch: BUG: KASAN: use-after-free", Evidence(splat="BUG: KASAN"))
+STOP = Stop(1, 0x1234)
+
+
+class Gdbstub:
+    """One whose QEMU is gone from the call named ``dies`` on; stops as it is told until then."""
+
+    def __init__(self, dies: str = "", stops: Sequence[Stop | None] = (STOP,)) -> None:
+        self.dies = dies
+        self.stops = list(stops)
+        self.dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: object) -> object:
+            self.dead |= name == self.dies
+            if self.dead:
+                raise GdbError("QEMU closed the connection")
+            if name == "wait":
+                return self.stops.pop(0) if self.stops else None
+            return {"register": 0x1000, "read": bytes(8)}.get(name)
+
+        return call
+
+
+class Guest:
+    """Its agent answers until a batch has an operation of ``breaks``; every batch then ends as ``error`` says."""
+
+    def __init__(self, breaks: Code | None, error: IommuError = CRASH) -> None:
+        self.breaks = breaks
+        self.error = error
+        self.broken = False
+
+    def run(self, batch: Sequence[Op]) -> Reply:
+        self.broken |= any(op.code == self.breaks for op in batch)
+        if self.broken:
+            raise self.error
+        return Reply(tuple(Result(0) for _ in batch))
+
+
+def catch(gdb: Gdbstub, guest: Guest) -> Catch:
+    """A reader whose item is known already."""
+    place = Place("d", "/f", "page_table", None, ())  # type: ignore[arg-type]
+    made = Catch(guest.run, gdb, object(), None, place, Hold("leaf-loaded"))  # type: ignore[arg-type]
+    made._aim = lambda memory: None  # type: ignore[method-assign]
+    made._virtual = lambda stand: 0x1234  # type: ignore[method-assign]
+    return made
+
+
+@pytest.mark.parametrize("dies", ["wait", "clear", "step", "register", "halt"])
+def test_a_crash_on_the_way_to_the_point(dies: str) -> None:
+    """The batch that started the reader has the crash; the gdbstub only knows that QEMU is gone."""
+    with pytest.raises(KernelCrash, match="KASAN"):
+        catch(Gdbstub(dies), Guest(Code.START_READER)).hold()
+
+
+def test_a_report_of_a_reader_that_does_not_come() -> None:
+    """QEMU lives on: the report is what there is to say, not that the window was not reached."""
+    with pytest.raises(KernelCrash, match="KASAN"):
+        catch(Gdbstub(stops=[None]), Guest(Code.START_READER)).hold()
+    with pytest.raises(KernelCrash, match="KASAN"):
+        catch(Gdbstub(stops=[None]), Guest(Code.RESET_JOBS)).hold()
+
+
+def test_a_reader_that_does_not_come_to_a_kernel_that_is_well() -> None:
+    with pytest.raises(CheckFailed, match="window not reached"):
+        catch(Gdbstub(stops=[None]), Guest(None)).hold()
+
+
+@pytest.mark.parametrize("dies", ["attach", "wait", "step"])
+def test_a_qemu_that_goes_without_a_word(dies: str) -> None:
+    with pytest.raises(GuestLost):
+        catch(Gdbstub(dies), Guest(None)).hold()
+    lost = GuestLost("QEMU was killed by SIGKILL while it ran a batch", Evidence(command="qemu"))
+    with pytest.raises(GuestLost, match="SIGKILL") as caught:
+        catch(Gdbstub(dies), Guest(Code.RESET_JOBS, lost)).hold()
+    assert caught.value.evidence is not None
+
+
+@pytest.mark.parametrize("dies", ["halt", "set", "go", "detach"])
+def test_a_crash_of_a_reader_that_goes_on(dies: str) -> None:
+    gdb, guest = Gdbstub(stops=[STOP, STOP]), Guest(Code.SIGNAL_JOB)
+    held = catch(gdb, Guest(None))
+    held.hold()
+    held._run = guest.run
+    held._stand._run = guest.run  # type: ignore[union-attr]
+    gdb.dies, gdb.dead = dies, False
+    with pytest.raises((KernelCrash, GuestLost)) as caught:
+        held.let_go()
+    # Nothing was sent yet when QEMU was gone before the reader was told to go on.
+    assert isinstance(caught.value, KernelCrash) == guest.broken
+
+
+def test_a_stand_that_is_left_by_an_error() -> None:
+    with pytest.raises(KernelCrash, match="KASAN"), Stand(Gdbstub("wait"), Guest(Code.START_READER).run) as stand:  # type: ignore[arg-type]
+        stand.attach()
+        stand.catch(0x1234, [jobs.start_reader(0, "/f")], 1.0)
+    with pytest.raises(CheckFailed, match="window not reached"), Stand(Gdbstub(stops=[None]), Guest(None).run) as stand:  # type: ignore[arg-type]
+        stand.attach()
+        stand.catch(0x1234, [jobs.start_reader(0, "/f")], 1.0)
+
+
+def test_a_gdbstub_that_is_gone_is_one_error() -> None:
+    """Whatever is said to it: also the interrupt and the acknowledgement, which are no packets."""
+    ours, theirs = socket.socketpair()
+    gdb = Gdb(ours, object(), timeout=0.1)  # type: ignore[arg-type]
+    theirs.sendall(b"$T05thread:p1.2;#00")
+    theirs.close()
+    for call in (gdb.halt, lambda: gdb.wait(0.1), lambda: gdb.step(0), lambda: gdb.read(0, 8), gdb.go):
+        with pytest.raises(GdbError):
+            call()
