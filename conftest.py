@@ -3,4 +3,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 pytest_plugins = ("pytester",)
+
+
+@pytest.fixture
+def few_plugins(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pytest that a test starts leaves out the same plugins as this one; it does not read our pyproject.toml."""
+    off = [option for option in pytestconfig.getini("addopts") if option.startswith("-pno:")]
+    assert off
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(off))

@@ -153,23 +153,23 @@ def key_of(item: pytest.Item) -> Key:
 
 
 def _prepare(run: Run, keys: Iterable[Key], show: bool = False, selftest: bool = False) -> None:
-    """Build or find the kernels, the user watching. A set-up that is broken ends the run with its own exit status.
+    """Have ready what the tests need: the kernels, the user watching, and the directory of a recording.
 
-    ``selftest``: the programs of the kselftest, too.
+    ``selftest``: the programs of the kselftest, too. A set-up that is broken ends the run with its own exit status.
     """
-    if not run.kind.needs_kernel:
-        return
-    from pytest_iommu.images import Progress
-
     with _shown(run.config):
         try:
-            run.prepare(keys, Progress(sys.stdout))
-            if selftest:
-                run.prepare_selftest(Progress(sys.stdout))
+            if run.kind.needs_kernel:
+                from pytest_iommu.images import Progress
+
+                run.prepare(keys, Progress(sys.stdout))
+                if selftest:
+                    run.prepare_selftest(Progress(sys.stdout))
+            run.begin_recording()
         except SetupError as error:
             print(f"\nsetup-error: {error.message}", file=sys.stderr)
             pytest.exit(f"setup-error: {error.message.splitlines()[0]}", returncode=EXIT_SETUP)
-        if show:
+        if show and run.kernels:
             print("\n".join(kernel_lines(run)), flush=True)
 
 

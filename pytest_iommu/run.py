@@ -21,7 +21,6 @@ from pytest_iommu.reading import DEBUGFS
 from pytest_iommu.report.artefacts import Folder
 from pytest_iommu.settings import Settings
 from pytest_iommu.targets.registry import TargetKind
-from pytest_iommu.targets.replay import Recorder
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_iommu.kselftest.built import Selftest
     from pytest_iommu.scenario import Instance
     from pytest_iommu.targets.protocol import Guest, Target
+    from pytest_iommu.targets.recording import Recorder
 
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 
@@ -46,6 +46,7 @@ class Run:
         self.kernels: dict[Key, Artefacts] = {}
         self.selftests: dict[str, Selftest | SetupError] = {}
         self.pool = Pool(self._start, self._started, self._lost)
+        self._recorder: Recorder | None = None
         self._targets: dict[Key, Target] = {}
         self._dialects: dict[Key, Dialect | None] = {}
         self._states: dict[Guest, BootState] = {}
@@ -83,11 +84,6 @@ class Run:
             raise SetupError(f"no target {name!r}; there are: {', '.join(sorted(kinds))}")
         return kinds[name]
 
-    @cached_property
-    def recorder(self) -> Recorder | None:
-        """Where guests' answers are recorded, with --iommu-record."""
-        return Recorder(self.settings.record, self.worker) if self.settings.record else None
-
     def machine(self, name: str) -> Machine:
         """The machine of that name. SetupError when there is none."""
         try:
@@ -110,6 +106,14 @@ class Run:
                 self.kernels[key] = self.config.hook.pytest_iommu_kernel(
                     config=self.config, machine=machine, flavour=key.flavour, progress=progress
                 )
+
+    def begin_recording(self) -> None:
+        """Clear the directory of --iommu-record; on the process that reports, before the first test."""
+        if self.settings.record is None:
+            return
+        from pytest_iommu.targets import recording
+
+        recording.begin(self.settings.record)
 
     def prepare_selftest(self, progress: Progress) -> None:
         """Have the kselftest's programs ready for the default machine; what goes wrong is their tests' to say."""
@@ -229,9 +233,11 @@ class Run:
 
     def close(self) -> None:
         """End all guests and finish the recording."""
-        self.pool.close()
-        if self.recorder is not None:
-            self.recorder.close()
+        try:
+            self.pool.close()
+        finally:
+            if self._recorder is not None:
+                self._recorder.close()
 
     def _start(self, key: Key) -> Guest:
         if key not in self._targets:
@@ -239,8 +245,24 @@ class Run:
             if kernel is None and self.kind.needs_kernel:
                 raise SetupError(f"no kernel was prepared for {key}; --iommu-machine and --iommu-flavour choose")
             self._targets[key] = self.kind.make(self.settings, self.machine(key.machine), key, kernel)
-        guest = self._targets[key].start()
-        return self.recorder.watch(guest, key) if self.recorder else guest
+        return self._watched(self._targets[key].start(), key)
+
+    def _watched(self, guest: Guest, key: Key) -> Guest:
+        """The guest, with its answers recorded if --iommu-record was given.
+
+        The recorder is made with this process's first guest: the controller of workers has none and must not record.
+        """
+        if self.settings.record is None:
+            return guest
+        from pytest_iommu.targets.recording import Recorder
+
+        if self._recorder is None:
+            try:
+                self._recorder = Recorder(self.settings.record, self.worker)
+            except OSError as error:
+                guest.close()
+                raise SetupError(f"--iommu-record: cannot write to {self.settings.record}: {error}") from error
+        return self._recorder.watch(guest, key)
 
     def _started(self, guest: Guest) -> None:
         self.config.hook.pytest_iommu_guest_started(guest=guest)

@@ -3,12 +3,15 @@
 
 A recording is a directory:
 
-    index-<worker>.jsonl     first {"run": <id of the run>}, then one line an answer: {"guest": "smmuv3/plain", "test":
-                             <node id, from the file's name on>, "told": <hash>, "asked": <hash>, "reply": <hash>}. For
-                             a batch that ended badly, in place of reply: "outcome": "kernel-crash", "message": ...,
-                             "evidence": {"command", "console", "splat"}; for one that is about a device that was
-                             not there: "outcome": "skipped", "message"
+    index-<worker>.jsonl     one line an answer: {"guest": "smmuv3/plain", "test": <node id, from the file's name on>,
+                             "told": <hash>, "asked": <hash>, "reply": <hash>}. For a batch that ended badly, in place
+                             of reply: "outcome": "kernel-crash", "message": ..., "evidence": {"command", "console",
+                             "splat"}; for one that is about a device that was not there: "outcome": "skipped",
+                             "message"
     replies/<hash>           the replies, as pack_reply() makes them; equal ones are stored once
+
+The process that reports owns the directory: it calls begin() once, right before the tests. A worker has a Recorder,
+which writes its own index and adds replies. It removes nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +29,7 @@ from typing import Any
 import pytest
 
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.outcomes import IommuError
+from pytest_iommu.outcomes import IommuError, SetupError
 from pytest_iommu.pool import Key
 from pytest_iommu.targets.protocol import Evidence, Guest, Op, Reply, Result
 
@@ -34,8 +37,8 @@ _HEAD = struct.Struct("<II")
 _RESULT = struct.Struct("<iI")
 _OP = struct.Struct("<5I")
 SKIPPED = "skipped"
-_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"{os.getpid()}-{time.time_ns()}"
-"""The same for all workers of a run."""
+_REPLY = re.compile(r"[0-9a-f]{32}(?:\.\d+)?")
+"""Names in replies/: a hash, followed by a process id while the file is being written."""
 
 
 def current_test() -> str:
@@ -128,20 +131,33 @@ def unpack_reply(data: bytes) -> Reply:
     return Reply(tuple(results), taint, kmsg)
 
 
+def begin(directory: Path) -> None:
+    """Make the directory of a recording and clear an earlier one out of it. SetupError when that is not possible.
+
+    For the process that reports, once and before any Recorder: another run had other workers, and their answers must
+    not be mixed with ours.
+    """
+    replies = directory / "replies"
+    try:
+        replies.mkdir(parents=True, exist_ok=True)
+        old = [path for path in replies.iterdir() if _REPLY.fullmatch(path.name)]
+        for path in (*directory.glob("index-*.jsonl"), *old):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SetupError(f"--iommu-record: cannot prepare the directory {directory}: {error}") from error
+
+
 class Recorder:
-    """Writes a recording of what the guests it watches answer. ``test`` gives the test that is running."""
+    """Writes the part of a recording that one worker's guests answer. begin() has prepared the directory.
+
+    ``test`` gives the test that is running.
+    """
 
     def __init__(self, directory: Path, worker: str, test: Callable[[], str] = current_test) -> None:
-        (directory / "replies").mkdir(parents=True, exist_ok=True)
         self._replies = directory / "replies"
         self._test = test
-        for index in directory.glob("index-*.jsonl"):
-            # An earlier run's, which had other workers: its answers are not to be mixed with ours.
-            if not _begins(index, _RUN):
-                index.unlink(missing_ok=True)
         # By lines: a worker that is killed leaves what it had so far.
         self._index = (directory / f"index-{worker}.jsonl").open("w", encoding="utf-8", buffering=1)
-        self._write(run=_RUN)
 
     def watch(self, guest: Guest, key: Key) -> Guest:
         """The guest, with every answer of it recorded."""
@@ -174,18 +190,8 @@ class Recorder:
         self._index.close()
 
     def _line(self, guest: str, request: Request, **answer: Any) -> None:
-        self._write(guest=guest, test=request.test, told=request.told, asked=request.asked, **answer)
-
-    def _write(self, **line: Any) -> None:
+        line = {"guest": guest, "test": request.test, "told": request.told, "asked": request.asked, **answer}
         self._index.write(json.dumps(line) + "\n")
-
-
-def _begins(index: Path, run: str) -> bool:
-    try:
-        with index.open(encoding="utf-8") as lines:
-            return bool(json.loads(lines.readline())["run"] == run)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 class _Recorded:

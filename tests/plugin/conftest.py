@@ -8,9 +8,8 @@ from bench import Bench
 
 
 @pytest.fixture(autouse=True)
-def _the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """hypothesis' plugin is off as in pyproject.toml, which does not hold here; on CI pytest would print more."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+def _the_same_everywhere(few_plugins: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CI pytest would print more."""
     for name in ("CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
 

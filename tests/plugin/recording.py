@@ -18,7 +18,7 @@ from pytest_iommu.pool import Key
 from pytest_iommu.runner import Scenario
 from pytest_iommu.scenario import Instance, Phase, compile_plan, load
 from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
-from pytest_iommu.targets.replay import Recorder
+from pytest_iommu.targets.recording import Recorder, begin
 
 Alter = Callable[[str, str, str], str]
 """(case, file, text) -> what the kernel says instead."""
@@ -111,6 +111,7 @@ def record(
     worker: str = "main",
 ) -> None:
     """Record what the kernel answers to every scenario of a file."""
+    begin(directory)
     recorder = Recorder(directory, worker, test=str)  # nobody's: for whichever test asks
     kernel = TruthfulKernel(alter, endings or {})
     for instance in load(scenarios).instances:

@@ -73,7 +73,6 @@ def ksft(
     """Runs tests of ptdump_cases, with C put in where the seventh begins."""
     if iommu_settings.image is not None:
         pytest.skip("a ready image has no kernel tree to build the kselftest with")
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
     there_too = [word for word in iommu_settings.given if not word.startswith("--iommu-target=")]
     options = [
         f"--rootdir={pytester.path}",

@@ -38,7 +38,6 @@ def outcomes(file: Path) -> dict[str, tuple[str, str]]:
 def test_a_replay_is_as_the_run_was(
     boot: Boot, pytester: pytest.Pytester, iommu_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
     # As this run: pytester has another home, and a cache there would be empty.
     there_too = [word for word in iommu_settings.given if not word.startswith(("--iommu-target=", "--iommu-machine="))]
     cache = f"--iommu-cache={iommu_settings.cache}"

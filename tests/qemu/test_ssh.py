@@ -61,7 +61,6 @@ class Board:
         program.write_text(SSH.format(python=sys.executable, board=str(self._description)))
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-        monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
         self._pytester = pytester
         self._cache = cache
 

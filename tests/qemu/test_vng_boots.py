@@ -64,11 +64,8 @@ def chosen(request: pytest.FixtureRequest) -> Settings:
 
 
 @pytest.fixture
-def inner(
-    chosen: Settings, iommu_guest: GuestHandle, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> Vng:
+def inner(chosen: Settings, iommu_guest: GuestHandle, pytester: pytest.Pytester) -> Vng:
     """Asking for iommu_guest has a guest booted: where there is no vng, or no dump, this is skipped with the reason."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
     return Vng(chosen, pytester)
 
 

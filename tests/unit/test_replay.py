@@ -11,7 +11,7 @@ import pytest
 from pytest_iommu.outcomes import KernelCrash, SetupError
 from pytest_iommu.pool import Key
 from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
-from pytest_iommu.targets.recording import Recorder, current_test, pack_reply, unpack_reply
+from pytest_iommu.targets.recording import Recorder, begin, current_test, pack_reply, unpack_reply
 from pytest_iommu.targets.replay import ReplayTarget
 
 KEY = Key("smmuv3", "plain")
@@ -46,6 +46,13 @@ class Scripted:
         return Evidence()
 
 
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """The directory of a recording that has begun."""
+    begin(tmp_path)
+    return tmp_path
+
+
 def reply(text: str) -> Reply:
     return Reply((Result(len(text), text.encode()), Result(-2)), 4096, "kmsg\n")
 
@@ -60,19 +67,19 @@ def test_a_cut_reply_is_refused(cut: int) -> None:
         unpack_reply(pack_reply(reply("hello"))[:-cut])
 
 
-def test_answers_come_in_order_and_the_last_one_stays(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, "main")
+def test_answers_come_in_order_and_the_last_one_stays(directory: Path) -> None:
+    recorder = Recorder(directory, "main")
     guest = recorder.watch(Scripted(reply("one"), reply("two"), reply("done")), KEY)
     for batch in (READ, READ, WRITE):
         guest.run(batch)
     recorder.close()
-    again = ReplayTarget(tmp_path, KEY).start()
+    again = ReplayTarget(directory, KEY).start()
     assert [again.run(READ) for _ in range(3)] == [reply("one"), reply("two"), reply("two")]
     assert again.run(WRITE) == reply("done")
 
 
-def test_the_commands_before_tell_equal_questions_apart(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, "main")
+def test_the_commands_before_tell_equal_questions_apart(directory: Path) -> None:
+    recorder = Recorder(directory, "main")
     scripts = [[Op(2, path="/control", data=data)] for data in (b"reset\ndomain a\n", b"reset\ndomain b\n")]
     answers = [reply("made"), reply("a's"), reply("made"), reply("b's")]
     guest = recorder.watch(Scripted(*answers), KEY)
@@ -80,33 +87,33 @@ def test_the_commands_before_tell_equal_questions_apart(tmp_path: Path) -> None:
         guest.run(script)
         guest.run(READ)
     recorder.close()
-    again = ReplayTarget(tmp_path, KEY).start()
+    again = ReplayTarget(directory, KEY).start()
     for script, said in zip(reversed(scripts), ("b's", "a's"), strict=True):
         again.run(script)
         assert again.run(READ) == reply(said)
 
 
-def test_a_bad_end_is_replayed_with_its_evidence(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, "main")
+def test_a_bad_end_is_replayed_with_its_evidence(directory: Path) -> None:
+    recorder = Recorder(directory, "main")
     crash = KernelCrash("panic while it ran a batch", Evidence("qemu -x", "console\n", "splat"))
     with pytest.raises(KernelCrash):
         recorder.watch(Scripted(crash), KEY).run(READ)
     recorder.close()
     with pytest.raises(KernelCrash, match="panic while") as caught:
-        ReplayTarget(tmp_path, KEY).start().run(READ)
+        ReplayTarget(directory, KEY).start().run(READ)
     assert caught.value.evidence == crash.evidence
 
 
-def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, "main")
+def test_what_was_not_recorded_is_said(directory: Path) -> None:
+    recorder = Recorder(directory, "main")
     recorder.watch(Scripted(reply("one")), KEY).run(READ)
     recorder.close()
     with pytest.raises(SetupError, match=r"no answer to this batch.*op 2 /control"):
-        ReplayTarget(tmp_path, KEY).start().run(WRITE)
+        ReplayTarget(directory, KEY).start().run(WRITE)
     with pytest.raises(SetupError, match="no recording of a guest smmuv3/debug"):
-        ReplayTarget(tmp_path, Key("smmuv3", "debug"))
+        ReplayTarget(directory, Key("smmuv3", "debug"))
     with pytest.raises(pytest.skip.Exception, match="no recording of this test"):
-        ReplayTarget(tmp_path, Key("smmuv3", "plain", "races")).start().run(READ)
+        ReplayTarget(directory, Key("smmuv3", "plain", "races")).start().run(READ)
 
 
 class Running:
@@ -129,12 +136,12 @@ def recorded(directory: Path, *told: tuple[str, list[Op], str], worker: str = "m
     recorder.close()
 
 
-def test_each_test_is_told_what_it_was_told(tmp_path: Path) -> None:
+def test_each_test_is_told_what_it_was_told(directory: Path) -> None:
     """Whatever the order, and whoever recorded it."""
-    recorded(tmp_path, ("a", READ, "one"), ("a", READ, "two"), ("b", READ, "three"))
-    recorded(tmp_path, ("c", READ, "four"), worker="gw1")
+    recorded(directory, ("a", READ, "one"), ("a", READ, "two"), ("b", READ, "three"))
+    recorded(directory, ("c", READ, "four"), worker="gw1")
     running = Running()
-    again = ReplayTarget(tmp_path, KEY, running).start()
+    again = ReplayTarget(directory, KEY, running).start()
     for running.name, said in (("c", "four"), ("b", "three"), ("b", "three"), ("a", "one"), ("a", "two"), ("a", "two")):
         assert again.run(READ) == reply(said)
     running.name = "b"
@@ -143,20 +150,20 @@ def test_each_test_is_told_what_it_was_told(tmp_path: Path) -> None:
     assert again.run(READ) == reply("one"), "a test that is run again does not begin anew"
 
 
-def test_commands_of_the_test_before_do_not_matter(tmp_path: Path) -> None:
-    recorded(tmp_path, ("a", WRITE, "done"), ("b", READ, "one"))
+def test_commands_of_the_test_before_do_not_matter(directory: Path) -> None:
+    recorded(directory, ("a", WRITE, "done"), ("b", READ, "one"))
     running = Running()
     running.name = "b"
-    assert ReplayTarget(tmp_path, KEY, running).start().run(READ) == reply("one")
+    assert ReplayTarget(directory, KEY, running).start().run(READ) == reply("one")
 
 
-def test_what_another_test_had_asked_before(tmp_path: Path) -> None:
+def test_what_another_test_had_asked_before(directory: Path) -> None:
     """And was kept by the process that recorded: told again where nobody was told otherwise."""
     other = [Op(3, path="/sys")]
-    recorded(tmp_path, ("a", other, "same"), ("a", READ, "one"), ("b", WRITE, "done"), ("c", READ, "two"))
+    recorded(directory, ("a", other, "same"), ("a", READ, "one"), ("b", WRITE, "done"), ("c", READ, "two"))
     running = Running()
     running.name = "b"
-    again = ReplayTarget(tmp_path, KEY, running).start()
+    again = ReplayTarget(directory, KEY, running).start()
     again.run(WRITE)
     assert again.run(other) == reply("same")
     with pytest.raises(SetupError, match="no answer to this batch"):
@@ -166,7 +173,7 @@ def test_what_another_test_had_asked_before(tmp_path: Path) -> None:
         again.run(WRITE)
 
 
-def test_what_was_plugged_tells_equal_questions_apart(tmp_path: Path) -> None:
+def test_what_was_plugged_tells_equal_questions_apart(directory: Path) -> None:
     class Slots:
         def add(self, device: str) -> None:
             pass
@@ -176,31 +183,44 @@ def test_what_was_plugged_tells_equal_questions_apart(tmp_path: Path) -> None:
 
     running = Running()
     running.name = "a"
-    recorder = Recorder(tmp_path, "main", running)
+    recorder = Recorder(directory, "main", running)
     guest = recorder.watch(Pluggable(reply("without"), reply("with")), KEY)
     guest.run(READ)
     guest.devices.add("edu6")  # type: ignore[attr-defined]
     guest.run(READ)
     recorder.close()
-    again = ReplayTarget(tmp_path, KEY, running).start()
+    again = ReplayTarget(directory, KEY, running).start()
     assert [again.run(READ), again.run(READ)] == [reply("without")] * 2
     again.devices.add("edu6")
     assert again.run(READ) == reply("with")
 
 
-def test_a_recorded_guest_has_what_it_has(tmp_path: Path) -> None:
-    guest = Recorder(tmp_path, "main").watch(Scripted(), KEY)
+def test_a_recorded_guest_has_what_it_has(directory: Path) -> None:
+    guest = Recorder(directory, "main").watch(Scripted(), KEY)
     assert guest.name == "scripted"
     assert getattr(guest, "answers") == []  # noqa: B009
     assert not hasattr(guest, "gdb")
 
 
-def test_an_earlier_recording_is_replaced(tmp_path: Path) -> None:
-    recorded(tmp_path, ("a", READ, "one"), worker="gw7")
-    index = tmp_path / "index-gw7.jsonl"
-    index.write_text(index.read_text().replace('"run": "', '"run": "another-', 1))
-    recorded(tmp_path, ("a", READ, "two"), worker="gw0")
-    assert sorted(path.name for path in tmp_path.glob("index-*")) == ["index-gw0.jsonl"]
+def test_an_earlier_recording_is_cleared_and_nothing_else(directory: Path) -> None:
+    recorded(directory, ("a", READ, "one"), worker="gw7")
+    (directory / "notes.txt").write_text("mine")
+    (directory / "replies" / "notes.txt").write_text("mine")
+    begin(directory)
+    assert sorted(path.name for path in directory.rglob("*")) == ["notes.txt", "notes.txt", "replies"]
+
+
+def test_a_worker_removes_nothing(directory: Path) -> None:
+    """Not even what looks like another run's: the controller has cleared the directory."""
+    recorded(directory, ("a", READ, "one"), worker="gw0")
+    Recorder(directory, "main").close()
+    assert ReplayTarget(directory, KEY, lambda: "a").start().run(READ) == reply("one")
+
+
+def test_a_recording_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="--iommu-record: cannot prepare the directory"):
+        begin(tmp_path / "file" / "recording")
 
 
 def test_a_test_is_named_from_its_file_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,15 +239,15 @@ def test_a_directory_that_is_none_is_said(tmp_path: Path) -> None:
         ReplayTarget(tmp_path, KEY)
 
 
-def test_what_the_guest_cannot_do_is_skipped_again(tmp_path: Path) -> None:
+def test_what_the_guest_cannot_do_is_skipped_again(directory: Path) -> None:
     """Though the test had answers before that."""
-    recorder = Recorder(tmp_path, "main", lambda: "test")
+    recorder = Recorder(directory, "main", lambda: "test")
     guest = recorder.watch(Scripted(reply("hello"), "needs edu0"), KEY)
     guest.run(READ)
     with pytest.raises(pytest.skip.Exception):
         guest.run(WRITE)
     recorder.close()
-    again = ReplayTarget(tmp_path, KEY, lambda: "test").start()
+    again = ReplayTarget(directory, KEY, lambda: "test").start()
     assert again.run(READ) == reply("hello")
     with pytest.raises(pytest.skip.Exception, match="needs edu0"):
         again.run(WRITE)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""--iommu-record in whole runs: with any number of workers, what was recorded can be replayed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench import Bench
+
+
+def indexes(recording: Path) -> list[str]:
+    """The names of a recording's indexes that have an answer in them."""
+    return sorted(path.name for path in recording.glob("index-*.jsonl") if path.read_text())
+
+
+@pytest.mark.parametrize(("workers", "names"), [("-n0", ["index-main.jsonl"]), ("-n2", ["index-gw0.jsonl"])])
+def test_a_recorded_run_can_be_replayed(recorded: Bench, workers: str, names: list[str]) -> None:
+    recorded.run(workers, "--iommu-record=again").assert_outcomes(passed=3, skipped=1)
+    again = recorded.pytester.path / "again"
+    assert indexes(again) == names
+    result = recorded.pytester.runpytest_subprocess(f"--iommu-target=replay:{again}")
+    result.assert_outcomes(passed=3, skipped=1)
+
+
+def test_a_recording_replaces_an_earlier_one(recorded: Bench) -> None:
+    recorded.run("-n0", "--iommu-record=again")
+    recorded.run("-n2", "--iommu-record=again").assert_outcomes(passed=3, skipped=1)
+    assert indexes(recorded.pytester.path / "again") == ["index-gw0.jsonl"]
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--iommu-list", "--deselect=basics.iommu.yaml"])
+def test_a_run_without_tests_leaves_a_recording_alone(recorded: Bench, option: str) -> None:
+    recorded.run("--iommu-record=again")
+    recorded.run("--iommu-record=again", option)
+    assert indexes(recorded.pytester.path / "again") == ["index-main.jsonl"]
