@@ -9,8 +9,11 @@ pytest_plugins = ("pytester",)
 
 
 @pytest.fixture
-def few_plugins(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def pytester(
+    pytester: pytest.Pytester, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> pytest.Pytester:
     """A pytest that a test starts leaves out the same plugins as this one; it does not read our pyproject.toml."""
     off = [option for option in pytestconfig.getini("addopts") if option.startswith("-pno:")]
     assert off
-    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(off))
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(off))  # pytester itself has just removed it
+    return pytester

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -54,7 +53,9 @@ class Run:
     @property
     def worker(self) -> str:
         """The xdist worker's name, or ``main``."""
-        return os.environ.get("PYTEST_XDIST_WORKER", "main")
+        # Not from the environment: a pytest that a test of a worker starts inherits that.
+        given: dict[str, str] = getattr(self.config, "workerinput", {})
+        return given.get("workerid", "main")
 
     @cached_property
     def machines(self) -> dict[str, Machine]:

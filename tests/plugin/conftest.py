@@ -8,7 +8,7 @@ from bench import Bench
 
 
 @pytest.fixture(autouse=True)
-def _the_same_everywhere(few_plugins: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def _the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CI pytest would print more."""
     for name in ("CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)

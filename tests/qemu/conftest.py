@@ -34,7 +34,7 @@ def guest(boot: Boot) -> Iterator[VirtualGuest]:
 
 
 @pytest.fixture(autouse=True)
-def no_workers(few_plugins: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of pytest that a test starts is no worker of this one, and has no more plugins."""
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of pytest that a test starts is no worker of this one."""
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
         monkeypatch.delenv(name)
