@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
 from pytest_iommu.guest.qmp import Qmp
+from pytest_iommu.guest.waiting import Deadline, receive, send
 
 CHARDEV = "gdb"
 INTERRUPT = b"\x03"
@@ -44,13 +44,18 @@ class Stop:
 
 
 class Gdb:
-    """One gdbstub connection. All methods but attach() need an attached, stopped guest."""
+    """One gdbstub connection. All methods but attach() need an attached, stopped guest.
+
+    Answers have no numbers. When one does not come in time the connection is not used again: a late answer would be
+    taken for the one to the next packet.
+    """
 
     def __init__(self, sock: socket.socket, qmp: Qmp, timeout: float = 10.0) -> None:
         self._sock = sock
         self._qmp = qmp
         self._timeout = timeout
         self._buffer = b""
+        self._broken = ""
         self._started = False
         self._points: set[tuple[Point, int, int]] = set()
 
@@ -60,9 +65,8 @@ class Gdb:
         if not self._started:
             self._qmp.monitor(f"gdbserver chardev:{CHARDEV}")
             self._started = True
-        self._drain()
-        # Without it stops name a thread in another way than vCont does.
-        self._ask("qSupported:multiprocess+", ".*")
+        # Without it stops name a thread in another way than vCont does. Stops that nobody waited for may come first.
+        self._ask("qSupported:multiprocess+", "PacketSize=.*", skip=True)
         self._ask("vAttach;1", r"[ST]..*")
 
     def set(self, point: Point, address: int, size: int = 8) -> None:
@@ -84,7 +88,7 @@ class Gdb:
     def wait(self, timeout: float) -> Stop | None:
         """Wait ``timeout`` seconds of host time until a point is met; None when none was, the guest then runs on."""
         try:
-            packet = self._packet(time.monotonic() + timeout)
+            packet = self._packet(Deadline(timeout))
         except TimeoutError:
             return None
         return self._stop(packet)
@@ -95,18 +99,12 @@ class Gdb:
         No point may be set at that instruction, or on what it accesses.
         """
         self._send(f"vCont;s:p1.{cpu + 1:x}")
-        try:
-            self._stop(self._packet(time.monotonic() + self._timeout))
-        except TimeoutError as error:
-            raise GdbError("the vCPU does not come to the end of one instruction") from error
+        self._stop(self._answer("the vCPU does not come to the end of one instruction"))
 
     def halt(self) -> None:
         """Stop a guest that runs."""
-        self._write(INTERRUPT, "the interrupt")
-        try:
-            self._stop(self._packet(time.monotonic() + self._timeout))
-        except TimeoutError as error:
-            raise GdbError("the guest does not stop") from error
+        self._put(INTERRUPT, "the interrupt")
+        self._stop(self._answer("the guest does not stop"))
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes at a virtual address. GdbError where nothing is mapped."""
@@ -133,37 +131,47 @@ class Gdb:
             raise GdbError(f"the guest stopped with {packet!r}")
         return Stop(int(match[1], 16) - 1, int(match[2], 16) if match[2] else None)
 
-    def _ask(self, packet: str, pattern: str) -> str:
+    def _ask(self, packet: str, pattern: str, skip: bool = False) -> str:
+        """The answer to a packet, which must match; with ``skip`` what comes before such an answer is dropped."""
         self._send(packet)
-        try:
-            answer = self._packet(time.monotonic() + self._timeout)
-        except TimeoutError as error:
-            raise GdbError(f"{packet}: no answer from QEMU") from error
+        answer = self._answer(f"{packet}: no answer from QEMU")
+        while skip and not re.fullmatch(pattern, answer):
+            answer = self._answer(f"{packet}: no answer from QEMU but {answer!r}")
         if not re.fullmatch(pattern, answer):
             raise GdbError(f"{packet}: {answer or 'QEMU does not know it'}")
         return answer
 
+    def _answer(self, otherwise: str) -> str:
+        """A packet that is due. GdbError with ``otherwise`` when none comes, and the connection is done with."""
+        try:
+            return self._packet(Deadline(self._timeout))
+        except TimeoutError as error:
+            self._broken = otherwise
+            raise GdbError(otherwise) from error
+
     def _send(self, packet: str) -> None:
         data = packet.encode()
-        self._write(b"$%s#%02x" % (data, sum(data) & 0xFF), packet)
+        self._put(b"$%s#%02x" % (data, sum(data) & 0xFF), packet)
 
-    def _write(self, data: bytes, what: str) -> None:
+    def _put(self, data: bytes, what: str) -> None:
+        if self._broken:
+            raise GdbError(f"{what}: not possible after this: {self._broken}")
         try:
-            self._sock.sendall(data)
+            send(self._sock, data, Deadline(self._timeout))
         except OSError as error:
-            raise GdbError(f"{what}: {error}") from error
+            self._broken = f"{what}: {error}"
+            raise GdbError(self._broken) from error
 
-    def _packet(self, deadline: float) -> str:
+    def _packet(self, deadline: Deadline) -> str:
         """The next packet, acknowledged. TimeoutError when none comes in time."""
         while True:
             match = re.search(rb"\$([^#]*)#[0-9a-f]{2}", self._buffer)
             if match is not None:
                 self._buffer = self._buffer[match.end() :]
-                self._write(b"+", "the acknowledgement")
+                self._put(b"+", "the acknowledgement")
                 return match[1].decode()
-            self._sock.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
-                data = self._sock.recv(4096)
+                data = receive(self._sock, 4096, deadline)
             except TimeoutError:
                 raise
             except OSError as error:
@@ -171,13 +179,3 @@ class Gdb:
             if not data:
                 raise GdbError("QEMU closed the connection")
             self._buffer += data
-
-    def _drain(self) -> None:
-        """What QEMU said unasked, when it was stopped over QMP."""
-        self._sock.settimeout(0.01)
-        try:
-            while self._sock.recv(4096):
-                pass
-        except OSError:
-            pass
-        self._buffer = b""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from dataclasses import dataclass, field
 from typing import Any
+
+from pytest_iommu.guest.waiting import Deadline, receive, send
 
 
 class QmpError(Exception):
@@ -30,22 +31,30 @@ class Event:
 
 
 class Qmp:
-    """One QMP connection. Events that came meanwhile are kept in ``events``."""
+    """One QMP connection. Events that came meanwhile are kept in ``events``.
+
+    Every command has an id, which QEMU repeats in the answer: one that comes after its command timed out is dropped,
+    and is not taken for the answer to the next.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = b""
-        self._greeted = False
+        self._number = 0
+        self._greeted = self._asked = self._negotiated = False
+        self._broken = ""
         self.events: list[Event] = []
 
     def command(self, name: str, timeout: float = 5.0, **arguments: Any) -> Any:
         """Execute a command and return what it returns; ``timeout`` in seconds."""
-        deadline = time.monotonic() + timeout
-        if not self._greeted:
-            self._message(deadline)
-            self._exchange({"execute": "qmp_capabilities"}, deadline)
-            self._greeted = True
-        return self._exchange({"execute": name, "arguments": arguments}, deadline)
+        deadline = Deadline(timeout)
+        while not self._negotiated:
+            if self._greeted and not self._asked:
+                self._send("qmp_capabilities", {}, deadline)
+                self._asked = True
+            self._take(self._message(deadline))
+        self._send(name, arguments, deadline)
+        return self._answer(name, deadline)
 
     def monitor(self, line: str, timeout: float = 5.0) -> str:
         """Run a line of the human monitor, e.g. ``info registers``, and return its text."""
@@ -53,46 +62,59 @@ class Qmp:
 
     def wait(self, name: str, timeout: float, **data: Any) -> Event | None:
         """Take the first event of that name and with that data, at once or within ``timeout`` seconds; else None."""
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while True:
             for event in self.events:
                 if event.name == name and data.items() <= event.data.items():
                     self.events.remove(event)
                     return event
             try:
-                message = self._message(deadline)
+                self._take(self._message(deadline))
             except QmpTimeout:
                 return None
-            if "event" in message:
-                self._note(message)
 
     def close(self) -> None:
         """Close the connection; QEMU itself goes on."""
         self._sock.close()
 
-    def _exchange(self, request: dict[str, Any], deadline: float) -> Any:
+    def _send(self, name: str, arguments: dict[str, Any], deadline: Deadline) -> None:
+        if self._broken:
+            raise QmpError(f"{name}: {self._broken}")
+        self._number += 1
+        request = {"execute": name, "arguments": arguments, "id": self._number}
         try:
-            self._sock.settimeout(max(deadline - time.monotonic(), 0.01))
-            self._sock.sendall(json.dumps(request).encode() + b"\n")
+            send(self._sock, json.dumps(request).encode() + b"\n", deadline)
         except OSError as error:
-            raise QmpError(f"{request['execute']}: {error}") from error
+            # Half a command may have been sent; the next one would be the other half.
+            self._broken = f"a command was not taken: {error}"
+            raise QmpError(f"{name}: {error}") from error
+
+    def _answer(self, name: str, deadline: Deadline) -> Any:
+        """What QEMU returns for the command that was sent last."""
         while True:
             answer = self._message(deadline)
-            if "event" in answer:
-                self._note(answer)
+            if answer.get("id") != self._number:
+                self._take(answer)
             elif "error" in answer:
-                raise QmpError(f"{request['execute']}: {answer['error'].get('desc')}")
-            elif "return" in answer:
-                return answer["return"]
+                raise QmpError(f"{name}: {answer['error'].get('desc')}")
+            else:
+                return answer.get("return")
 
-    def _note(self, message: dict[str, Any]) -> None:
-        self.events.append(Event(str(message["event"]), dict(message.get("data", {}))))
+    def _take(self, message: dict[str, Any]) -> None:
+        """A message that does not answer the last command: the greeting, an event, an answer that came too late."""
+        if "QMP" in message:
+            self._greeted = True
+        elif "event" in message:
+            self.events.append(Event(str(message["event"]), dict(message.get("data", {}))))
+        elif "id" not in message or (not self._negotiated and "error" in message):
+            raise QmpError(f"QEMU does not understand us: {message.get('error', message)}")
+        else:
+            self._negotiated = True  # the first of all answers
 
-    def _message(self, deadline: float) -> dict[str, Any]:
+    def _message(self, deadline: Deadline) -> dict[str, Any]:
         while b"\n" not in self._buffer:
             try:
-                self._sock.settimeout(max(deadline - time.monotonic(), 0.01))
-                data = self._sock.recv(65536)
+                data = receive(self._sock, 65536, deadline)
             except TimeoutError as error:
                 raise QmpTimeout(f"no answer from QEMU: {error}") from error
             except OSError as error:

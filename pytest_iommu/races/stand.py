@@ -7,7 +7,6 @@ met, the batch that starts the reader is sent from a thread: its answer comes on
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.gdb import GdbError, Point, Stop
 from pytest_iommu.outcomes import CheckFailed, GuestLost
+from pytest_iommu.guest.waiting import Deadline
 from pytest_iommu.races import calls
 from pytest_iommu.races.calls import COUNTER
 from pytest_iommu.races.holds import TIMEOUT
@@ -188,9 +188,9 @@ class Stand:
 
     def _meet(self, wanted: Callable[[Stop], bool], timeout: float) -> Stop | None:
         """Wait for a stop that is wanted; others go on."""
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while True:
-            stop = self._gdb.wait(max(deadline - time.monotonic(), 0.0))
+            stop = self._gdb.wait(deadline.left)
             if stop is None:
                 self._halt()
                 return None

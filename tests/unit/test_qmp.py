@@ -6,12 +6,15 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from pytest_iommu.guest.qmp import Event, Qmp, QmpError
+from pytest_iommu.guest.qmp import Event, Qmp, QmpError, QmpTimeout
 
 GREETING = {"QMP": {"version": {}, "capabilities": []}}
+READY = (GREETING, {"return": {}, "id": 1})
+"""What QEMU says before it answers the first command, whose id is then 2."""
 
 
 @pytest.fixture
@@ -26,17 +29,20 @@ def say(sock: socket.socket, *messages: object) -> None:
     sock.sendall(b"".join(json.dumps(message).encode() + b"\r\n" for message in messages))
 
 
+def heard(sock: socket.socket) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in sock.recv(4096).splitlines()]
+
+
 def test_a_command_greets_first(ends: tuple[Qmp, socket.socket]) -> None:
     qmp, qemu = ends
-    say(qemu, GREETING, {"return": {}}, {"return": {"status": "running"}})
+    say(qemu, *READY, {"return": {"status": "running"}, "id": 2})
     assert qmp.command("query-status") == {"status": "running"}
-    sent = [json.loads(line) for line in qemu.recv(4096).splitlines()]
-    assert [message["execute"] for message in sent] == ["qmp_capabilities", "query-status"]
+    assert [(one["execute"], one["id"]) for one in heard(qemu)] == [("qmp_capabilities", 1), ("query-status", 2)]
 
 
 def test_events_are_kept_and_not_taken_for_answers(ends: tuple[Qmp, socket.socket]) -> None:
     qmp, qemu = ends
-    say(qemu, GREETING, {"return": {}}, {"event": "STOP", "timestamp": {}}, {"return": {}})
+    say(qemu, *READY, {"event": "STOP", "timestamp": {}}, {"return": {}, "id": 2})
     assert qmp.command("stop") == {}
     assert qmp.events == [Event("STOP")]
 
@@ -44,7 +50,8 @@ def test_events_are_kept_and_not_taken_for_answers(ends: tuple[Qmp, socket.socke
 def test_an_event_is_waited_for(ends: tuple[Qmp, socket.socket]) -> None:
     qmp, qemu = ends
     gone = {"event": "DEVICE_DELETED", "data": {"device": "edu6", "path": "/machine/peripheral/edu6"}}
-    say(qemu, GREETING, {"return": {}}, gone, {"return": {}}, {"event": "RESUME"}, {**gone, "data": {"device": "edu7"}})
+    more = [{"event": "RESUME"}, {**gone, "data": {"device": "edu7"}}]
+    say(qemu, *READY, gone, {"return": {}, "id": 2}, *more)
     assert qmp.command("device_del", id="edu6") == {}
     found = qmp.wait("DEVICE_DELETED", 0, device="edu7")
     assert found is not None
@@ -59,15 +66,56 @@ def test_an_event_is_waited_for(ends: tuple[Qmp, socket.socket]) -> None:
 
 def test_an_error_says_what_qemu_says(ends: tuple[Qmp, socket.socket]) -> None:
     qmp, qemu = ends
-    say(qemu, GREETING, {"return": {}}, {"error": {"class": "GenericError", "desc": "no such thing"}})
+    say(qemu, *READY, {"error": {"class": "GenericError", "desc": "no such thing"}, "id": 2})
     with pytest.raises(QmpError, match="frobnicate: no such thing"):
         qmp.command("frobnicate")
 
 
+def test_what_qemu_does_not_understand_is_an_error(ends: tuple[Qmp, socket.socket]) -> None:
+    """Its answer has no id then."""
+    qmp, qemu = ends
+    say(qemu, *READY, {"error": {"class": "GenericError", "desc": "JSON parse error"}})
+    with pytest.raises(QmpError, match="does not understand us: .*JSON parse error"):
+        qmp.command("query-status")
+
+
 def test_silence_ends_in_time(ends: tuple[Qmp, socket.socket]) -> None:
     qmp, _ = ends
-    with pytest.raises(QmpError, match="no answer"):
+    with pytest.raises(QmpTimeout, match="no answer"):
         qmp.command("query-status", timeout=0.05)
+
+
+@pytest.mark.parametrize("late", [{"return": "late"}, {"error": {"desc": "late"}}])
+def test_a_late_answer_is_not_taken_for_the_next_one(ends: tuple[Qmp, socket.socket], late: dict[str, Any]) -> None:
+    qmp, qemu = ends
+    say(qemu, *READY)
+    with pytest.raises(QmpTimeout):
+        qmp.command("human-monitor-command", timeout=0.05)
+    say(qemu, {**late, "id": 2}, {"return": {"status": "paused"}, "id": 3})
+    assert qmp.command("query-status") == {"status": "paused"}
+    say(qemu, {"return": "mine", "id": 4})
+    assert qmp.monitor("info registers") == "mine"
+
+
+@pytest.mark.parametrize("said", [(), (GREETING,)])
+def test_a_greeting_may_come_late(ends: tuple[Qmp, socket.socket], said: tuple[object, ...]) -> None:
+    qmp, qemu = ends
+    say(qemu, *said)
+    with pytest.raises(QmpTimeout):
+        qmp.command("query-status", timeout=0.05)
+    say(qemu, *READY[len(said) :], {"return": {"status": "paused"}, "id": 2})
+    assert qmp.command("query-status") == {"status": "paused"}
+    assert [one["execute"] for one in heard(qemu)] == ["qmp_capabilities", "query-status"]
+
+
+def test_half_a_command_breaks_the_connection(ends: tuple[Qmp, socket.socket]) -> None:
+    """What is sent next would be taken for its other half."""
+    qmp, qemu = ends
+    say(qemu, *READY)
+    with pytest.raises(QmpError, match="timed out"):
+        qmp.command("human-monitor-command", timeout=0.05, line="x" * (8 << 20))
+    with pytest.raises(QmpError, match="query-status: a command was not taken"):
+        qmp.command("query-status")
 
 
 def test_a_closed_connection_is_an_error(ends: tuple[Qmp, socket.socket]) -> None:
