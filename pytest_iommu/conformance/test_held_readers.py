@@ -17,6 +17,7 @@ from pytest_iommu.conformance.test_directories import FILES
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Read, Signal
+from pytest_iommu.guest.waiting import Deadline
 from pytest_iommu.testmodule import MODULE
 
 pytestmark = [
@@ -165,9 +166,9 @@ class Held:
 
 def await_stuck(guest: GuestHandle, job: int, name: str) -> None:
     """Wait until a held reader is held. AssertionError when it is not."""
-    until = time.monotonic() + 20
+    deadline = Deadline(20)
     state = ""
-    while time.monotonic() < until:
+    while not deadline.over:
         state = ops.text_of(guest.run([jobs.job_state(job)]).results[0])
         if " held=1" in state:
             return

@@ -6,7 +6,6 @@ The guest's root port gives it up 5 s of its clock after the button was pressed,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +15,7 @@ from pytest_iommu.conformance.test_held_readers import await_stuck
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
+from pytest_iommu.guest.waiting import Deadline
 from pytest_iommu.model import Prot
 from pytest_iommu.outcomes import CheckFailed
 from pytest_iommu.races.holds import BATCH, LEAF, Hold
@@ -62,9 +62,9 @@ def present(guest: GuestHandle) -> bool:
 
 def gone(guest: GuestHandle, seconds: float) -> bool:
     """Wait until the guest's kernel has it no more."""
-    until = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     while present(guest):
-        if time.monotonic() > until:
+        if deadline.over:
             return False
         guest.run([ops.sleep(50)])
     return True

@@ -14,11 +14,11 @@ import secrets
 import select
 import socket
 import struct
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pytest_iommu.guest import ops as operations
+from pytest_iommu.guest.waiting import Deadline, ready
 from pytest_iommu.targets.protocol import Op, Reply, Result
 
 MAGIC = 0x54504D49
@@ -29,6 +29,9 @@ PROTOCOL = "1"
 
 LOOK = 0.5
 """Seconds after which somebody looks after a guest that streams and says nothing."""
+
+STOOD_STILL = 5.0
+"""Seconds: less than any watchdog of the kernel waits."""
 
 
 class ChannelError(Exception):
@@ -67,6 +70,11 @@ class Channel:
         self._ahead = bytearray()
         self._seq = 0
         self._broken = ""
+        self.stood_still = ""
+        """For how long this process, and perhaps the guest, stood still during the last batch, if it was for long.
+
+        A guest whose clock went on meanwhile is not to be believed: its watchdogs and time limits have expired.
+        """
 
     def hello(self, timeout: float) -> dict[str, str]:
         """Wait for the agent's first frame, ``timeout`` in seconds: its ``key=value`` lines.
@@ -74,7 +82,7 @@ class Channel:
         A key that comes several times (``error``, ``kmsg``) has its values joined by newlines. ProtocolError when the
         agent speaks another protocol.
         """
-        kind, _, payload = self._receive(time.monotonic() + timeout)
+        kind, _, payload = self._receive(Deadline(timeout))
         if kind != HELLO:
             raise self._break(ProtocolError(f"the agent's first frame is of type {kind}, not HELLO"))
         found: dict[str, str] = {}
@@ -87,7 +95,7 @@ class Channel:
 
     def run(self, ops: Sequence[Op], timeout: float, look: Callable[[], None] | None = None) -> Reply:
         """Run a batch; ``timeout`` in seconds is for all of it. ``look`` is called now and then while it streams."""
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         self._seq = (self._seq + 1) & 0xFFFFFFFF
         self._printed = bytearray()
         marker = secrets.token_hex(16).encode()
@@ -99,6 +107,9 @@ class Channel:
         if kind != REPLY or seq != self._seq:
             what = "HELLO: it was restarted" if kind == HELLO else f"type {kind}, number {seq}"
             raise self._break(ProtocolError(f"the agent answers batch {self._seq} with a frame of {what}"))
+        missed = deadline.missed
+        still = f"this process was stopped or frozen for {missed:.0f} s while the guest ran a batch"
+        self.stood_still = still if missed > STOOD_STILL else ""
         try:
             reply = decode_reply(payload)
         except ValueError as error:
@@ -131,7 +142,7 @@ class Channel:
         if self._broken:
             raise ChannelClosed(f"the channel is not usable any more: {self._broken}")
 
-    def _send(self, kind: int, seq: int, payload: bytes, deadline: float) -> None:
+    def _send(self, kind: int, seq: int, payload: bytes, deadline: Deadline) -> None:
         self._usable()
         if len(payload) > MAX_FRAME:
             raise ProtocolError(f"a batch of {len(payload)} bytes, more than {MAX_FRAME}")
@@ -144,7 +155,7 @@ class Channel:
             except OSError as error:
                 raise self._break(ChannelClosed(f"the agent's end is closed ({error.strerror})")) from None
 
-    def _receive(self, deadline: float) -> tuple[int, int, bytes]:
+    def _receive(self, deadline: Deadline) -> tuple[int, int, bytes]:
         """One frame: type, sequence number, payload."""
         self._usable()
         head = self._take(HEAD.size, deadline, "a frame's head")
@@ -153,7 +164,7 @@ class Channel:
             raise self._break(ProtocolError(f"no frame begins with {head.hex(' ', 4)}"))
         return kind, seq, bytes(self._take(size, deadline, "a frame's payload"))
 
-    def _stream(self, marker: bytes, deadline: float, look: Callable[[], None] | None) -> bytes:
+    def _stream(self, marker: bytes, deadline: Deadline, look: Callable[[], None] | None) -> bytes:
         """What a program prints up to the marker; ``output`` has it as it comes."""
         self._printed, self._ahead = self._ahead, bytearray()
         end = self._printed.find(marker)
@@ -167,14 +178,11 @@ class Channel:
         del self._printed[end:]
         return self.output
 
-    def _more(self, deadline: float) -> bytes:
+    def _more(self, deadline: Deadline) -> bytes:
         """What the agent's end has written; nothing when it has not for a while."""
-        poll = select.poll()
-        poll.register(self._in, select.POLLIN)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise self._break(ChannelTimeout("the time is over: a program still runs"))
-        if not poll.poll(min(LOOK, left) * 1000 + 1):
+        if not ready(self._in, select.POLLIN, deadline, within=LOOK):
+            if deadline.over:
+                raise self._break(ChannelTimeout("the time is over: a program still runs"))
             return b""
         try:
             got = os.read(self._in, 65536)
@@ -184,7 +192,7 @@ class Channel:
             raise self._break(ChannelClosed("the agent's end is closed"))
         return got
 
-    def _take(self, size: int, deadline: float, what: str) -> bytearray:
+    def _take(self, size: int, deadline: Deadline, what: str) -> bytearray:
         data = bytearray(size)
         view = memoryview(data)
         have = min(size, len(self._ahead))
@@ -208,11 +216,8 @@ class Channel:
             return self._break(HalfFrame(f"the stream ends after {have} of {size} bytes of {what}{why}"))
         return self._break(ChannelClosed(f"the agent's end is closed{why}"))
 
-    def _wait(self, descriptor: int, event: int, deadline: float, state: str) -> None:
-        poll = select.poll()
-        poll.register(descriptor, event)
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000 + 1):
+    def _wait(self, descriptor: int, event: int, deadline: Deadline, state: str) -> None:
+        if not ready(descriptor, event, deadline):
             raise self._break(ChannelTimeout(f"the time is over: {state}"))
 
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.qmp import QmpError
+from pytest_iommu.guest.waiting import Deadline
 from pytest_iommu.outcomes import GuestLost, KernelHang, SetupError
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ class Devices:
             raise GuestLost(f"device_del {name}: {error}", self._guest.evidence()) from error
 
     def _wait(self, what: str, done: Callable[[], bool], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while not done():
-            if time.monotonic() >= deadline:
+            if deadline.over:
                 raise KernelHang(f"{what} within {timeout:.0f} s", self._guest.evidence())
             # The guest may be paused, and has to run for this.
             self._guest.run([ops.sleep(int(_STEP * 1000))])

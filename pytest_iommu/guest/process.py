@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pytest_iommu.guest.waiting import Deadline
 from pytest_iommu.outcomes import SetupError
 
 STDERR_LIMIT = 65536
@@ -67,10 +68,14 @@ class Child:
 
     def wait(self, timeout: float) -> int | None:
         """The exit status, or None when it still runs after ``timeout`` seconds."""
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
+        deadline = Deadline(timeout)
+        while True:
+            piece = deadline.piece
+            try:
+                return self._process.wait(piece)
+            except subprocess.TimeoutExpired:
+                if piece == 0:
+                    return None
 
     def stderr(self) -> str:
         """What it wrote to stderr, and to stdout unless that is a wire (the last 64 KiB)."""
@@ -101,6 +106,31 @@ def ended(status: int) -> str:
     left = available_memory() if name == "SIGKILL" else None
     doubt = "" if left is None else f" (out of memory? {left >> 20} MiB are available now)"
     return f"was killed by {name}{doubt}"
+
+
+def finished(
+    argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a short program without stdin to its end. OSError; TimeoutExpired after ``timeout`` seconds, it is killed."""
+    deadline = Deadline(timeout)
+    with subprocess.Popen(
+        argv,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            while True:
+                try:
+                    output, errors = process.communicate(timeout=deadline.piece)
+                    return subprocess.CompletedProcess(argv, process.returncode, output, errors)
+                except subprocess.TimeoutExpired:
+                    if deadline.over:
+                        raise subprocess.TimeoutExpired(argv, timeout) from None
+        except BaseException:
+            process.kill()
+            raise
 
 
 def available_memory() -> int | None:

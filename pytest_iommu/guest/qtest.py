@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import socket
 
+from pytest_iommu.guest.waiting import Deadline, receive, send
+
 LETTER = {1: "b", 2: "w", 4: "l", 8: "q"}
 TIMEOUT = 10.0
 """Seconds for an answer: it takes 50 microseconds, but a host that is overloaded must not look like a dead QEMU."""
@@ -23,7 +25,7 @@ class Qtest:
 
     def __init__(self, sock: socket.socket, timeout: float = TIMEOUT) -> None:
         self._sock = sock
-        self._sock.settimeout(timeout)
+        self._timeout = timeout
         self._buffer = b""
         self._broken = ""
 
@@ -45,11 +47,12 @@ class Qtest:
     def _ask(self, command: str) -> str:
         if self._broken:
             raise QtestError(f"{command}: {self._broken}")
+        deadline = Deadline(self._timeout)
         try:
-            self._sock.sendall(command.encode() + b"\n")
-            line = self._line()
+            send(self._sock, command.encode() + b"\n", deadline)
+            line = self._line(deadline)
             while line.startswith("IRQ "):  # not asked for, may come between
-                line = self._line()
+                line = self._line(deadline)
         except OSError as error:
             # The answer may still come: whoever asks next would take it for his.
             self._broken = f"no answer from QEMU: {error}"
@@ -59,9 +62,9 @@ class Qtest:
             raise QtestError(f"{command}: {line}")
         return rest
 
-    def _line(self) -> str:
+    def _line(self, deadline: Deadline) -> str:
         while b"\n" not in self._buffer:
-            data = self._sock.recv(4096)
+            data = receive(self._sock, 4096, deadline)
             if not data:
                 raise ConnectionError("it closed the connection")
             self._buffer += data

@@ -21,6 +21,7 @@ from pytest_iommu.guest.memory import GuestMemory
 from pytest_iommu.guest.process import Child
 from pytest_iommu.guest.qmp import Qmp, QmpError
 from pytest_iommu.guest.qtest import Qtest
+from pytest_iommu.guest.waiting import Deadline
 from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.targets.protocol import Evidence, Op, Reply
 
@@ -60,9 +61,12 @@ class Wires:
 
 
 class VirtualGuest:
-    """A QEMU process and what it is connected by."""
+    """A QEMU process and what it is connected by.
 
-    def __init__(self, machine: Machine, child: Child, wires: Wires) -> None:
+    ``host_time``: the guest's clock is the host's, and goes on while the host keeps the guest from running.
+    """
+
+    def __init__(self, machine: Machine, child: Child, wires: Wires, host_time: bool = False) -> None:
         self.name = machine.name
         self.machine = machine
         self.child = child
@@ -74,6 +78,7 @@ class VirtualGuest:
         self._wires = wires
         self._agent = wires.agent
         self._console = Console(wires.console)
+        self._host_time = host_time
         self._paused = False
         self._closed = False
         self._taint = 0
@@ -136,6 +141,8 @@ class VirtualGuest:
             raise self._hang(f"the agent did not answer within {timeout:g} s") from None
         except (ChannelError, QmpError) as error:
             raise self._ended("while it ran a batch", error) from None
+        if self._host_time and self._agent.stood_still:
+            raise GuestLost(self._agent.stood_still, self.evidence())
         splat = self._console.scan_new() or scan(reply.kmsg)
         bad = reply.taint & ~self._taint & TAINT_MASK
         if splat is None and bad:
@@ -193,10 +200,10 @@ class VirtualGuest:
 
     def _late_splat(self) -> Splat | None:
         """The console may lag behind the agent: give its printing thread a moment, then look again."""
-        deadline = time.monotonic() + 0.5
+        deadline = Deadline(0.5)
         found: Splat | None = None
         size = -1
-        while time.monotonic() < deadline and (found is None or self._console.size != size):
+        while not deadline.over and (found is None or self._console.size != size):
             size = self._console.size
             time.sleep(0.05)
             found = found or self._console.scan_new()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_iommu.guest.process import finished
 from pytest_iommu.images.apt import Apt, unpack
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
@@ -45,14 +46,14 @@ class Qemu:
 def ask_version(argv: tuple[str, ...], env: Mapping[str, str]) -> str:
     """What the program says of itself, e.g. ``10.0.2``. SetupError when it does not run or is not QEMU."""
     try:
-        done = subprocess.run(
-            [*argv, "--version"], capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **env}
-        )
+        done = finished([*argv, "--version"], 60, env)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SetupError(f"{argv[-1]}: does not run: {error}") from error
-    found = _VERSION.search(done.stdout)
+    output = done.stdout.decode("utf-8", "replace")
+    found = _VERSION.search(output)
     if not found:
-        raise SetupError(f"{argv[0]}: is not QEMU, or does not run:\n{(done.stdout + done.stderr)[:500]}")
+        said = output + done.stderr.decode("utf-8", "replace")
+        raise SetupError(f"{argv[0]}: is not QEMU, or does not run:\n{said[:500]}")
     return ".".join(number for number in found.groups() if number is not None)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import pytest
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.gdb import GdbError
 from pytest_iommu.guest.jobs import Signal
+from pytest_iommu.guest.waiting import Deadline
 from pytest_iommu.model import Kind, Range, TableConfig
 from pytest_iommu.oracle.items import Item, Root, item_address
 from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, SetupError
@@ -138,12 +138,12 @@ class Catch:
     def _wait_for_copy(self) -> None:
         place = self._place
         self._done("start_reader", [jobs.start_reader(READER, place.path, chunk=place.chunk, held=True)])
-        deadline = time.monotonic() + self._hold.timeout
+        deadline = Deadline(self._hold.timeout)
         while True:
             (state,) = self._run([jobs.job_state(READER)]).results
             if b" held=1 " in state.data:
                 return
-            if time.monotonic() > deadline:
+            if deadline.over:
                 raise NotReached(f"it is in {ops.text_of(state).strip()}")
 
     def _stop(self, gdb: Gdb, memory: Memory) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.channel import Channel
 from pytest_iommu.guest.gdb import CHARDEV, Gdb
-from pytest_iommu.guest.process import Child, available_memory
+from pytest_iommu.guest.process import Child, available_memory, finished
 from pytest_iommu.guest.qmp import Qmp
 from pytest_iommu.guest.qtest import Qtest
 from pytest_iommu.guest.virtual import VirtualGuest, Wires
@@ -63,6 +63,11 @@ class Boot:
     env: Mapping[str, str] = field(default_factory=dict)
     manner: Manner = MANNERS[FUNCTIONAL]
 
+    @property
+    def icount(self) -> str:
+        """What the guest's clock counts; empty where it is the host's."""
+        return self.machine.icount if self.manner.icount is None else self.manner.icount
+
     def command(self, console: Sequence[str], fds: Descriptors | None = None, tree: str = "") -> list[str]:
         """QEMU's command line; without descriptors, for a guest that nobody but its console is connected to.
 
@@ -94,9 +99,8 @@ class Boot:
             argv += ["-chardev", f"socket,id=qtest,fd={fds.qtest}", "-qtest", "chardev:qtest", "-qtest-log", "none"]
             if manner.gdb:
                 argv += ["-chardev", f"socket,id={CHARDEV},fd={fds.gdb}"]
-        icount = machine.icount if manner.icount is None else manner.icount
-        if icount:
-            argv += ["-icount", icount]
+        if self.icount:
+            argv += ["-icount", self.icount]
         for device in machine.devices:
             if not device.hotplug:
                 argv += ["-device", device.argument]
@@ -117,10 +121,7 @@ class Boot:
             argv += ["-smp", "2", "-m", f"{machine.memory >> 20}M"]
             said = ""
             try:
-                done = subprocess.run(
-                    argv, env={**os.environ, **self.env}, capture_output=True, text=True, check=False, timeout=60
-                )
-                said = done.stderr.strip()
+                said = finished(argv, 60, self.env).stderr.decode("utf-8", "replace").strip()
                 return with_stream_ids(path.read_bytes(), machine.moved, machine.iommus)
             except (OSError, subprocess.SubprocessError, ValueError) as error:
                 what = f"QEMU does not tell the device tree of machine {machine.name}"
@@ -203,7 +204,7 @@ class QemuTarget:
             wires.close()
             raise SetupError(f"{error.message}\ncommand: {' '.join(argv)}") from error
         try:
-            return VirtualGuest(boot.machine, child, wires)
+            return VirtualGuest(boot.machine, child, wires, host_time=not boot.icount)
         except OSError as error:
             child.close()
             wires.close()

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import socket
 import tarfile
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +19,7 @@ import pytest
 from pytest_iommu import paths
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.channel import Channel
+from pytest_iommu.guest.waiting import Deadline, receive, send
 from pytest_iommu.outcomes import SetupError
 from pytest_iommu.targets.manners import FUNCTIONAL
 from pytest_iommu.targets.stdio import AgentGuest
@@ -135,11 +135,10 @@ class RunningTarget:
                 raise SetupError(f"on {self.name} we are user {there.uid}: the agent has to be root")
             self._there = there
             for name, data in self._files(there).items():
-                ours.settimeout(CONNECT_TIMEOUT + len(data) / 1e5)
-                ours.sendall(f"{len(data)} {name}\n".encode() + data)
-                if (said := line(ours, time.monotonic() + CONNECT_TIMEOUT)) != "taken":
+                send(ours, f"{len(data)} {name}\n".encode() + data, Deadline(CONNECT_TIMEOUT + len(data) / 1e5))
+                if (said := line(ours, Deadline(CONNECT_TIMEOUT))) != "taken":
                     raise OSError(f"{name} was not taken, but: {said}")
-            ours.sendall(b"\n")
+            send(ours, b"\n", Deadline(CONNECT_TIMEOUT))
             guest = self._host.guest(child, Channel(ours))
             guest.begin(CONNECT_TIMEOUT)
             guest.kernel = f"Linux {guest.hello['kernel']}, {there.arch}"
@@ -159,7 +158,7 @@ class RunningTarget:
 
     def _greeted(self, ours: socket.socket, child: Child) -> There:
         """What it says of itself; a login shell's own greetings before that are passed over."""
-        deadline = time.monotonic() + CONNECT_TIMEOUT
+        deadline = Deadline(CONNECT_TIMEOUT)
         words: list[str] = []
         try:
             while words[:1] != ["pytest-iommu"] or len(words) != 4:
@@ -316,12 +315,11 @@ def _sources() -> bytes:
     return found.getvalue()
 
 
-def line(ours: socket.socket, deadline: float, limit: int = 4096) -> str:
+def line(ours: socket.socket, deadline: Deadline, limit: int = 4096) -> str:
     """One line, and no byte more. EOFError, TimeoutError."""
     line = b""
     while not line.endswith(b"\n") and len(line) < limit:
-        ours.settimeout(max(deadline - time.monotonic(), 0.01))
-        byte = ours.recv(1)
+        byte = receive(ours, 1, deadline)
         if not byte:
             raise EOFError(line.decode("utf-8", "replace"))
         line += byte

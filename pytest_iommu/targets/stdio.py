@@ -22,7 +22,7 @@ from pytest_iommu.guest import ops as operations
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
 from pytest_iommu.guest.console import TAINT_MASK, Splat, scan, taint_words
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.guest.process import Child
+from pytest_iommu.guest.process import Child, finished
 from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.targets.protocol import Evidence, Op, Reply
 
@@ -42,6 +42,8 @@ class AgentGuest:
     """
 
     memory = None
+    host_time = False
+    """Whether it is a guest of this host, and its clock the host's: that goes on while we both stand still."""
 
     def __init__(self, name: str, child: Child, agent: Channel, log: Callable[[], str]) -> None:
         self.name = name
@@ -84,6 +86,8 @@ class AgentGuest:
             raise self._hang(f"the agent did not answer within {timeout:g} s") from None
         except ChannelError as error:
             raise self._ended("while it ran a batch", error) from None
+        if self.host_time and self._agent.stood_still:
+            raise GuestLost(self._agent.stood_still, self.evidence())
         self._said = (self._said + reply.kmsg)[-KEPT:]
         splat = scan(reply.kmsg)
         bad = reply.taint & ~self._taint & TAINT_MASK
@@ -211,9 +215,7 @@ class RunningHost(ABC):
     def _log(self) -> str:
         """The machine's kernel log over a connection of its own; empty when it does not answer."""
         try:
-            done = subprocess.run(
-                self.argv("dmesg"), stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
-            )
+            done = finished(self.argv("dmesg"), timeout=10)
         except (OSError, subprocess.SubprocessError):
             return ""
         return done.stdout.decode("utf-8", "replace")

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import secrets
+import select
 import shlex
 import shutil
 import signal
@@ -19,7 +20,6 @@ import socket
 import struct
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -30,6 +30,7 @@ from pytest_iommu.guest import kvm
 from pytest_iommu.guest.console import Console
 from pytest_iommu.guest.process import Child
 from pytest_iommu.guest.virtual import CONSOLE_LIMIT
+from pytest_iommu.guest.waiting import Deadline, ready
 from pytest_iommu.images.process import guarded
 from pytest_iommu.outcomes import IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.targets.protocol import Evidence, Op, Reply
@@ -94,6 +95,8 @@ class Boot(Child):
 
 class VngGuest(AgentGuest):
     """A guest that vng booted: there is a console, and all that is on it is of this guest."""
+
+    host_time = True
 
     def __init__(self, name: str, child: Boot, agent: Channel) -> None:
         super().__init__(name, child, agent, lambda: child.console.tail(KEPT))
@@ -252,18 +255,15 @@ class VngHost:
 
     def _connected(self, server: socket.socket, child: Boot) -> socket.socket:
         """QEMU's end of the port."""
-        deadline = time.monotonic() + START_TIMEOUT
-        server.settimeout(0.1)
+        deadline = Deadline(START_TIMEOUT)
         while True:
-            try:
+            if ready(server, select.POLLIN, deadline, within=0.1):
                 wire, _ = server.accept()
                 if _peer(wire) == os.geteuid():
                     return wire
                 wire.close()  # the name can be read by everybody
-            except TimeoutError:
-                pass
             ended = child.poll() is not None
-            if ended or time.monotonic() > deadline:
+            if ended or deadline.over:
                 said = "\n".join(child.console.tail().strip().splitlines()[-5:])
                 how = child.how_it_ended() if ended else f"did not start QEMU within {START_TIMEOUT:g} s"
                 raise SetupError(f"no guest: vng {how}\n{said}\ncommand: {shlex.join(child.argv)}", _evidence(child))
@@ -271,7 +271,7 @@ class VngHost:
     def _booted(self, wire: socket.socket, child: Boot) -> None:
         """Wait for the shell."""
         try:
-            said = line(wire, time.monotonic() + BOOT_TIMEOUT)
+            said = line(wire, Deadline(BOOT_TIMEOUT))
         except TimeoutError:
             late = KernelHang(f"{self.name} did not boot within {BOOT_TIMEOUT:g} s", _evidence(child))
             raise self._broken(child, late, "and then hung") from None

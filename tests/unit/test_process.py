@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.guest.process import Child, available_memory
+from pytest_iommu.guest.process import Child, available_memory, finished
 from pytest_iommu.outcomes import SetupError
 
 
@@ -96,3 +96,13 @@ def _alive(pid: int) -> bool:
 def test_some_memory_is_available() -> None:
     have = available_memory()
     assert have is None or have > 0
+
+
+def test_a_short_program_is_run_to_its_end() -> None:
+    done = finished([sys.executable, "-c", "import sys; print(sys.stdin.read() + 'out'); sys.exit('err')"], 60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"out\n", b"err\n")
+
+
+def test_a_short_program_that_takes_too_long_is_killed() -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        finished([sys.executable, "-c", "import signal; signal.pause()"], 0.05)
