@@ -12,6 +12,7 @@ import pytest
 from pytest_iommu import reading
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.state import Touched, touched_by
+from pytest_iommu.hookcalls import tell
 from pytest_iommu.model import Dump, Prot, format_size, parse_size
 from pytest_iommu.outcomes import (
     CheckFailed,
@@ -331,7 +332,7 @@ class Iommu:
             raise reading.joined(problems, files)
 
     def _compared(self, comparison: object) -> None:
-        self._item.ihook.pytest_iommu_compared(item=self._item, comparison=comparison)
+        tell(self._item.config, self._item.ihook.pytest_iommu_compared, item=self._item, comparison=comparison)
 
     def reset(self) -> None:
         """Free everything in the guest."""

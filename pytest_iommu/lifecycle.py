@@ -13,6 +13,7 @@ import pytest
 from pytest_iommu import settings as options
 from pytest_iommu.collect import GuestItem
 from pytest_iommu.formats import register
+from pytest_iommu.hookcalls import KeptErrors
 from pytest_iommu.kselftest.nodes import KselftestItem
 from pytest_iommu.outcomes import SetupError
 from pytest_iommu.pool import Key
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_iommu.scheduler import GuestScheduling
 
 HANDOVER = "iommu"
+
 
 def listing(config: pytest.Config) -> bool:
     """Whether --iommu-list was given."""
@@ -50,6 +52,7 @@ def configure(config: pytest.Config) -> None:
     handed = getattr(config, "workerinput", {}).get(HANDOVER)
     if handed is not None:
         config.stash[RUN] = Run.taken_over(config, handed)
+        config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
         return
     try:
         run = Run(config, options.load(config, run_folder(config.rootpath)))
@@ -60,6 +63,7 @@ def configure(config: pytest.Config) -> None:
     except SetupError as error:
         raise pytest.UsageError(error.message) from error
     config.stash[RUN] = run
+    config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
     watch = Watch()
     config.pluginmanager.register(watch, "iommu-watch")
     config.pluginmanager.register(Reporter(run, watch), "iommu-reporter")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pytest_iommu.outcomes import IommuError, SetupError
@@ -77,11 +78,13 @@ class Pool:
 
     def discard(self, guest: Guest, reason: str) -> None:
         """Throw a guest away; the next take() of its key boots a new one."""
-        self._lost(guest, reason)
         for key, live in list(self._guests.items()):
             if live is guest:
                 del self._guests[key]
-        guest.close()
+        try:
+            self._lost(guest, reason)
+        finally:
+            guest.close()
 
     def discard_key(self, key: Key, reason: str) -> None:
         """Throw the guest of that key away, if there is one."""
@@ -96,9 +99,10 @@ class Pool:
 
     def close(self) -> None:
         """End all guests."""
-        while self._guests:
-            _, guest = self._guests.popitem()
-            guest.close()
+        with ExitStack() as ends:
+            while self._guests:
+                _, guest = self._guests.popitem()
+                ends.callback(guest.close)
 
     def _close(self, key: Key) -> None:
         guest = self._guests.pop(key, None)
@@ -116,6 +120,7 @@ class Pool:
             self._close(next(iter(self._guests)))
         try:
             guest = self._start_twice(key)
+            self._tell(guest)
         except OSError as error:
             # No descriptors left, files that may not grow: ours to have, and no fault of the kernel.
             raise SetupError(f"this machine refuses a guest of {key}: {error}") from error
@@ -124,8 +129,15 @@ class Pool:
             raise
         self.boots += 1
         self._guests[key] = guest
-        self._started(guest)
         return guest
+
+    def _tell(self, guest: Guest) -> None:
+        """Tell the others about a new guest; when that raises something, nobody gets it."""
+        try:
+            self._started(guest)
+        except BaseException:
+            guest.close()
+            raise
 
     def _start_twice(self, key: Key) -> Guest:
         try:

@@ -10,6 +10,7 @@ from pytest_iommu.collect import GuestItem
 from pytest_iommu.domains import GuestHandle
 from pytest_iommu.guest.console import Splat, scan
 from pytest_iommu.guest.process import ended
+from pytest_iommu.hookcalls import tell
 from pytest_iommu.lifecycle import key_of, needs_guest
 from pytest_iommu.outcomes import CheckFailed, ForeignError, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.report import blame, failure, known_issues
@@ -98,7 +99,7 @@ def _classified(item: pytest.Item, error: IommuError) -> tuple[str, str] | None:
     if not isinstance(error, KernelCrash) or error.evidence is None:
         return None
     splat = scan(error.evidence.splat) or Splat("unknown", error.message, error.evidence.splat)
-    known = item.ihook.pytest_iommu_classify_splat(splat=splat)
+    known = tell(item.config, item.ihook.pytest_iommu_classify_splat, splat=splat)
     return (known.name, known.reason) if known is not None else None
 
 

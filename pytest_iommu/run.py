@@ -14,6 +14,7 @@ import pytest
 
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.state import BootState, Touched
+from pytest_iommu.hookcalls import of_plugin, tell
 from pytest_iommu.outcomes import CheckFailed, IommuError, SetupError
 from pytest_iommu.pool import Key, Pool
 from pytest_iommu.reading import DEBUGFS
@@ -266,11 +267,18 @@ class Run:
         return self._recorder.watch(guest, key)
 
     def _started(self, guest: Guest) -> None:
-        self.config.hook.pytest_iommu_guest_started(guest=guest)
+        hook = self.config.hook.pytest_iommu_guest_started
+        try:
+            hook(guest=guest)
+        except (IommuError, pytest.exit.Exception):
+            raise
+        except (Exception, pytest.fail.Exception) as error:
+            raise of_plugin(hook, error) from error
 
     def _lost(self, guest: Guest, reason: str) -> None:
         self._states.pop(guest, None)
-        self.config.hook.pytest_iommu_guest_lost(guest=guest, reason=reason, evidence=guest.evidence())
+        hook = self.config.hook.pytest_iommu_guest_lost
+        tell(self.config, hook, guest=guest, reason=reason, evidence=guest.evidence())
 
 
 def plug(guest: Guest, device: str, add: bool) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_iommu import reading
 from pytest_iommu.guest import ops
+from pytest_iommu.hookcalls import tell
 from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang
 from pytest_iommu.run import plug
 from pytest_iommu.targets.protocol import Guest, Op, Reply, Result
@@ -235,7 +236,7 @@ class Scenario:
         return reading.Where(self._ids, self._dialect, self._in_ram)
 
     def _compared(self, comparison: object) -> None:
-        self._item.ihook.pytest_iommu_compared(item=self._item, comparison=comparison)
+        tell(self._item.config, self._item.ihook.pytest_iommu_compared, item=self._item, comparison=comparison)
 
     def _fail(self) -> None:
         self.files["commands.txt"] = "\n".join(self._scripts).encode()

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_iommu.domains import GuestHandle
 from pytest_iommu.guest import ops
+from pytest_iommu.hookcalls import tell
 from pytest_iommu.oracle import TableModel
 from pytest_iommu.outcomes import CheckFailed
 from pytest_iommu.reading import DEBUGFS
@@ -71,7 +72,7 @@ class Owned:
             row = DomainRow(number, number, () if device is None else (device,), top, levels)
             memory = self.guest.in_ram.texts(model.config, row)
         comparison = compare(model.snapshot(), texts, dialect=self.guest.dialect, memory=memory)
-        self.item.ihook.pytest_iommu_compared(item=self.item, comparison=comparison)
+        tell(self.item.config, self.item.ihook.pytest_iommu_compared, item=self.item, comparison=comparison)
         if not comparison.ok:
             files = {f"{number}.{name}.txt": text.encode() for name, text in texts.items()}
             raise CheckFailed(comparison.text, (comparison.primary,), tuple(comparison.secondary), files)

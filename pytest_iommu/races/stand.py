@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.gdb import GdbError, Point, Stop
-from pytest_iommu.outcomes import CheckFailed, GuestLost
 from pytest_iommu.guest.waiting import Deadline
+from pytest_iommu.outcomes import CheckFailed, GuestLost
 from pytest_iommu.races import calls
 from pytest_iommu.races.calls import COUNTER
 from pytest_iommu.races.holds import TIMEOUT

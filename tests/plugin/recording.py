@@ -120,7 +120,7 @@ def record(
         kernel.expect(instance)
         guest.run([Op(Code.LIST, path="/sys/kernel/debug/iommu")])
         hooks = SimpleNamespace(pytest_iommu_compared=lambda **_: None)
-        item = SimpleNamespace(instance=instance, ihook=hooks, key=lambda key=key: key)
+        item = SimpleNamespace(instance=instance, ihook=hooks, config=None, key=lambda key=key: key)
         run = SimpleNamespace(dialect=lambda *_: IO_PTDUMP, machine=machines.get)
         try:
             Scenario(cast(Any, run), cast(Any, item), guest).execute()

@@ -126,7 +126,7 @@ def run_by_hand(path: Path, guest: ModelGuest) -> CheckFailed:
     """What the runner of scenario files says of this one."""
     (instance,) = load(path).instances
     hooks = SimpleNamespace(pytest_iommu_compared=lambda **_: None)
-    item = SimpleNamespace(instance=instance, ihook=hooks, key=lambda: Key("smmuv3", "plain"))
+    item = SimpleNamespace(instance=instance, ihook=hooks, config=None, key=lambda: Key("smmuv3", "plain"))
     run = SimpleNamespace(dialect=lambda *_: IO_PTDUMP, machine=lambda _: None)
     with pytest.raises(CheckFailed) as failed:
         Scenario(cast(Any, run), cast(Any, item), cast(Any, guest)).execute()

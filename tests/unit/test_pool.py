@@ -108,6 +108,43 @@ def test_a_set_up_that_is_broken_is_not_tried_again(bench: Bench) -> None:
     assert second.value.evidence == Evidence(command="qemu")
 
 
+@pytest.mark.parametrize("error", [ValueError("a plugin's mistake"), SetupError("not this one"), KeyboardInterrupt()])
+def test_a_guest_that_somebody_objects_to_is_closed(bench: Bench, error: BaseException) -> None:
+    def object_to(guest: object) -> None:
+        raise error
+
+    pool = Pool(bench.start, object_to, lambda guest, why: None)
+    with pytest.raises(type(error)):
+        pool.take(PLAIN)
+    assert [guest.closed for guest in bench.guests] == [True]
+    assert pool.live(PLAIN) is None
+
+
+def test_a_lost_guest_is_closed_whatever_is_said_to_it(bench: Bench) -> None:
+    def fail(guest: object, why: str) -> None:
+        raise ValueError("a plugin's mistake")
+
+    pool = Pool(bench.start, lambda guest: None, fail)
+    guest = pool.take(PLAIN)
+    with pytest.raises(ValueError, match="a plugin's mistake"):
+        pool.discard(guest, "it crashed")
+    assert bench.guests[0].closed
+    assert pool.take(PLAIN) is not guest
+
+
+def test_close_ends_the_others_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.pool.take(PLAIN)
+    bench.pool.take(DEBUG)
+
+    def fail() -> None:
+        raise OSError("it does not end")
+
+    monkeypatch.setattr(bench.guests[1], "close", fail)
+    with pytest.raises(OSError, match="it does not end"):
+        bench.pool.close()
+    assert bench.guests[0].closed
+
+
 def test_close_ends_all(bench: Bench) -> None:
     bench.pool.take(PLAIN)
     bench.pool.take(DEBUG)
