@@ -29,7 +29,13 @@ KEYRING = "debian-archive-keyring"
 # Newest first; what is not there is skipped. The machine's own suite is put in front of what is older than it.
 CODENAMES = ("trixie", "bookworm")
 _FIELDS = ("REPO_URI", "ORIGIN", "CODENAME", "SUITE", "CREATED_BY")
-_UNKNOWN = re.compile(r"^\$\(.*\)$")
+_NO_NETWORK = re.compile(
+    r"Temporary failure resolving|Could not resolve|Name or service not known|Could not connect|Unable to connect|"
+    r"Cannot initiate the connection|Connection (refused|timed out|failed|reset)|Network is unreachable|No route to"
+)
+_ABSENT = re.compile(
+    r"The repository '\S+ (\S+) Release' (?:does not have|no longer has|does no longer have) a Release"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,33 +229,43 @@ class Apt:
         """Have today's lists of these suites. False when the mirror does not have one of them."""
         if any(suite in self._absent for suite in suites):
             return False
-        stamps = {suite: self.root / "state" / f"updated-{suite}" for suite in suites}
+        stamps = {suite: self._stamp(suite) for suite in suites}
         if all(stamp.exists() and time.time() - stamp.stat().st_mtime < DAY for stamp in stamps.values()):
             return True
         with self.progress.step(f"reading package lists of {', '.join(suites)}") as step:
             result = self._update(suites, step.update)
-            if "NO_PUBKEY" in result and not self._keyring:
+            if any("NO_PUBKEY" in line for line in result) and not self._keyring:
                 # An older machine does not know the keys of a newer suite; its own suite has them.
                 self._keyring = self._newer_keyring()
                 result = self._update(suites, step.update)
         if result:
-            for suite in suites:
-                if re.search(rf"[/ ]{re.escape(suite)}[ /].*(404|Release)", result):
-                    self._absent.add(suite)
-            if not self._absent.intersection(suites):
-                raise SetupError(f"apt cannot read {', '.join(suites)} of this machine's mirror:\n{result}")
+            # Only a mirror that answered can say that it does not have a suite.
+            absent = {found for line in result for found in _ABSENT.findall(line)}.intersection(suites)
+            if not absent:
+                raise _failure(f"apt cannot read {', '.join(suites)} of this machine's mirror", result)
+            self._absent |= absent
             return False
         for stamp in stamps.values():
             stamp.touch()
         return True
 
-    def _update(self, suites: Sequence[str], tick: Tick) -> str:
-        """apt-get update; the errors it printed, or nothing."""
+    def _stamp(self, suite: str) -> Path:
+        """When the list of this suite was read."""
+        return self.root / "state" / f"updated-{suite}"
+
+    def _outdated(self, suites: Sequence[str], lines: Sequence[str]) -> None:
+        """Read the lists anew the next time where the mirror does not have what they name any more."""
+        if any("404" in line for line in lines):
+            for suite in suites:
+                self._stamp(suite).unlink(missing_ok=True)
+
+    def _update(self, suites: Sequence[str], tick: Tick) -> list[str]:
+        """apt-get update; the errors it printed, none where it went well."""
         argv = ["apt-get", "update", "--error-on=any"]
         done = process.run(argv, env=self._configuration(suites), on_tick=tick)
         if done.status == 0:
-            return ""
-        return "\n".join(line for line in done.lines if line[:2] in ("E:", "W:", "Er")) or "apt-get update failed"
+            return []
+        return [line for line in done.lines if line[:2] in ("E:", "W:", "Er")] or ["apt-get update failed"]
 
     def _newer_keyring(self) -> str:
         own = self.mirror.codename
@@ -290,7 +306,8 @@ class Apt:
         done = process.run(["apt-get", "download", *names], cwd=folder, env=env, on_tick=tick)
         found = sorted(folder.glob("*.deb"))
         if done.status != 0 or not found:
-            raise SetupError(f"apt cannot download {', '.join(names)}:\n" + "\n".join(done.lines[-10:]))
+            self._outdated(suites, done.lines)
+            raise _failure(f"apt cannot download {', '.join(names)}", done.lines[-10:])
         return found
 
     def download_closure(self, package: Package, tick: Tick = None) -> list[Path]:
@@ -306,7 +323,8 @@ class Apt:
         done = process.run([*argv, "-o", "Debug::NoLocking=true"], env=env, on_tick=tick)
         found = sorted(archives.glob("*.deb"))
         if done.status != 0 or not found:
-            raise SetupError(f"apt cannot download {package.name} with what it needs:\n" + "\n".join(done.lines[-10:]))
+            self._outdated([base, package.suite], done.lines)
+            raise _failure(f"apt cannot download {package.name} with what it needs", done.lines[-10:])
         return found
 
     def downloaded(self) -> int:
@@ -319,6 +337,14 @@ class Apt:
                 except OSError:
                     continue
         return total
+
+
+def _failure(what: str, lines: Sequence[str]) -> SetupError:
+    """The error for an apt that failed, with its own words; where it reached nobody that comes first."""
+    told = "\n".join(lines)
+    if _NO_NETWORK.search(told):
+        return SetupError(f"no network: {what}; to do without, {WITHOUT_APT}\n{told}")
+    return SetupError(f"{what}:\n{told}")
 
 
 def _default_keyring() -> str:
