@@ -54,7 +54,7 @@ mutants: setup
 	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 setup:
-	@tools/setup
+	@PYTHON='$(PYTHON)' tools/setup
 	@$(MAKE) --no-print-directory $(VENV)/.installed
 
 # The stamp tells whether the project's dependencies may have changed since; only then are they installed anew.

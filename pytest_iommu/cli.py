@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_iommu import paths, walk
+from pytest_iommu import doctor, paths, walk
 from pytest_iommu.kselftest import command as kselftest
 from pytest_iommu.outcomes import SetupError
 
@@ -222,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     kcidb.set_defaults(run=_kcidb)
 
     commands.add_parser("flavours", help="list the kernel flavours, by comma").set_defaults(run=_flavours)
+    doctor.add_parser(commands)
     walk.add_parser(commands)
     kselftest.add_parser(commands)
     commands.add_parser("shell", add_help=False, help="a shell in the same guest that tests run in")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pytest_iommu import paths
-from pytest_iommu.images import agent, busybox, initramfs, kernel, owner, qemu, ready, source
+from pytest_iommu import needs, paths
+from pytest_iommu.images import agent, busybox, config, initramfs, kernel, owner, qemu, ready, source, toolchain
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
@@ -138,7 +138,9 @@ def _prepare(
 ) -> Artefacts:
     # QEMU first: a wrong --iommu-qemu is to be said before a kernel is built for minutes.
     emulator = qemu.find(store, machine, settings.qemu)
-    emulator = emulator or qemu.fetch(store, machine, progress, settings.offline, settings.qemu)
+    if emulator is None:
+        _require(store, settings, machine, flavour)
+        emulator = qemu.fetch(store, machine, progress, settings.offline, settings.qemu)
     if settings.image is not None:
         built = _given(store, settings.image, settings.modules)
     else:
@@ -186,16 +188,26 @@ def _given(store: Store, image: Path, modules: Path | None) -> _Kernel:
     return _Kernel(image.absolute(), found, f"{image} as given", reference=False, notes=notes)
 
 
-def _source(store: Store, settings: ImageSettings, progress: Progress) -> source.Source:
-    if settings.kernel is not None:
-        return source.user_tree(settings.kernel)
-    return source.cached(store) or source.fetch(store, progress, settings.offline)
+def _require(store: Store, settings: ImageSettings, machine: Machine, flavour: str) -> None:
+    """Before anything is fetched: SetupError when the machine lacks something without which that would be in vain."""
+    chosen = toolchain.tools(machine, settings.make_args)
+    if settings.image is not None:
+        toolchain.require(["program"], chosen)
+        return
+    cached = source.cached(store) if settings.kernel is None else None
+    tree = settings.kernel or (cached.path if cached else None)
+    groups: list[needs.Group] = ["kernel", "program"] if tree is not None else ["kernel", "program", "fetch"]
+    toolchain.require(groups, chosen, config.text(config.merged(machine, flavour, settings.config)), tree)
 
 
 def _build(store: Store, settings: ImageSettings, machine: Machine, flavour: str, progress: Progress) -> _Kernel:
-    # Before anything is fetched: without a compiler it would be in vain.
-    kernel.compiler_identity(machine, settings.make_args)
-    found = _source(store, settings, progress)
+    if settings.kernel is not None:
+        found = source.user_tree(settings.kernel)
+    else:
+        cached = source.cached(store)
+        if cached is None:
+            _require(store, settings, machine, flavour)
+        found = cached or source.fetch(store, progress, settings.offline)
     plan = kernel.plan(machine, flavour, found, settings.config, settings.make_args)
     builder = kernel.Builder(store, plan, progress)
     if found.immutable and store.get("kernel", plan.key) is None:

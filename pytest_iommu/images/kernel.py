@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_iommu import paths
-from pytest_iommu.images import config, process, tree
+from pytest_iommu.images import config, process, toolchain, tree
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.source import Source
@@ -71,36 +71,17 @@ def _kconfig_digest() -> str:
     return digest(*(path.read_bytes() for path in sorted(files)))
 
 
-def compiler_identity(machine: Machine, make_args: Sequence[str]) -> str:
-    """The compiler as its file is now: which, its size and time; nothing is executed. SetupError when there is none."""
-    name = machine.cross_compile + "gcc"
-    for argument in make_args:
-        variable, _, value = argument.partition("=")
-        if variable == "LLVM" and value not in ("", "0"):
-            suffix = value if value.startswith("-") else ""
-            name = (value if value.endswith("/") else "") + "clang" + suffix
-        elif variable == "CC":
-            name = value.split()[-1]
-        elif variable == "CROSS_COMPILE":
-            name = value + "gcc"
-    found = shutil.which(name)
-    if found is None:
-        raise SetupError(f"compiler {name}: not found; `make conformance` installs what is missing")
-    real = os.path.realpath(found)
-    stat = os.stat(real)
-    return f"{real} {stat.st_size} {stat.st_mtime_ns}"
-
-
 def plan(machine: Machine, flavour: str, source: Source, extra: Sequence[Path], make_args: Sequence[str]) -> Plan:
     """What is to be built; reads our own files only, so it takes milliseconds."""
     own = tree.has_dump(source.path)
+    symbols = config.merged(machine, flavour, extra)
     return Plan(
         machine=machine,
         flavour=flavour,
         source=source,
-        symbols=config.merged(machine, flavour, extra),
+        symbols=symbols,
         make_args=tuple(make_args),
-        compiler=compiler_identity(machine, make_args),
+        compiler=toolchain.identity(machine, make_args, source.path, config.text(symbols)),
         reference=not own,
         reference_digest="" if own else digest(*(tree_digest(paths.reference() / part) for part in ("files", "hooks"))),
         module_digest=tree_digest(paths.module(MODULE)),
@@ -208,17 +189,19 @@ class Builder:
         return process.run(argv, env=env, log=self.log, on_line=on_line, on_tick=on_tick)
 
     def _build(self) -> None:
+        state = self._read_state()
+        reconfigured = state.get("configured") != self.plan.configured or not (self.out / ".config").exists()
+        if reconfigured:
+            self._require(config.text(self.plan.symbols))
         self.store.need_lock()
         self.out.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         self._drop_interrupted()
-        state = self._read_state()
         where = str(self.tree())
         self._marker.write_bytes(b"")
         # From here to the end the O= directory is of no known state.
         self._write_state(built=None)
-        reconfigured = state.get("configured") != self.plan.configured or not (self.out / ".config").exists()
         if reconfigured:
             self._configure()
         fresh = state.get("lines") is None
@@ -257,7 +240,14 @@ class Builder:
         if needed:
             name = self.plan.machine.name
             raise SetupError(f"this kernel cannot be configured with {', '.join(needed)}, which machine {name} needs")
+        # What a fragment's symbol selects is known only now.
+        self._require((self.out / ".config").read_text())
         self._write_state(configured=self.plan.configured)
+
+    def _require(self, configuration: str) -> None:
+        """SetupError, before minutes of compiling, when something is missing for a kernel of this configuration."""
+        chosen = toolchain.tools(self.plan.machine, self.plan.make_args)
+        toolchain.require(["kernel"], chosen, configuration, self.plan.source.path)
 
     def _drop_interrupted(self) -> None:
         """After a kill in the middle: what that build wrote may be half, and make would take it for whole."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pytest_iommu import needs
 from pytest_iommu.outcomes import SetupError
 
 TICK = 0.5
@@ -107,7 +108,7 @@ def run(
     output: IO[bytes] | None = None
     try:
         if shutil.which(argv[0], path=(env or os.environ).get("PATH")) is None:
-            raise SetupError(f"{argv[0]}: not found; `make conformance` installs what is missing")
+            raise needs.command_missing(argv[0])
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             output = log.open("ab")

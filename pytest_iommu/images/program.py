@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_iommu.images import process
-from pytest_iommu.images.kernel import compiler_identity
+from pytest_iommu.images import process, toolchain
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Entry, Store, digest, tree_digest
@@ -38,13 +37,14 @@ def build(store: Store, machine: Machine, progress: Progress, program: Program) 
     name, what = program.name, program.what
     flags = (*FLAGS, *program.flags)
     headers = [part for header in sorted(program.headers) for part in (header, program.headers[header])]
-    key = digest(name, program.build_id, machine.make_arch, compiler_identity(machine, ()), flags, *headers)
+    key = digest(name, program.build_id, machine.make_arch, toolchain.identity(machine), flags, *headers)
     found = store.get(name, key)
     if found is not None:
         return found
     sources = sorted(program.sources.glob("*.c"))
     if not sources:
         raise SetupError(f"{program.sources}: no sources of {what}; is the installation complete?")
+    toolchain.require(["program"], toolchain.tools(machine))
     store.need_lock()
     with progress.step(f"compiling {what} for {machine.name}"), store.scratch(f"{name}-{key}") as work:
         for header, content in program.headers.items():
@@ -55,8 +55,5 @@ def build(store: Store, machine: Machine, progress: Progress, program: Program) 
         argv = [machine.cross_compile + "gcc", *flags, f"-I{work / 'include'}", "-o", str(target), *map(str, sources)]
         done = process.run(argv)
         if done.status != 0:
-            hint = ""
-            if any("cannot find -l" in line or "stdio.h" in line for line in done.lines):
-                hint = f"\nits C library is missing: install libc6-dev-{machine.make_arch}-cross"
-            raise SetupError(f"{what} does not compile:\n" + "\n".join(done.lines[:15]) + hint)
+            raise SetupError(f"{what} does not compile:\n" + "\n".join(done.lines[:15]))
         return store.put(name, key, {name: target}, {"build": program.build_id})

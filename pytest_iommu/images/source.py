@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_iommu import needs
 from pytest_iommu.images import process, tree
 from pytest_iommu.images.apt import Apt, unpack
 from pytest_iommu.images.process import disk_full
@@ -150,7 +151,7 @@ def _untar(archive: Path, target: Path, update: Callable[[float | None], None]) 
 def _unpacked_size(archive: Path) -> int:
     """Bytes that an .xz file unpacks to, 0 when nobody knows."""
     if shutil.which("xz") is None:
-        raise SetupError("xz: not found; `make conformance` installs what is missing (xz-utils)")
+        raise needs.command_missing("xz")
     done = process.run(["xz", "--robot", "--list", str(archive)])
     for line in done.lines:
         if line.startswith("totals\t"):

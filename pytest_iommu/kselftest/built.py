@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_iommu.images import busybox, source
+from pytest_iommu.images import busybox, source, toolchain
 from pytest_iommu.images.artefacts import store_at
-from pytest_iommu.images.kernel import compiler_identity
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import NeedsWork, Store, digest, tree_digest
@@ -57,9 +56,10 @@ def _prepare(
 ) -> Selftest:
     harness = in_tree(tree).parent
     parts = [part for name in _HARNESS for part in (name, _content(harness / name))]
-    key = digest("kselftest", tree_digest(sources()), machine.make_arch, compiler_identity(machine, ()), *parts)
+    key = digest("kselftest", tree_digest(sources()), machine.make_arch, toolchain.identity(machine), *parts)
     entry = store.get("kselftest", key)
     if entry is None:
+        toolchain.require(["program"], toolchain.tools(machine))
         store.need_lock()
         with progress.step(f"compiling the kselftest for {machine.name}"), store.scratch(f"kselftest-{key}") as work:
             entry = store.put("kselftest", key, guest_files(work, tree, machine, {}), {"tree": tree.name})

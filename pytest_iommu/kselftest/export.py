@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_iommu import paths
+from pytest_iommu import needs, paths
 from pytest_iommu.images.process import environment_of_make
 from pytest_iommu.kselftest.cases import compile_all
 from pytest_iommu.outcomes import SetupError
@@ -83,7 +83,7 @@ def build(source: Path, selftests: Path, make_args: Sequence[str] = (), goals: S
     SetupError when it fails.
     """
     if shutil.which("make") is None:
-        raise SetupError("make is not on PATH")
+        raise needs.command_missing("make")
     argv = ["make", "-C", str(source), f"SELFTESTS={selftests}", *make_args, *goals]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment_of_make())
     if done.returncode:

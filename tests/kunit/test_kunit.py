@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,15 +19,13 @@ from typing import Any
 
 import pytest
 
-from pytest_iommu import paths
+from pytest_iommu import needs, paths
 from pytest_iommu.images import process, source, tree
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, digest
 from pytest_iommu.settings import Settings
 
 CONFIG = Path(__file__).with_name("kunitconfig")
-#: what a kernel of this machine is built with
-TOOLS = ("make", "gcc", "ld", "flex", "bison", "bc")
 #: seconds for all tests, which take 40
 LIMIT = 600
 FORMATS = ("amdv1", "vtdss", "riscv_64", "x86_64")
@@ -53,9 +50,10 @@ def build(iommu_settings: Settings, pytestconfig: pytest.Config) -> tuple[Path, 
     """The patched tree and a directory with User Mode Linux built of it. Skips where it cannot be built here."""
     if platform.machine() != "x86_64":
         pytest.skip(f"User Mode Linux is for x86_64, this is {platform.machine()}")
-    missing = [name for name in TOOLS if shutil.which(name) is None]
+    native = needs.Tools()
+    missing = needs.missing(needs.needed(["kernel"], native, needs.symbols_of(CONFIG.read_text())), native)
     if missing:
-        pytest.skip(f"{', '.join(missing)}: not found")
+        pytest.skip(needs.complaint(missing))
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     # The user is to see what takes minutes.
     with capture.global_and_fixture_disabled() if capture is not None else nullcontext():

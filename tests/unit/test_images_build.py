@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import bare_machine
 import pytest
 
 from pytest_iommu.images import config, kernel, machines, process, source
@@ -48,11 +49,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace
     kmod.mkdir(parents=True)
     (kmod / "main.c").write_text("int module;\n")
     monkeypatch.setenv("PYTEST_IOMMU_KMOD", str(tmp_path / "kmod"))
-    compiler = tmp_path / "bin/aarch64-linux-gnu-gcc"
-    compiler.parent.mkdir()
-    compiler.write_text("#!/bin/sh\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{compiler.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{bare_machine.make(tmp_path / 'bin')}:{os.environ['PATH']}")
     monkeypatch.setattr(machines.platform, "machine", lambda: "x86_64")
     return SimpleNamespace(tree=tree, kmod=kmod, store=Store(tmp_path / "cache"), said=io.StringIO())
 
@@ -173,10 +170,37 @@ def test_a_tree_that_is_no_kernel_is_refused(tmp_path: Path) -> None:
         source.user_tree(tmp_path)
 
 
-def test_a_missing_compiler_is_named(settings: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(SetupError, match="aarch64-linux-gnu-gcc: not found"):
+def test_a_missing_compiler_is_named(
+    settings: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(bare_machine.make(tmp_path / "bare", without=("aarch64-linux-gnu-gcc",))))
+    with pytest.raises(SetupError, match="machine: aarch64-linux-gnu-gcc, stdio.h.*\n.*install gcc-aarch64-linux-gnu "):
         builder(settings)
+
+
+def test_a_missing_header_is_said_before_anything_is_made(
+    settings: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = ("openssl/opensslv.h", "-lcrypto")
+    monkeypatch.setenv("PATH", str(bare_machine.make(tmp_path / "bare", unknown=unknown)))
+    with pytest.raises(SetupError) as caught:
+        build(settings)
+    first, install, doctor = caught.value.message.splitlines()
+    assert first == "missing on this machine: openssl/opensslv.h (header), libcrypto (library)"
+    assert install.endswith("apt-get install libssl-dev")
+    assert "pytest-iommu doctor" in doctor
+    assert steps(settings) == []
+
+
+def test_what_a_symbol_selects_is_said_before_compiling(
+    settings: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selects = "$(O)/.config; echo CONFIG_OBJTOOL=y >> $(O)/.config\n"
+    (settings.tree / "Makefile").write_text(TREE_MAKEFILE.replace("$(O)/.config\n", selects))
+    monkeypatch.setenv("PATH", str(bare_machine.make(tmp_path / "bare", unknown=("libelf.h",))))
+    with pytest.raises(SetupError, match=r"missing on this machine: libelf.h \(header\)\n.*install libelf-dev"):
+        build(settings)
+    assert steps(settings) == ["configuring kernel arm64 plain"]
 
 
 def test_required_symbols_that_a_tree_does_not_take_are_an_error(settings: SimpleNamespace) -> None:

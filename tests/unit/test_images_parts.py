@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import bare_machine
 import pytest
 
 from pytest_iommu import cli
@@ -293,9 +294,8 @@ def test_a_ready_image_needs_neither_source_nor_make(tmp_path: Path, monkeypatch
 
 
 def test_nothing_is_fetched_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_qemu(tmp_path / "bin", "10.0.2")
-    monkeypatch.setattr(artefacts.kernel, "compiler_identity", lambda machine, arguments: "gcc")
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    fake_qemu(bare_machine.make(tmp_path / "bin"), "10.0.2")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin")
     settings = cli.BuildSettings(cache=tmp_path / "cache", offline=True)
     with pytest.raises(SetupError, match="--iommu-offline"):
         artefacts.prepare(settings, replace(SMMUV3), "plain")
