@@ -171,7 +171,7 @@ def _kconfig(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pytest-iommu", description=__doc__)
-    parser.add_argument("--cache", type=Path, default=paths.default_cache(), metavar="DIR", help="the cache directory")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help=f"the cache directory ({paths.default_cache()})")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     cache = commands.add_parser("cache", help="what the cache holds").add_subparsers(required=True, metavar="ACTION")
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[:1] == ["shell"]:
             return _shell(words[1:])
         arguments = _parser().parse_args(words)
-        arguments.cache = arguments.cache.expanduser().absolute()
+        arguments.cache = paths.require_cache(arguments.cache) if arguments.cache else paths.default_cache()
         return int(arguments.run(arguments))
     except SetupError as error:
         print(f"pytest-iommu: {error.message}", file=sys.stderr)

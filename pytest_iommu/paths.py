@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+from pytest_iommu.outcomes import SetupError
+
 PACKAGE = Path(__file__).resolve().parent
+_UNFIT = re.compile(r"""[\s:#$%"'\\]""")
 
 
 def data() -> Path:
@@ -55,6 +59,22 @@ def owner() -> Path:
 def conformance() -> Path:
     """The suite's directory."""
     return PACKAGE / "conformance"
+
+
+def make_takes(path: Path) -> bool:
+    """Whether make can be given this path: it splits words at blanks, and kbuild refuses colons as well."""
+    return not _UNFIT.search(str(path))
+
+
+def require_cache(path: Path) -> Path:
+    """The cache directory, absolute. SetupError when make could not build in there."""
+    found = path.expanduser().absolute()
+    if not make_takes(found):
+        raise SetupError(
+            f"--iommu-cache: {str(found)!r}: kernels are built in the cache, and make takes no path with a blank, a "
+            "colon, a quote or one of #$%\\ in it; choose another with --iommu-cache=DIR"
+        )
+    return found
 
 
 def default_cache() -> Path:

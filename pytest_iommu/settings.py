@@ -218,6 +218,13 @@ def _known(path: Path | None) -> tuple[Known, ...]:
     return () if path is None else known_issues.load(path)
 
 
+def _cache(given: Path | None, target: str) -> Path:
+    """The default one is not looked at where nothing will be built in it: it may not be the user's to choose."""
+    if given is None and target in ("", "replay"):
+        return paths.default_cache()
+    return paths.require_cache(given or paths.default_cache())
+
+
 def load(config: pytest.Config, folder: Path) -> Settings:
     """The settings of this run; ``folder`` is the run's artefact folder. SetupError on a value that cannot be."""
     value = {option.name: _value(config, option) for option in OPTIONS}
@@ -235,7 +242,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
     return Settings(
         target=target or None,
         target_argument=argument,
-        cache=value["cache"] or paths.default_cache(),
+        cache=_cache(value["cache"], target),
         where=config.invocation_params.dir,
         folder=folder,
         machines=_names(value["machine"], "--iommu-machine"),

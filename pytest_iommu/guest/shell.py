@@ -75,7 +75,7 @@ def parse(argv: Sequence[str]) -> Settings:
     here = Path.cwd()
     return Settings(
         target="qemu",
-        cache=given.iommu_cache or paths.default_cache(),
+        cache=paths.require_cache(given.iommu_cache or paths.default_cache()),
         where=here,
         folder=here,
         # As a run's: of several, the first is the default.

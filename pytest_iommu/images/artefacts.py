@@ -88,7 +88,7 @@ _stores: dict[Path, Store] = {}
 
 def store_at(root: Path) -> Store:
     """This session's store of that cache directory."""
-    return _stores.setdefault(root, Store(root.expanduser().absolute()))
+    return _stores.setdefault(root, Store(root))
 
 
 def prepare(

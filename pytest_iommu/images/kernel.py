@@ -159,7 +159,7 @@ class Builder:
         if self.plan.reference:
             with self.store.scratch("patched") as scratch:
                 changes = tree.reference_changes(source.path, paths.reference(), scratch)
-        if clean and not changes.files:
+        if clean and not changes.files and paths.make_takes(source.path):
             self._tree = source.path
         else:
             copy = tree.LinkCopy(self.store, source.path, clean)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pytest_iommu import paths
 from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.outcomes import SetupError
@@ -68,10 +69,10 @@ class NeedsWork(Exception):
 
 
 class Store:
-    """The cache directory; nothing in it is trusted without its checksum."""
+    """The cache directory; nothing in it is trusted without its checksum. SetupError where make cannot build in it."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = paths.require_cache(root)
         # Kept open: a shared lock on each manifest tells `cache prune` that this session uses the entry.
         self._used: dict[Path, IO[bytes]] = {}
         self._is_locked = False

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_iommu import needs, paths
@@ -76,6 +78,24 @@ def add_target(tree: Path) -> bool:
     return True
 
 
+@contextmanager
+def _for_make(selftests: Path) -> Iterator[Path]:
+    """A tree's tools/testing/selftests at a path that make takes: itself, or a copy of what lib.mk uses."""
+    if paths.make_takes(selftests):
+        yield selftests
+        return
+    with tempfile.TemporaryDirectory(prefix="pytest-iommu-") as folder:
+        copy = Path(folder, "tools/testing/selftests")
+        copy.mkdir(parents=True)
+        for path in selftests.iterdir():
+            if path.is_file():
+                shutil.copyfile(path, copy / path.name)
+        for name in ("tools/include/uapi", "usr/include"):
+            if (selftests.parents[2] / name).is_dir():
+                shutil.copytree(selftests.parents[2] / name, Path(folder, name))
+        yield copy
+
+
 def build(source: Path, selftests: Path, make_args: Sequence[str] = (), goals: Sequence[str] = ("all",)) -> str:
     """Run make in an exported directory against a tree's tools/testing/selftests; what it said.
 
@@ -84,8 +104,11 @@ def build(source: Path, selftests: Path, make_args: Sequence[str] = (), goals: S
     """
     if shutil.which("make") is None:
         raise needs.command_missing("make")
-    argv = ["make", "-C", str(source), f"SELFTESTS={selftests}", *make_args, *goals]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment_of_make())
+    if not paths.make_takes(source):
+        raise SetupError(f"{str(source)!r}: make takes no path with a blank, a colon, a quote or one of #$%\\ in it")
+    with _for_make(selftests) as there:
+        argv = ["make", "-C", str(source), f"SELFTESTS={there}", *make_args, *goals]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment_of_make())
     if done.returncode:
         raise SetupError("\n".join(["the kselftest does not build:", *(done.stdout + done.stderr).splitlines()[-15:]]))
     return done.stdout + done.stderr

@@ -103,6 +103,7 @@ def test_ini_twins(recorded: Bench) -> None:
         ("--iommu-machine=pdp11", "*no machine 'pdp11'; there are: *smmuv3*"),
         ("--iommu-keep=some", "*--iommu-keep is one of failed, all, none, not 'some'*"),
         ("--iommu-kernel=/nowhere", "*--iommu-kernel: no such directory: /nowhere*"),
+        ("--iommu-cache=my cache", "*--iommu-cache: '*/my cache': *make takes no path with a blank*"),
         ("--iommu-modules=/tmp", "*--iommu-modules goes with --iommu-image*"),
     ],
 )
@@ -110,6 +111,17 @@ def test_a_wrong_option_is_a_usage_error(recorded: Bench, option: str, message: 
     result = recorded.run(option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
+
+
+def test_a_home_with_a_blank_hinders_nobody_who_builds_nothing(
+    recorded: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(recorded.pytester.path / "my home"))
+    recorded.pytester.runpytest_subprocess().assert_outcomes(skipped=4)
+    recorded.run().assert_outcomes(passed=3, skipped=1)
+    result = recorded.pytester.runpytest_subprocess("--iommu-target=qemu")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--iommu-cache: '*/my home/pytest-iommu'*"])
 
 
 def test_a_mistake_in_a_scenario_says_file_and_line(recorded: Bench) -> None:

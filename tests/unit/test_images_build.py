@@ -26,6 +26,9 @@ TREE_MAKEFILE = """
 VERSION = 7
 PATCHLEVEL = 3
 SUBLEVEL = 4
+ifneq ($(words $(subst :, ,$(CURDIR))), 1)
+$(error source directory cannot contain spaces or colons)
+endif
 allnoconfig:
 \t@echo "  GEN     .config"; cp $(KCONFIG_ALLCONFIG) $(O)/.config
 Image: $(O)/core.o
@@ -76,6 +79,14 @@ def test_a_kernel_is_built_and_found_again_without_make(settings: SimpleNamespac
     assert build(settings) == ("int core;\n", "int module;\n")
     assert steps(settings) == []
     assert builder(settings).kernel().about["description"].endswith("tree has its own dump")
+
+
+@pytest.mark.parametrize("name", ["my linux", "linux:7.3", "100%"])
+def test_a_tree_at_a_path_that_make_does_not_take(settings: SimpleNamespace, name: str) -> None:
+    settings.tree = settings.tree.rename(settings.tree.with_name(name))
+    assert build(settings) == ("int core;\n", "int module;\n")
+    (settings.tree / "core.c").write_text("int core = 1;\n")
+    assert build(settings)[0] == "int core = 1;\n"
 
 
 def test_without_the_lock_a_cold_build_asks_for_it(settings: SimpleNamespace) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu import cli
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import NeedsWork, Store, digest, listing, prune
 from pytest_iommu.outcomes import SetupError
@@ -116,6 +117,18 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SetupError, match="--iommu-cache"), Store(tmp_path / "file").locked(QUIET):
         pass
+
+
+@pytest.mark.parametrize("name", ["my cache", "a:b", "it's"])
+def test_a_cache_at_a_path_that_make_does_not_take_is_refused(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SetupError, match=f"^--iommu-cache: .*{name}.*make takes no path.*--iommu-cache=DIR"):
+        Store(tmp_path / name)
+    for command in (["cache", "list"], ["build"], ["doctor"], ["export", str(tmp_path / "out")]):
+        assert cli.main(["--cache", str(tmp_path / name), *command]) == 2
+        assert "make takes no path" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
 
 
 def test_prune_removes_the_oldest_first_and_keeps_what_is_used(tmp_path: Path) -> None:
