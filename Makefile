@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # make conformance   check Linux's page-table dump on QEMU's SMMUv3: installs, fetches and builds what is missing, then tests
 # make test          this project's own tests, and a short conformance run
+# make fresh         what CI runs, in a fresh Debian that is made for it: needs root, takes half an hour
 # Everything else goes through the virtual environment: .venv/bin/pytest, .venv/bin/pytest-iommu
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ QUICK ?= -k one-page
 
 CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
 
-.PHONY: conformance races test check conformance-all bench kunit mutants setup clean distclean
+.PHONY: conformance races test check conformance-all bench kunit mutants fresh setup clean distclean
 
 conformance: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
@@ -52,6 +53,10 @@ bench: setup
 
 mutants: setup
 	$(BIN)/python tests/mutants/run.py $(ARGS)
+
+# Without root it says so. ARGS=--cold takes nothing along that was downloaded before.
+fresh:
+	tools/fresh $(ARGS) .ci/run --here
 
 setup:
 	@PYTHON='$(PYTHON)' tools/setup
