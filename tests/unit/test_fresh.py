@@ -14,6 +14,7 @@ import bare_machine
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
 
 
 @pytest.fixture
@@ -29,15 +30,16 @@ def fresh() -> ModuleType:
 def test_local_paths_are_told_from_urls(fresh: ModuleType, tmp_path: Path) -> None:
     for name in ("wheels", "list", "ca.crt"):
         (tmp_path / name).touch()
+    (tmp_path / "index/simple").mkdir(parents=True)
     settings = [
         f"https://index.invalid{tmp_path}/wheels",
-        f"file://{tmp_path}/wheels https://other.invalid/simple",
+        f"file://{tmp_path}/wheels https://other.invalid/simple file://{tmp_path}/index/simple",
         f"mirror+file:{tmp_path}/list",
         f'Acquire::https::CaInfo "{tmp_path}/ca.crt";',
         f"{tmp_path}/absent",
         "/ /usr /etc",
     ]
-    assert [path.name for path in fresh.local_paths(settings)] == ["wheels", "list", "ca.crt"]
+    assert [path.name for path in fresh.local_paths(settings)] == ["wheels", "index", "list", "ca.crt"]
 
 
 def test_pips_configuration_goes_along(fresh: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,11 +52,16 @@ def test_pips_configuration_goes_along(fresh: ModuleType, tmp_path: Path, monkey
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "none"))
     monkeypatch.setenv("PIP_RETRIES", "7")
+    bundle = tmp_path / "bundle.crt"
+    bundle.write_text("# A\n" + CERTIFICATE.format("AAAA") + "# B\n" + CERTIFICATE.format("BBBB"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
     monkeypatch.setenv("EDITOR", "ed")
     env = fresh.carry_registries(root)
     assert (env["PIP_RETRIES"], env["https_proxy"]) == ("7", "http://proxy.invalid:3128")
     assert "EDITOR" not in env
+    trusted = sorted((root / "usr/local/share/ca-certificates").iterdir())
+    assert [path.read_text() for path in trusted] == [CERTIFICATE.format("AAAA"), CERTIFICATE.format("BBBB")]
     assert (root / "root/.config/pip/pip.conf").read_text() == (home / ".config/pip/pip.conf").read_text()
     assert (root / constraints.relative_to("/")).read_text() == "pytest<10\n"
 
