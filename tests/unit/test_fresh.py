@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
@@ -48,6 +49,12 @@ def test_pips_configuration_goes_along(fresh: ModuleType, tmp_path: Path, monkey
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("pytest<10\n")
     (home / ".config/pip/pip.conf").write_text(f"[global]\nconstraint = {constraints}\n[install]\nno-index = no\n")
+    mounted: list[tuple[object, ...]] = []
+    monkeypatch.setattr(fresh, "mount", lambda *arguments: mounted.append(arguments))
+    for name in [name for name in os.environ if fresh.CARRIED.match(name)]:
+        monkeypatch.delenv(name)
+    (tmp_path / "wheels").mkdir()
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "none"))
@@ -63,7 +70,14 @@ def test_pips_configuration_goes_along(fresh: ModuleType, tmp_path: Path, monkey
     trusted = sorted((root / "usr/local/share/ca-certificates").iterdir())
     assert [path.read_text() for path in trusted] == [CERTIFICATE.format("AAAA"), CERTIFICATE.format("BBBB")]
     assert (root / "root/.config/pip/pip.conf").read_text() == (home / ".config/pip/pip.conf").read_text()
+    there = root / str(tmp_path / "wheels").lstrip("/")
+    assert mounted == [("--bind", str(tmp_path / "wheels"), there), ("-o", "remount,bind,ro", there)]
     assert (root / constraints.relative_to("/")).read_text() == "pytest<10\n"
+
+
+def test_nothing_is_mounted_outside_of_the_namespace(fresh: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="outside of the namespace"):
+        fresh.mount("--bind", "/etc", tmp_path)
 
 
 def test_where_no_root_can_be_made_it_says_why(tmp_path: Path) -> None:
