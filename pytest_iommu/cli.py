@@ -56,7 +56,6 @@ def _cache_list(arguments: argparse.Namespace) -> int:
 
 
 def _cache_prune(arguments: argparse.Namespace) -> int:
-    from pytest_iommu.images.progress import Progress
     from pytest_iommu.images.store import prune
     from pytest_iommu.model import parse_size
 
@@ -67,9 +66,7 @@ def _cache_prune(arguments: argparse.Namespace) -> int:
     if not arguments.cache.is_dir():
         print(f"no cache at {arguments.cache}")
         return 0
-    store = _store(arguments)
-    with store.locked(Progress(sys.stderr)):
-        removed = prune(arguments.cache, limit, print)
+    removed = prune(_store(arguments), limit, print)
     print(f"{removed / (1 << 20):.0f} MB removed")
     return 0
 

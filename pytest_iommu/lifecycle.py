@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +20,7 @@ from pytest_iommu.report.artefacts import run_folder
 from pytest_iommu.report.summary import GUEST, RULES
 from pytest_iommu.report.terminal import Reporter
 from pytest_iommu.report.watch import HANDED_BACK, Watch, known_of
-from pytest_iommu.run import RUN, Run
+from pytest_iommu.run import RUN, Run, uncaptured
 from pytest_iommu.settings import EXIT_SETUP
 from pytest_iommu.targets.manners import FUNCTIONAL
 
@@ -161,7 +160,7 @@ def _prepare(run: Run, keys: Iterable[Key], show: bool = False, selftest: bool =
 
     ``selftest``: the programs of the kselftest, too. A set-up that is broken ends the run with its own exit status.
     """
-    with _shown(run.config):
+    with uncaptured(run.config):
         try:
             if run.kind.needs_kernel:
                 from pytest_iommu.images import Progress
@@ -177,22 +176,11 @@ def _prepare(run: Run, keys: Iterable[Key], show: bool = False, selftest: bool =
             print("\n".join(kernel_lines(run)), flush=True)
 
 
-@contextmanager
-def _shown(config: pytest.Config) -> Iterator[None]:
-    """Output goes to the user, not into pytest's capture."""
-    manager = config.pluginmanager.getplugin("capturemanager")
-    if manager is None:
-        yield
-        return
-    with manager.global_and_fixture_disabled():
-        yield
-
-
 def _list(session: pytest.Session) -> None:
     from pytest_iommu import rules
     from pytest_iommu.report.listing import lines
 
-    with _shown(session.config):
+    with uncaptured(session.config):
         print("\n".join(["", *lines(session.items, rules.RULES)]), flush=True)
 
 

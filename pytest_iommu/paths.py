@@ -10,6 +10,7 @@ from pathlib import Path
 from pytest_iommu.outcomes import SetupError
 
 PACKAGE = Path(__file__).resolve().parent
+MODULE = "iommu_ptdump_test"
 _UNFIT = re.compile(r"""[\s:#$%"'\\]""")
 
 
@@ -30,7 +31,7 @@ def reference() -> Path:
     return kmod() / "io_ptdump"
 
 
-def module(name: str = "iommu_ptdump_test") -> Path:
+def module(name: str = MODULE) -> Path:
     """The sources of an out-of-tree module."""
     return kmod() / name
 

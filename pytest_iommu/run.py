@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from functools import cached_property
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -243,6 +244,7 @@ class Run:
 
     def _start(self, key: Key) -> Guest:
         if key not in self._targets:
+            self._tell_of_waits()
             kernel = self.kernels.get(key.kernel)
             if kernel is None and self.kind.needs_kernel:
                 raise SetupError(f"no kernel was prepared for {key}; --iommu-machine and --iommu-flavour choose")
@@ -266,6 +268,13 @@ class Run:
                 raise SetupError(f"--iommu-record: cannot write to {self.settings.record}: {error}") from error
         return self._recorder.watch(guest, key)
 
+    def _tell_of_waits(self) -> None:
+        """Show the user for whom a target waits that has something made in the middle of the tests."""
+        from pytest_iommu.images import progress
+
+        with uncaptured(self.config):
+            progress.use(progress.Progress(sys.stderr, around=partial(uncaptured, self.config)))
+
     def _started(self, guest: Guest) -> None:
         hook = self.config.hook.pytest_iommu_guest_started
         try:
@@ -279,6 +288,17 @@ class Run:
         self._states.pop(guest, None)
         hook = self.config.hook.pytest_iommu_guest_lost
         tell(self.config, hook, guest=guest, reason=reason, evidence=guest.evidence())
+
+
+@contextmanager
+def uncaptured(config: pytest.Config) -> Iterator[None]:
+    """Output goes to the user, not into pytest's capture."""
+    manager = config.pluginmanager.getplugin("capturemanager")
+    if manager is None:
+        yield
+        return
+    with manager.global_and_fixture_disabled():
+        yield
 
 
 def plug(guest: Guest, device: str, add: bool) -> None:

@@ -13,11 +13,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from pytest_iommu.images import process
 from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.store import Store
 from pytest_iommu.outcomes import SetupError
 
 Tick = Callable[[], None] | None
@@ -157,6 +160,14 @@ def _read(path: Path) -> str:
 
 class Apt:
     """Packages of any suite of the machine's mirror, kept under ``root``. Made only when something must be fetched."""
+
+    @classmethod
+    @contextmanager
+    def of(cls, store: Store, what: str, progress: Progress, offline: bool = False, arch: str = "") -> Iterator[Self]:
+        """The store's, for this session alone while the block runs; ``what`` it fetches is told to who waits."""
+        made = cls(store.path("apt"), progress, offline, arch)
+        with store.lock(f"apt-{made.arch}", what, progress):
+            yield made
 
     def __init__(self, root: Path, progress: Progress, offline: bool = False, arch: str = "") -> None:
         if offline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,23 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_iommu import needs, paths
-from pytest_iommu.images import agent, busybox, config, initramfs, kernel, owner, qemu, ready, source, toolchain
+from pytest_iommu.images import (
+    agent,
+    busybox,
+    config,
+    initramfs,
+    kernel,
+    owner,
+    qemu,
+    ready,
+    source,
+    toolchain,
+)
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.qemu import Qemu
-from pytest_iommu.images.store import Entry, NeedsWork, Store, digest
+from pytest_iommu.images.store import Entry, Store, digest
 from pytest_iommu.outcomes import SetupError
 
 
@@ -100,16 +112,12 @@ def prepare(
     """
     progress = progress or Progress(None)
     store = store_at(settings.cache)
-    began = time.monotonic()
+    began, before = time.monotonic(), dict(progress.timings)
     try:
-        try:
-            return _prepare(store, settings, machine, flavour, progress, shell)
-        except NeedsWork:
-            pass
-        with store.locked(progress):
-            made = _prepare(store, settings, machine, flavour, progress, shell)
+        made = _prepare(store, settings, machine, flavour, progress, shell)
+        if progress.timings != before:
             _keep_timings(store, progress)
-        progress.note(f"ready after {time.monotonic() - began:.0f}s: {made.describe()}")
+            progress.note(f"ready after {time.monotonic() - began:.0f}s: {made.describe()}")
         return made
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -121,7 +129,9 @@ def _keep_timings(store: Store, progress: Progress) -> None:
     """Remember how long each step took the last time, for `make bench`."""
     note = store.path("state", "timings.json")
     note.parent.mkdir(exist_ok=True)
-    note.write_text(json.dumps({**timings(store), **progress.timings}))
+    partial = note.with_name(f"{note.name}.{os.getpid()}")
+    partial.write_text(json.dumps({**timings(store), **progress.timings}))
+    os.replace(partial, note)
 
 
 def timings(store: Store) -> dict[str, float]:
@@ -210,12 +220,9 @@ def _build(store: Store, settings: ImageSettings, machine: Machine, flavour: str
         found = cached or source.fetch(store, progress, settings.offline)
     plan = kernel.plan(machine, flavour, found, settings.config, settings.make_args)
     builder = kernel.Builder(store, plan, progress)
-    if found.immutable and store.get("kernel", plan.key) is None:
-        store.need_lock()
-        if not source.intact(found):
-            progress.note(f"{found.path.name} in the cache is damaged: fetched again")
-            source.drop(store, found)
-            return _build(store, settings, machine, flavour, progress)
+    if found.immutable and store.get("kernel", plan.key) is None and not source.intact(found):
+        source.whole(store, found, progress, settings.offline)
+        return _build(store, settings, machine, flavour, progress)
     finished = builder.kernel()
     modules = builder.modules()
     lost = [name for name in finished.about["not_taken"] if name not in ("IOMMU_PTDUMP_DEBUGFS",)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from pytest_iommu.images.apt import Apt, unpack
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import Store
+from pytest_iommu.images.store import Entry, Store
 from pytest_iommu.outcomes import SetupError
 
 PACKAGE = "busybox-static"
@@ -21,15 +21,18 @@ def find(store: Store, machine: Machine, progress: Progress, offline: bool) -> P
     arch = DEBIAN_ARCH.get(machine.arch, machine.arch)
     found = store.get("busybox", arch)
     if found is None:
-        store.need_lock()
-        apt = Apt(store.path("apt"), progress, offline, arch=arch)
-        package = apt.find([PACKAGE], [apt.mirror.codename])
-        if package is None:
-            raise SetupError(f"{apt.mirror.codename} of this machine's mirror has no {PACKAGE} for {arch}")
-        with progress.step(f"fetching {PACKAGE} for {arch}") as step, store.scratch("busybox") as work:
-            unpack(apt.download(package, step.update), work)
-            programs = [path for path in (work / "bin/busybox", work / "usr/bin/busybox") if path.is_file()]
-            if not programs:
-                raise SetupError(f"{PACKAGE} {package.version} holds no bin/busybox")
-            found = store.put("busybox", arch, {"busybox": programs[0]}, {"version": package.version})
+        with Apt.of(store, f"fetching {PACKAGE} for {arch}", progress, offline, arch) as apt:
+            found = store.get("busybox", arch) or _fetch(store, apt, arch, progress)
     return found["busybox"]
+
+
+def _fetch(store: Store, apt: Apt, arch: str, progress: Progress) -> Entry:
+    package = apt.find([PACKAGE], [apt.mirror.codename])
+    if package is None:
+        raise SetupError(f"{apt.mirror.codename} of this machine's mirror has no {PACKAGE} for {arch}")
+    with progress.step(f"fetching {PACKAGE} for {arch}") as step, store.scratch("busybox") as work:
+        unpack(apt.download(package, step.update), work)
+        programs = [path for path in (work / "bin/busybox", work / "usr/bin/busybox") if path.is_file()]
+        if not programs:
+            raise SetupError(f"{PACKAGE} {package.version} holds no bin/busybox")
+        return store.put("busybox", arch, {"busybox": programs[0]}, {"version": package.version})

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from pytest_iommu.images.source import Source
 from pytest_iommu.images.store import Entry, Store, digest, tree_digest
 from pytest_iommu.outcomes import SetupError
 
-MODULE = "iommu_ptdump_test"
+MODULE = paths.MODULE
 _ERROR = re.compile(r"\berror\b:|undefined reference|\*\*\* |No space left|Killed|not found", re.IGNORECASE)
 _LINE = re.compile(r"^\s+\[?[A-Z][A-Z0-9_]+\b")
 _GENERATED = re.compile(r"^(include|arch/\w+/include)/|^\.config|^(Makefile|source)$|/\.git")
@@ -89,7 +90,7 @@ def plan(machine: Machine, flavour: str, source: Source, extra: Sequence[Path], 
 
 
 class Builder:
-    """Makes what a plan asks for. Call with the store locked."""
+    """Makes what a plan asks for; one session at a time in each O= directory."""
 
     def __init__(self, store: Store, wanted: Plan, progress: Progress) -> None:
         self.store = store
@@ -100,7 +101,7 @@ class Builder:
         self.log = store.path("logs", f"{self.out.name}.log")
         self._state = self.out / ".pytest-iommu.json"
         self._marker = self.out / ".pytest-iommu-building"
-        self._tree: Path | None = None
+        self._changes: tree.Changes | None = None
 
     @property
     def _name(self) -> str:
@@ -109,9 +110,15 @@ class Builder:
     def kernel(self) -> Entry:
         """The finished kernel, built now when the store has none."""
         found = self.store.get("kernel", self.plan.key)
-        if found is not None:
-            return found
-        self._build()
+        if found is None:
+            self._require_ahead()
+            with self._alone():
+                found = self.store.get("kernel", self.plan.key) or self._kernel()
+        return found
+
+    def _kernel(self) -> Entry:
+        with self._tree() as where:
+            self._build(where)
         symbols = self.plan.symbols
         about = {
             "description": self.plan.what,
@@ -124,13 +131,22 @@ class Builder:
     def modules(self) -> Entry:
         """The finished test module, built now when the store has none."""
         found = self.store.get("modules", self.plan.modules_key)
-        if found is not None:
-            return found
-        self.store.need_lock()
-        if self._read_state().get("built") != self.plan.key:
-            self._build()
-        target = self._module()
+        if found is None:
+            self._require_ahead()
+            with self._alone():
+                found = self.store.get("modules", self.plan.modules_key) or self._modules()
+        return found
+
+    def _modules(self) -> Entry:
+        with self._tree() as where:
+            if self._read_state().get("built") != self.plan.key:
+                self._build(where)
+            target = self._module(where)
         return self.store.put("modules", self.plan.modules_key, {target.name: target}, {})
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Nobody else builds in this O= directory, nor in the one of its test module."""
+        return self.store.lock(f"builds-{self.out.name}", f"building kernel {self._name}", self.progress)
 
     def vmlinux(self) -> Path | None:
         """The kernel with symbols, when the O= directory still holds this very one."""
@@ -148,33 +164,38 @@ class Builder:
         partial.write_text(json.dumps({**self._read_state(), **changes}))
         os.replace(partial, self._state)
 
-    def tree(self) -> Path:
-        """The tree to build: the source itself, or a link copy of it with the reference implementation."""
-        if self._tree is not None:
-            return self._tree
+    @contextmanager
+    def _tree(self) -> Iterator[Path]:
+        """The tree to build: the source itself, or a link copy of it with the reference implementation.
+
+        The copy is not changed by anybody while the block runs.
+        """
         source, clean = self.plan.source, True
         if not source.immutable:
             clean = not tree.built_in_place(source.path, self.plan.machine.make_arch)
-        changes = tree.Changes({})
-        if self.plan.reference:
-            with self.store.scratch("patched") as scratch:
-                changes = tree.reference_changes(source.path, paths.reference(), scratch)
-        if clean and not changes.files and paths.make_takes(source.path):
-            self._tree = source.path
-        else:
-            copy = tree.LinkCopy(self.store, source.path, clean)
-            self._tree = copy.update(changes, self.progress, source.immutable)
-        return self._tree
+        if self._changes is None:
+            self._changes = tree.Changes({})
+            if self.plan.reference:
+                with self.store.scratch("patched") as scratch:
+                    self._changes = tree.reference_changes(source.path, paths.reference(), scratch)
+        if clean and not self._changes.files and paths.make_takes(source.path):
+            yield source.path
+            return
+        copy = tree.LinkCopy(self.store, source.path, clean)
+        what = f"building kernel {self._name}"
+        with copy.held(self._changes, source.identity, what, self.progress, source.immutable) as where:
+            yield where
 
     def _make(
         self,
+        where: Path,
         goals: Sequence[str],
         on_line: Callable[[str], None] | None = None,
         on_tick: Callable[[], None] | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> process.Finished:
         machine = self.plan.machine
-        argv = ["make", "-C", str(self.tree()), f"O={self.out}", f"ARCH={machine.make_arch}"]
+        argv = ["make", "-C", str(where), f"O={self.out}", f"ARCH={machine.make_arch}"]
         if machine.cross_compile:
             argv.append(f"CROSS_COMPILE={machine.cross_compile}")
         argv += [f"-j{len(os.sched_getaffinity(0))}", *self.plan.make_args, *goals]
@@ -188,22 +209,26 @@ class Builder:
         )
         return process.run(argv, env=env, log=self.log, on_line=on_line, on_tick=on_tick)
 
-    def _build(self) -> None:
-        state = self._read_state()
-        reconfigured = state.get("configured") != self.plan.configured or not (self.out / ".config").exists()
-        if reconfigured:
+    @property
+    def _reconfigures(self) -> bool:
+        return self._read_state().get("configured") != self.plan.configured or not (self.out / ".config").exists()
+
+    def _require_ahead(self) -> None:
+        """SetupError, before anything is made or anybody waited for, when something is missing for a new kernel."""
+        if self._reconfigures:
             self._require(config.text(self.plan.symbols))
-        self.store.need_lock()
+
+    def _build(self, where: Path) -> None:
+        state, reconfigured = self._read_state(), self._reconfigures
         self.out.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         self._drop_interrupted()
-        where = str(self.tree())
         self._marker.write_bytes(b"")
         # From here to the end the O= directory is of no known state.
         self._write_state(built=None)
         if reconfigured:
-            self._configure()
+            self._configure(where)
         fresh = state.get("lines") is None
         # A new configuration may rebuild everything; a changed source what it did the last time.
         expected = _number(state.get("lines" if fresh or reconfigured else "increment"))
@@ -215,7 +240,8 @@ class Builder:
             count += bool(_LINE.match(line))
 
         with self.progress.step(f"{'building' if fresh else 'rebuilding'} kernel {self._name}") as step:
-            done = self._make([self.plan.machine.target, "modules"], on_line, lambda: step.update(count / expected))
+            goals = [self.plan.machine.target, "modules"]
+            done = self._make(where, goals, on_line, lambda: step.update(count / expected))
             if done.status != 0:
                 self._marker.unlink(missing_ok=True)
                 raise self._failed(f"the kernel does not build ({where})", done)
@@ -226,11 +252,11 @@ class Builder:
     def _all_lines(self) -> int:
         return self.plan.machine.lines.get(self.plan.flavour, _DEFAULT_LINES)
 
-    def _configure(self) -> None:
+    def _configure(self, where: Path) -> None:
         fragment = self.out / ".pytest-iommu.config"
         fragment.write_text(config.text(self.plan.symbols))
         with self.progress.step(f"configuring kernel {self._name}"):
-            done = self._make(["allnoconfig"], variables={"KCONFIG_ALLCONFIG": str(fragment)})
+            done = self._make(where, ["allnoconfig"], variables={"KCONFIG_ALLCONFIG": str(fragment)})
         if done.status != 0:
             raise self._failed("the kernel cannot be configured", done)
         missing = set(config.not_taken(self.plan.symbols, self.out / ".config"))
@@ -262,7 +288,7 @@ class Builder:
                 if not kept and path.lstat().st_mtime_ns >= since and not _is_complete(path):
                     path.unlink()
 
-    def _module(self) -> Path:
+    def _module(self, where: Path) -> Path:
         """Build the test module in a copy of its sources: litter must not get into a wheel."""
         copy = self.store.path("builds", f"{self.out.name}-{MODULE}")
         marker, configured = copy / ".pytest-iommu-building", copy / ".pytest-iommu-configured"
@@ -274,7 +300,7 @@ class Builder:
         marker.write_bytes(b"")
         configured.write_text(self.plan.configured)
         with self.progress.step(f"building module {MODULE} for {self._name}") as step:
-            done = self._make([f"M={copy}", "modules"], on_tick=step.update)
+            done = self._make(where, [f"M={copy}", "modules"], on_tick=step.update)
         marker.unlink()
         target = copy / f"{MODULE}.ko"
         if done.status != 0 or not target.exists():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,13 +45,21 @@ def build(store: Store, machine: Machine, progress: Progress, program: Program) 
     if not sources:
         raise SetupError(f"{program.sources}: no sources of {what}; is the installation complete?")
     toolchain.require(["program"], toolchain.tools(machine))
-    store.need_lock()
+    with store.lock(f"artefacts-{name}-{key}", f"compiling {what} for {machine.name}", progress):
+        return store.get(name, key) or _compile(store, machine, progress, program, key, sources)
+
+
+def _compile(
+    store: Store, machine: Machine, progress: Progress, program: Program, key: str, sources: Sequence[Path]
+) -> Entry:
+    name, what = program.name, program.what
     with progress.step(f"compiling {what} for {machine.name}"), store.scratch(f"{name}-{key}") as work:
         for header, content in program.headers.items():
             path = work / "include" / header
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         target = work / name
+        flags = (*FLAGS, *program.flags)
         argv = [machine.cross_compile + "gcc", *flags, f"-I{work / 'include'}", "-o", str(target), *map(str, sources)]
         done = process.run(argv)
         if done.status != 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TextIO
 
 TTY_INTERVAL = 0.2
@@ -59,26 +59,34 @@ class Progress:
     """Prints steps to ``stream`` (None: silent) and keeps their seconds in ``timings``.
 
     On a terminal a step is one line that is updated; elsewhere it is a line every 10 s, without carriage returns.
+    ``around`` is entered for each text that is written.
     """
 
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.stream = stream
+        self.around = around
         self.clock = clock
         self.tty = stream is not None and stream.isatty()
         self.timings: dict[str, float] = {}
 
     def write(self, text: str) -> None:
         if self.stream is not None:
-            self.stream.write(text)
-            self.stream.flush()
+            with self.around():
+                self.stream.write(text)
+                self.stream.flush()
 
     def note(self, text: str) -> None:
         """One line that is worth knowing."""
         self.write(f"iommu: {text}\n")
 
     @contextmanager
-    def step(self, name: str) -> Iterator[Step]:
-        """A step that may take long. Its time is kept under its name, also when it fails."""
+    def step(self, name: str, timed: bool = True) -> Iterator[Step]:
+        """A step that may take long. Its time is kept under its name if it is ``timed``, also when it fails."""
         step = Step(self, name)
         if not self.tty:
             self.write(f"iommu: {name}\n")
@@ -88,5 +96,20 @@ class Progress:
             step.finish("stopped after")
             raise
         finally:
-            self.timings[name] = self.timings.get(name, 0.0) + step.seconds
+            if timed:
+                self.timings[name] = self.timings.get(name, 0.0) + step.seconds
         step.finish("done in")
+
+
+_session = Progress(None)
+
+
+def use(progress: Progress) -> None:
+    """From now on this session says there that it waits for another one."""
+    global _session
+    _session = progress
+
+
+def of_this_session() -> Progress:
+    """Where this session says that it waits, while it does something that nobody is shown."""
+    return _session

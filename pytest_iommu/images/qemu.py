@@ -16,7 +16,7 @@ from pytest_iommu.guest.process import finished
 from pytest_iommu.images.apt import Apt, unpack
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import MANIFEST, Store, digest
+from pytest_iommu.images.store import MANIFEST, Store, digest, touch
 from pytest_iommu.outcomes import SetupError
 
 MINIMUM = (10, 0)
@@ -132,26 +132,41 @@ def _stat_list(root: Path) -> dict[str, int]:
 
 
 def fetched(store: Store, machine: Machine, major: int | None = None) -> Qemu | None:
-    """A QEMU that was fetched before; one with files missing or of another size is removed."""
-    for path in _entries(store, machine, major):
-        try:
-            manifest = json.loads((path / MANIFEST).read_text())
-            if _stat_list(path / "root") != manifest["files"]:
-                raise ValueError
-            argv, env = _launch(path / "root", machine.qemu_binary)
-            store.hold(path)
-            os.utime(path)
-            return Qemu(argv, str(manifest["version"]), env, f"fetched, {path.name}")
-        except (OSError, ValueError, KeyError, TypeError, SetupError):
-            shutil.rmtree(path, ignore_errors=True)
-    return None
+    """A QEMU that was fetched before; one with files missing or of another size is absent, and fetch() removes it."""
+    return next((found for path in _entries(store, machine, major) if (found := _whole(store, path, machine))), None)
+
+
+def _whole(store: Store, path: Path, machine: Machine) -> Qemu | None:
+    """The QEMU at this place of the cache, or None when it is damaged."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if _stat_list(path / "root") != manifest["files"]:
+            return None
+        argv, env = _launch(path / "root", machine.qemu_binary)
+        store.hold(path)
+        version = str(manifest["version"])
+    except (OSError, ValueError, KeyError, TypeError, SetupError):
+        return None
+    touch(path)
+    return Qemu(argv, version, env, f"fetched, {path.name}")
 
 
 def fetch(store: Store, machine: Machine, progress: Progress, offline: bool, choice: str = "") -> Qemu:
     """Download and unpack a QEMU that is new enough, or as ``choice`` wants it. SetupError when no suite has one."""
-    store.need_lock()
-    major = chosen_major(choice)
-    apt = Apt(store.path("apt"), progress, offline)
+    what = f"fetching QEMU ({machine.qemu_package})"
+    with store.lock(f"qemu-{machine.qemu_package}", what, progress):
+        found = find(store, machine, choice)  # by the session that we waited for
+        if found is not None:
+            return found
+        for path in _entries(store, machine, None):
+            if _whole(store, path, machine) is None:
+                progress.note(f"{path.name} in the cache is damaged: removed")
+                shutil.rmtree(path)
+        with Apt.of(store, what, progress, offline) as apt:
+            return _fetch(store, machine, progress, apt, chosen_major(choice))
+
+
+def _fetch(store: Store, machine: Machine, progress: Progress, apt: Apt, major: int | None) -> Qemu:
     # Nearest to this machine first: its own suite, its backports, then newer ones.
     own = apt.mirror.codename
     for suite in dict.fromkeys([own, f"{own}-backports", *reversed(apt.suites)]):

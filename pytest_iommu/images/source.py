@@ -16,7 +16,7 @@ from pytest_iommu.images import process, tree
 from pytest_iommu.images.apt import Apt, unpack
 from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import Store
+from pytest_iommu.images.store import Store, touch
 from pytest_iommu.outcomes import SetupError
 
 SUPPORTED = ("7.3", "7.2")
@@ -62,16 +62,9 @@ def cached(store: Store) -> Source | None:
         if tree.is_kernel(path):
             package, _, version = path.name.partition("_")
             description = f"Linux {tree.release(path)} (Debian {package} {version})"
-            _touch(path)
+            touch(path)
             return Source(path, description, path.name, path.name, immutable=True)
     return None
-
-
-def _touch(path: Path) -> None:
-    try:
-        os.utime(path)
-    except OSError:
-        pass
 
 
 def _note(path: Path) -> Path:
@@ -87,17 +80,30 @@ def intact(source: Source) -> bool:
         return False
 
 
-def drop(store: Store, source: Source) -> None:
-    """Remove a damaged source and the link copy of it."""
-    tree.LinkCopy(store, source.path, clean=True).drop()
-    _note(source.path).unlink(missing_ok=True)
-    shutil.rmtree(source.path)
+def whole(store: Store, source: Source, progress: Progress, offline: bool) -> Source:
+    """This cached source, or where it is damaged another one that is fetched in its place."""
+    with store.lock("sources", "checking the kernel source", progress):
+        if intact(source):
+            return source
+        progress.note(f"{source.path.name} in the cache is damaged: fetched again")
+        tree.LinkCopy(store, source.path, clean=True).drop(progress)
+        _note(source.path).unlink(missing_ok=True)
+        shutil.rmtree(source.path, ignore_errors=True)
+        return fetch(store, progress, offline)
 
 
 def fetch(store: Store, progress: Progress, offline: bool) -> Source:
     """Download and unpack the newest supported linux-source of all Debian suites. SetupError when none has one."""
-    store.need_lock()
-    apt = Apt(store.path("apt"), progress, offline)
+    what = "fetching the kernel source"
+    with store.lock("sources", what, progress):
+        found = cached(store)  # by the session that we waited for
+        if found is not None:
+            return found
+        with Apt.of(store, what, progress, offline) as apt:
+            return _fetch(store, progress, apt)
+
+
+def _fetch(store: Store, progress: Progress, apt: Apt) -> Source:
     package = apt.find([f"linux-source-{series}" for series in SUPPORTED])
     if package is None:
         raise SetupError(

@@ -2,7 +2,7 @@
 """The cache: finished things are stored by the hash of their inputs, by one rename; what is half done is never seen.
 
 ``<cache>/artefacts/<kind>-<hash>/`` holds a finished thing and its manifest.json; ``sources/``, ``trees/``, ``builds/``
-and ``qemu/`` hold what it takes to make them; ``tmp/`` what is being made.
+and ``qemu/`` hold what it takes to make them; ``tmp/`` what is being made, ``locks/`` who makes what.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pytest_iommu import paths
+from pytest_iommu.images.locks import Locks, own_directory, sweep
 from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.outcomes import SetupError
@@ -64,10 +66,6 @@ class Entry:
         return self.path / name
 
 
-class NeedsWork(Exception):
-    """Something is to be made, and the store is not locked for that: lock it and start again."""
-
-
 class Store:
     """The cache directory; nothing in it is trusted without its checksum. SetupError where make cannot build in it."""
 
@@ -75,14 +73,15 @@ class Store:
         self.root = paths.require_cache(root)
         # Kept open: a shared lock on each manifest tells `cache prune` that this session uses the entry.
         self._used: dict[Path, IO[bytes]] = {}
-        self._is_locked = False
+        self.locks = Locks(self.path("locks"))
         self._numbers = itertools.count()
+        self._swept = False
 
     def path(self, *parts: str) -> Path:
         return self.root.joinpath(*parts)
 
     def get(self, kind: str, key: str) -> Entry | None:
-        """The finished entry, or None; one that is damaged is removed and counts as absent."""
+        """The finished entry, or None; one that is damaged counts as absent, and put() replaces it."""
         path = self.path("artefacts", f"{kind}-{key}")
         try:
             guard = (path / MANIFEST).open("rb")
@@ -98,13 +97,9 @@ class Store:
             good = False
         if not good:
             guard.close()
-            shutil.rmtree(path, ignore_errors=True)
             return None
         self._used[path] = guard
-        try:
-            os.utime(path)
-        except OSError:
-            pass
+        touch(path)
         return Entry(path, manifest["files"], manifest["about"])
 
     def hold(self, path: Path) -> None:
@@ -117,6 +112,12 @@ class Store:
     def put(self, kind: str, key: str, files: Mapping[str, Path | bytes], about: Mapping[str, Any]) -> Entry:
         """Store files (a path is copied) under the hash of their inputs, by one rename. SetupError: disk full."""
         final = self.path("artefacts", f"{kind}-{key}")
+        with self.lock(f"artefacts-{final.name}", f"storing {kind}", Progress(None)):
+            return self.get(kind, key) or self._put(final, kind, key, files, about)
+
+    def _put(
+        self, final: Path, kind: str, key: str, files: Mapping[str, Path | bytes], about: Mapping[str, Any]
+    ) -> Entry:
         with self.making(final) as work:
             sums = {}
             for name, source in files.items():
@@ -136,7 +137,10 @@ class Store:
 
     @contextmanager
     def making(self, final: Path) -> Iterator[Path]:
-        """A directory to fill, that becomes ``final`` when the block ends well and vanishes when it does not."""
+        """A directory to fill, that becomes ``final`` when the block ends well and vanishes when it does not.
+
+        Call with the lock of what is made.
+        """
         with self.scratch(final.name) as work:
             yield work
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -147,12 +151,15 @@ class Store:
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
         """An empty directory that is removed at the end. SetupError when the disk is full."""
-        self.need_lock()
+        self._writable()
+        if not self._swept:
+            self._swept = True
+            sweep(self.path("tmp"))
         # Numbered: one of the same name may be open around this one.
         work = self.path("tmp", f"{os.getpid()}-{next(self._numbers)}-{name}")
         try:
-            work.mkdir(parents=True)
-            yield work
+            with own_directory(work):
+                yield work
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise disk_full(work) from error
@@ -160,54 +167,25 @@ class Store:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def need_lock(self) -> None:
-        """Say that something is going to be made. NeedsWork when the store is not locked."""
-        if not self._is_locked:
-            raise NeedsWork
-
     @contextmanager
-    def locked(self, progress: Progress) -> Iterator[None]:
-        """One session at a time makes things; the others say whom they wait for. Dies with its holder."""
-        import filelock
+    def lock(self, name: str, what: str, progress: Progress, shared: bool = False) -> Iterator[None]:
+        """Hold the lock of one thing that is made here: look whether it is there, take the lock, and look again.
 
+        Who has to wait says for whom and for ``what`` he makes. SetupError when the cache cannot be written.
+        """
         self._writable()
-        lock = filelock.FileLock(str(self.path("lock")))
-        holder = self.path("lock.holder")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            with progress.step(f"waiting for {_holder(holder)}") as step:
-                while True:
-                    try:
-                        lock.acquire(timeout=0.5)
-                        break
-                    except filelock.Timeout:
-                        step.update()
-        try:
-            holder.write_text(f"pid {os.getpid()} since {time.strftime('%H:%M:%S')}\n")
-            self._sweep()
-            self._is_locked = True
+        with self.locks.hold(name, what, progress, shared):
             yield
-        finally:
-            self._is_locked = False
-            holder.unlink(missing_ok=True)
-            lock.release()
 
     def _writable(self) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.path(f".probe-{os.getpid()}")
-            probe.write_bytes(b"x")
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.root) as probe:
+                probe.write(b"x")
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise disk_full(self.root) from error
             raise SetupError(f"--iommu-cache: {self.root}: {error.strerror}") from error
-
-    def _sweep(self) -> None:
-        """Remove what killed sessions left half done. We hold the lock: nobody else is making anything."""
-        for left in self.path("tmp").glob("*"):
-            shutil.rmtree(left, ignore_errors=True)
 
     def release(self) -> None:
         """Let `cache prune` have the entries this session used."""
@@ -216,11 +194,12 @@ class Store:
         self._used.clear()
 
 
-def _holder(path: Path) -> str:
+def touch(path: Path) -> None:
+    """Note that a thing was used, for `cache prune`; in a cache that may only be read nobody prunes."""
     try:
-        return path.read_text().strip() or "another session"
+        os.utime(path)
     except OSError:
-        return "another session"
+        pass
 
 
 def size_of(path: Path) -> int:
@@ -244,6 +223,16 @@ class Listed:
     size: int
     used: float
 
+    @property
+    def lock(self) -> str:
+        """The name of the lock that whoever makes it holds."""
+        if self.kind == "sources":
+            return "sources"
+        if self.kind == "qemu":
+            return f"qemu-{self.path.name.partition('_')[0]}"
+        # The test module is built beside its kernel, under the same lock.
+        return f"{self.kind}-{self.path.name.removesuffix(f'-{paths.MODULE}')}"
+
 
 KINDS = ("artefacts", "builds", "trees", "sources", "qemu", "apt", "logs")
 
@@ -258,26 +247,27 @@ def listing(root: Path) -> list[Listed]:
     return sorted(found, key=lambda one: one.used)
 
 
-def prune(root: Path, max_size: int, say: Callable[[str], None]) -> int:
+def prune(store: Store, max_size: int, say: Callable[[str], None]) -> int:
     """Remove least recently used things until at most ``max_size`` bytes are left; returns the bytes removed.
 
-    What a running session uses stays.
+    What a running session uses or makes stays.
     """
-    everything = listing(root)
+    everything = listing(store.root)
     left = sum(one.size for one in everything)
     removed = 0
     for one in everything:
         if left <= max_size:
             break
-        if _in_use(one.path):
-            say(f"in use, kept: {one.path.relative_to(root)}")
-            continue
-        shutil.rmtree(one.path, ignore_errors=True)
-        for beside in one.path.parent.glob(one.path.name + ".*"):
-            beside.unlink(missing_ok=True)
+        with store.locks.try_alone(one.lock, "pruning the cache") as alone:
+            if not alone or _in_use(one.path):
+                say(f"in use, kept: {one.path.relative_to(store.root)}")
+                continue
+            shutil.rmtree(one.path, ignore_errors=True)
+            for beside in one.path.parent.glob(one.path.name + ".*"):
+                beside.unlink(missing_ok=True)
         left -= one.size
         removed += one.size
-        say(f"removed: {one.path.relative_to(root)}")
+        say(f"removed: {one.path.relative_to(store.root)}")
     return removed
 
 

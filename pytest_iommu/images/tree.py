@@ -15,12 +15,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pytest_iommu.images import process
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import Store, digest
+from pytest_iommu.images.store import Store, digest, touch
 from pytest_iommu.outcomes import SetupError
 
 _VERSION = re.compile(r"(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*=[ \t]*(\S*)")
@@ -183,6 +185,10 @@ def reference_changes(tree: Path, reference: Path, scratch: Path) -> Changes:
     return Changes({name: path.read_bytes() for name, path in results.items() if path.exists()})
 
 
+def _hashes(changes: Changes) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in changes.files.items()}
+
+
 class LinkCopy:
     """A copy of a tree by hard links, brought up to date in place: what did not change keeps its time stamp."""
 
@@ -191,19 +197,44 @@ class LinkCopy:
         self.clean = clean
         self.path = store.path("trees", digest(tree))
         self._store = store
+        self._lock = f"trees-{self.path.name}"
         self._state_file = self.path.with_name(self.path.name + ".json")
 
-    def _state(self) -> dict[str, str] | None:
-        """Content hashes of the files that are ours, or None when there is no whole copy yet."""
+    def _read(self) -> dict[str, Any]:
+        """What is noted of the copy; empty when there is no whole one yet."""
         try:
             state = json.loads(self._state_file.read_text())
-            return dict(state["ours"]) if self.path.is_dir() else None
+            return dict(state) if self.path.is_dir() and isinstance(state["ours"], dict) else {}
         except (OSError, ValueError, KeyError, TypeError):
-            return None
+            return {}
 
-    def update(self, changes: Changes, progress: Progress, immutable: bool) -> Path:
-        """Make or renew the copy, with ``changes`` in it. ``immutable``: the tree cannot have changed since."""
-        ours = self._state()
+    @contextmanager
+    def held(
+        self, changes: Changes, identity: str, what: str, progress: Progress, immutable: bool = False
+    ) -> Iterator[Path]:
+        """The copy with ``changes`` in it, that nobody changes while the block runs; ``what`` it is used for.
+
+        ``identity`` is what the tree looks like: with the same one, the copy is up to date. Sessions that want the same
+        copy use it together. ``immutable``: the tree cannot have changed since the copy was made.
+        """
+        while True:
+            with self._store.lock(self._lock, what, progress, shared=True):
+                if self._is_current(changes, identity):
+                    touch(self.path)
+                    yield self.path
+                    return
+            with self._store.lock(self._lock, "copying the kernel tree", progress):
+                if not self._is_current(changes, identity):
+                    self._update(changes, progress, immutable)
+                    self._save(_hashes(changes), identity)
+
+    def _is_current(self, changes: Changes, identity: str) -> bool:
+        state = self._read()
+        return bool(state) and state["ours"] == _hashes(changes) and state.get("identity") == identity
+
+    def _update(self, changes: Changes, progress: Progress, immutable: bool) -> None:
+        """Make or renew the copy, with ``changes`` in it."""
+        ours: dict[str, str] | None = self._read().get("ours")
         if ours is None:
             with progress.step("copying the tree by links") as step:
                 self._state_file.unlink(missing_ok=True)
@@ -216,8 +247,9 @@ class LinkCopy:
                 ours = {}
                 self._save(ours)
         elif not immutable:
+            self._save(ours)  # whatever it was a copy of, it is no longer
             self._follow(set(ours))
-        wanted = {name: hashlib.sha256(data).hexdigest() for name, data in changes.files.items()}
+        wanted = _hashes(changes)
         if wanted != ours:
             # Recorded first: after an interruption in between, every one of these is looked at again.
             both = ours.keys() | wanted.keys()
@@ -227,19 +259,17 @@ class LinkCopy:
         for name, data in changes.files.items():
             if ours.get(name) != wanted[name]:
                 _replace(self.path / name, data)
-        if wanted != ours:
-            self._save(wanted)
-        os.utime(self.path)
-        return self.path
 
-    def drop(self) -> None:
+    def drop(self, progress: Progress) -> None:
         """Forget the copy: the tree it was made of was damaged."""
-        self._state_file.unlink(missing_ok=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+        with self._store.lock(self._lock, "removing the copy of a damaged kernel tree", progress):
+            self._state_file.unlink(missing_ok=True)
+            shutil.rmtree(self.path, ignore_errors=True)
 
-    def _save(self, ours: Mapping[str, str]) -> None:
+    def _save(self, ours: Mapping[str, str], identity: str = "") -> None:
+        """Note which files are ours, and of which state of the tree the others are; of none while it changes."""
         partial = self._state_file.with_name(self._state_file.name + ".new")
-        partial.write_text(json.dumps({"tree": str(self.tree), "ours": dict(ours)}))
+        partial.write_text(json.dumps({"tree": str(self.tree), "ours": dict(ours), "identity": identity}))
         os.replace(partial, self._state_file)
 
     def _restore(self, name: str) -> None:

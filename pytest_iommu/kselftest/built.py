@@ -11,7 +11,7 @@ from pytest_iommu.images import busybox, source, toolchain
 from pytest_iommu.images.artefacts import store_at
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import NeedsWork, Store, digest, tree_digest
+from pytest_iommu.images.store import Store, digest, tree_digest
 from pytest_iommu.kselftest.export import in_tree, sources
 from pytest_iommu.kselftest.programs import guest_files
 from pytest_iommu.outcomes import SetupError
@@ -44,11 +44,7 @@ def prepare(settings: Settings, machine: Machine, progress: Progress, shell: boo
     tree = settings.kernel or (found.path if found else None)
     if tree is None:
         return Selftest(lacks="the kselftest is built with a kernel tree: none is in the cache, nor --iommu-kernel")
-    try:
-        return _prepare(store, settings, tree.resolve(), machine, progress, shell)
-    except NeedsWork:
-        with store.locked(progress):
-            return _prepare(store, settings, tree.resolve(), machine, progress, shell)
+    return _prepare(store, settings, tree.resolve(), machine, progress, shell)
 
 
 def _prepare(
@@ -60,9 +56,12 @@ def _prepare(
     entry = store.get("kselftest", key)
     if entry is None:
         toolchain.require(["program"], toolchain.tools(machine))
-        store.need_lock()
-        with progress.step(f"compiling the kselftest for {machine.name}"), store.scratch(f"kselftest-{key}") as work:
-            entry = store.put("kselftest", key, guest_files(work, tree, machine, {}), {"tree": tree.name})
+        what = f"compiling the kselftest for {machine.name}"
+        with store.lock(f"artefacts-kselftest-{key}", what, progress):
+            entry = store.get("kselftest", key)
+            if entry is None:
+                with progress.step(what), store.scratch(f"kselftest-{key}") as work:
+                    entry = store.put("kselftest", key, guest_files(work, tree, machine, {}), {"tree": tree.name})
     files = {name: entry[name] for name in entry.files}
     if not shell:
         return Selftest(files)

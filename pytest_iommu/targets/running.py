@@ -175,29 +175,20 @@ class RunningTarget:
         from pytest_iommu.images import agent, ready
         from pytest_iommu.images.artefacts import store_at
         from pytest_iommu.images.progress import Progress
-        from pytest_iommu.images.store import NeedsWork
 
         if there.arch not in ARCHES:
             raise SetupError(f"{self.name} is a {there.arch}: there is no agent for it, only for {', '.join(ARCHES)}")
         theirs = with_arch(self._machine, there.arch)
-        store, progress = store_at(self._settings.cache), Progress(None)
+        store = store_at(self._settings.cache)
         given = self._settings.modules
-
-        def made() -> dict[str, bytes]:
-            files = {"agent": agent.build(store, theirs, progress)["agent"].read_bytes()}
-            if given is not None:
-                return {**files, KO: ready.modules(store, given)[KO].read_bytes()}
-            key = self._module_key(there)
-            found = store.get("modules", key)
-            if found is None and self._host.tree is not None:
-                found = _built_here(store, key, self._host.tree, there)
-            return {**files, **({KO: found[KO].read_bytes()} if found else {SOURCES: _sources()})}
-
-        try:
-            return made()
-        except NeedsWork:
-            with store.locked(progress):
-                return made()
+        files = {"agent": agent.build(store, theirs, Progress(None))["agent"].read_bytes()}
+        if given is not None:
+            return {**files, KO: ready.modules(store, given)[KO].read_bytes()}
+        key = self._module_key(there)
+        found = store.get("modules", key)
+        if found is None and self._host.tree is not None:
+            found = _built_here(store, key, self._host.tree, there)
+        return {**files, **({KO: found[KO].read_bytes()} if found else {SOURCES: _sources()})}
 
     def _module_key(self, there: There) -> str:
         from pytest_iommu.images.store import digest, tree_digest
@@ -237,7 +228,6 @@ class RunningTarget:
     def _build(self, guest: AgentGuest, folder: str) -> str:
         """Build the module over there, for its running kernel, and keep it for the next time."""
         from pytest_iommu.images.artefacts import store_at
-        from pytest_iommu.images.progress import Progress
 
         kdir = HEADERS.format(guest.hello["kernel"])
         (there,) = guest.run([ops.stat(f"{kdir}/.")]).results
@@ -253,9 +243,8 @@ class RunningTarget:
         built = f"{folder}/m/{KO}"
         (data,) = guest.run([ops.read_file(built)], 60.0).results
         if data.ok:
-            store, progress = store_at(self._settings.cache), Progress(None)
-            with store.locked(progress):
-                store.put("modules", self._module_key(self._there), {KO: data.data}, {"for": self._there.version})
+            store = store_at(self._settings.cache)
+            store.put("modules", self._module_key(self._there), {KO: data.data}, {"for": self._there.version})
         return built
 
     def _devices(self, guest: AgentGuest) -> None:
@@ -287,8 +276,13 @@ def _has_smmu(listed: Result) -> bool:
 def _built_here(store: Store, key: str, tree: Path, there: There) -> Entry:
     """The test module, built against the kernel's tree; nothing is written to that."""
     from pytest_iommu.images import process
+    from pytest_iommu.images.progress import Progress
 
-    with store.scratch("module") as work:
+    what = f"the test module for {there.version}"
+    with store.lock(f"artefacts-modules-{key}", what, Progress(None)), store.scratch("module") as work:
+        found = store.get("modules", key)
+        if found is not None:
+            return found
         for path in _source_files():
             shutil.copy(path, work)
         argv = ["make", "-C", str(tree), f"M={work}", "modules"]

@@ -224,22 +224,14 @@ class VngHost:
         from pytest_iommu.images import busybox, qemu
         from pytest_iommu.images.artefacts import store_at
         from pytest_iommu.images.progress import Progress
-        from pytest_iommu.images.store import NeedsWork
 
         settings, machine = self._settings, self._machine
         store, progress = store_at(settings.cache), Progress(None)
 
-        def found() -> tuple[Qemu, Path | None]:
-            emulator = qemu.find(store, machine, settings.qemu)
-            emulator = emulator or qemu.fetch(store, machine, progress, settings.offline, settings.qemu)
-            needed = not (_IN_TREE.fullmatch(str(self._image)) or shutil.which("busybox"))
-            return emulator, busybox.find(store, machine, progress, settings.offline) if needed else None
-
-        try:
-            return found()
-        except NeedsWork:
-            with store.locked(progress):
-                return found()
+        emulator = qemu.find(store, machine, settings.qemu)
+        emulator = emulator or qemu.fetch(store, machine, progress, settings.offline, settings.qemu)
+        needed = not (_IN_TREE.fullmatch(str(self._image)) or shutil.which("busybox"))
+        return emulator, busybox.find(store, machine, progress, settings.offline) if needed else None
 
     def _start(self, folder: tempfile.TemporaryDirectory[str], name: str) -> Boot:
         # A fetched QEMU is started by its own dynamic linker, and vng takes the path of one program.

@@ -21,9 +21,7 @@ def kernel_tree(iommu_settings: Settings) -> Path:
     store = Store(iommu_settings.cache)
     found = source.current(iommu_settings.kernel, store)
     if found is None:
-        progress = Progress(None)
-        with store.locked(progress):
-            found = source.cached(store) or source.fetch(store, progress, iommu_settings.offline)
+        found = source.fetch(store, Progress(None), iommu_settings.offline)
     return found.path
 
 

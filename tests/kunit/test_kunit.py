@@ -63,22 +63,21 @@ def build(iommu_settings: Settings, pytestconfig: pytest.Config) -> tuple[Path, 
 def built(settings: Settings, progress: Progress) -> tuple[Path, Path]:
     """Patch the tree and build; incrementally, in the cache."""
     store = Store(settings.cache)
-    # Others would change the tree under the build: it is the one that guests' kernels are made of.
-    with store.locked(progress):
-        found = source.current(settings.kernel, store) or source.fetch(store, progress, settings.offline)
-        changes = tree.Changes({})
-        if not tree.has_dump(found.path):
-            with store.scratch("patched") as scratch:
-                changes = tree.reference_changes(found.path, paths.reference(), scratch)
-        clean = found.immutable or not tree.built_in_place(found.path, "um")
-        copy = tree.LinkCopy(store, found.path, clean).update(changes, progress, found.immutable)
-        place = store.path("builds", f"um-kunit-{digest('kunit', found.path)}")
+    found = source.current(settings.kernel, store) or source.fetch(store, progress, settings.offline)
+    changes = tree.Changes({})
+    if not tree.has_dump(found.path):
+        with store.scratch("patched") as scratch:
+            changes = tree.reference_changes(found.path, paths.reference(), scratch)
+    clean = found.immutable or not tree.built_in_place(found.path, "um")
+    place = store.path("builds", f"um-kunit-{digest('kunit', found.path)}")
+    log = store.path("logs", f"{place.name}.log")
+    options = (f"--build_dir={place}", f"--kunitconfig={CONFIG}", "--arch=um")
+    what = "building User Mode Linux"
+    held = tree.LinkCopy(store, found.path, clean).held(changes, found.identity, what, progress, found.immutable)
+    with store.lock(f"builds-{place.name}", what, progress), held as copy, progress.step(what) as step:
         place.mkdir(parents=True, exist_ok=True)
-        log = store.path("logs", f"{place.name}.log")
-        options = (f"--build_dir={place}", f"--kunitconfig={CONFIG}", "--arch=um")
-        with progress.step("building User Mode Linux") as step:
-            number = len(os.sched_getaffinity(0))
-            done = kunit(copy, log, "build", *options, f"--jobs={number}", on_tick=step.update)
+        number = len(os.sched_getaffinity(0))
+        done = kunit(copy, log, "build", *options, f"--jobs={number}", on_tick=step.update)
     assert done.status == 0, said("User Mode Linux does not build:", done, log)
     return copy, place
 

@@ -21,10 +21,12 @@ class Made:
 def build(store, *rest):
     found = store.get("kernel", "abc")
     if found is None:
-        store.need_lock()
-        with open("made", "a") as log: log.write("x")
-        time.sleep(1)
-        found = store.put("kernel", "abc", {"Image": b"image"}, {})
+        with store.lock("kernel-abc", "building abc", rest[-2]):
+            found = store.get("kernel", "abc")
+            if found is None:
+                with open("made", "a") as log: log.write("x")
+                with rest[-2].step("building abc"): time.sleep(1)
+                found = store.put("kernel", "abc", {"Image": b"image"}, {})
     return Made(found["Image"])
 
 artefacts._prepare = build

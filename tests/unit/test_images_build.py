@@ -16,10 +16,11 @@ from types import SimpleNamespace
 
 import bare_machine
 import pytest
+from told import Told
 
 from pytest_iommu.images import config, kernel, machines, process, source
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import NeedsWork, Store
+from pytest_iommu.images.store import Store
 from pytest_iommu.outcomes import SetupError
 
 TREE_MAKEFILE = """
@@ -64,9 +65,8 @@ def builder(settings: SimpleNamespace) -> kernel.Builder:
 
 def build(settings: SimpleNamespace) -> tuple[str, str]:
     settings.said.truncate(0)
-    with settings.store.locked(Progress(None)):
-        made = builder(settings)
-        return made.kernel()["Image"].read_text(), made.modules()["iommu_ptdump_test.ko"].read_text()
+    made = builder(settings)
+    return made.kernel()["Image"].read_text(), made.modules()["iommu_ptdump_test.ko"].read_text()
 
 
 def steps(settings: SimpleNamespace) -> list[str]:
@@ -89,9 +89,49 @@ def test_a_tree_at_a_path_that_make_does_not_take(settings: SimpleNamespace, nam
     assert build(settings)[0] == "int core = 1;\n"
 
 
-def test_without_the_lock_a_cold_build_asks_for_it(settings: SimpleNamespace) -> None:
-    with pytest.raises(NeedsWork):
-        builder(settings).kernel()
+# Another session: its make waits for somebody to write to the fifo "go".
+SLOW = """
+import sys
+from pathlib import Path
+from pytest_iommu.images import kernel, machines, source
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.store import Store
+tree, cache, flavour = sys.argv[1:]
+machines.platform.machine = lambda: "x86_64"
+plan = kernel.plan(machines.get("smmuv3"), flavour, source.user_tree(Path(tree)), (), ())
+kernel.Builder(Store(Path(cache)), plan, Progress(None)).kernel()
+"""
+
+
+def test_another_flavour_is_built_beside_a_build(
+    settings: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go = tmp_path / "began", tmp_path / "go"
+    os.mkfifo(began)
+    os.mkfifo(go)
+    slow = f'if [ -n "$$SLOW" ]; then echo > {began}; cat {go}; fi; '
+    (settings.tree / "Makefile").write_text(TREE_MAKEFILE.replace('echo "  CC ', f'{slow}echo "  CC '))
+    # Both build the same link copy: without a dump of its own the tree gets the reference implementation.
+    (settings.tree / "drivers/iommu/Kconfig").write_text("")
+    (settings.kmod.parent / "io_ptdump/files/drivers/iommu").mkdir(parents=True)
+    (settings.kmod.parent / "io_ptdump/files/drivers/iommu/ptdump.c").write_text("int dump;\n")
+    argv = [sys.executable, "-c", SLOW, str(settings.tree), str(settings.store.root), "nodump"]
+    with subprocess.Popen(argv, env={**os.environ, "SLOW": "1"}) as other:
+        began.read_text()  # it is in the middle of compiling
+        assert build(settings)[0] == "int core;\n"
+        assert not any("waiting" in line for line in settings.said.getvalue().splitlines())
+        assert other.poll() is None
+
+        # Its own flavour, and a change of the tree that it is compiling, have to wait for it.
+        def release() -> None:
+            go.write_text("")
+
+        settings.said = Told(release)
+        (settings.tree / "core.c").write_text("int core = 1;\n")
+        assert build(settings)[0] == "int core = 1;\n"
+        assert other.wait(60) == 0
+    assert f"waiting for pid {other.pid} since " in settings.said.getvalue()
+    assert "building kernel arm64 nodump" in settings.said.getvalue()
 
 
 def test_an_edited_line_builds_without_configuring(settings: SimpleNamespace) -> None:
@@ -118,11 +158,10 @@ def test_a_module_is_built_anew_for_another_configuration(settings: SimpleNamesp
     build_with = (tmp_path / "more.config",)
     build_with[0].write_text("CONFIG_NR_CPUS=4\n")
     plan = kernel.plan(machines.get("smmuv3"), "plain", source.user_tree(settings.tree), build_with, ())
-    with settings.store.locked(Progress(None)):
-        other = kernel.Builder(settings.store, plan, Progress(None))
-        assert other.out == made.out
-        other.kernel()
-        other.modules()
+    other = kernel.Builder(settings.store, plan, Progress(None))
+    assert other.out == made.out
+    other.kernel()
+    other.modules()
     assert not left.exists()
 
 
@@ -131,7 +170,6 @@ def test_machines_share_a_kernel(settings: SimpleNamespace) -> None:
     other = replace(machines.get("smmuv3"), name="smmuv3x")
     plan = kernel.plan(other, "plain", source.user_tree(settings.tree), (), ())
     assert plan.key == builder(settings).plan.key
-    # Without the lock nothing can be made: all of it is found.
     made = kernel.Builder(settings.store, plan, Progress(None))
     assert made.modules().path == builder(settings).modules().path
     assert made.vmlinux() == builder(settings).vmlinux() is not None

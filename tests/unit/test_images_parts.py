@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,22 +219,42 @@ class Mirror(SimpleNamespace):
 def test_a_version_of_qemu_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"trixie-backports": "1:11.1.3+ds-1~bpo13+1", "trixie": "1:10.0.13+ds-0+deb13u1"}
     mirror = Mirror(error="", versions=versions, suites=tuple(versions), mirror=SimpleNamespace(codename="trixie"))
-    monkeypatch.setattr(qemu, "Apt", lambda *arguments: mirror)
+    monkeypatch.setattr(qemu, "Apt", SimpleNamespace(of=lambda *arguments: nullcontext(mirror)))
     store = Store(tmp_path)
-    with store.locked(QUIET):
-        with pytest.raises(SetupError, match="none of trixie-backports, trixie .*has qemu-system-arm 12; install one"):
-            qemu.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:12")
-        mirror.error = "apt cannot read trixie of this machine's mirror: no network"
-        with pytest.raises(SetupError, match="no network"):
-            qemu.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:11")
+    with pytest.raises(SetupError, match="none of trixie-backports, trixie .*has qemu-system-arm 12; install one"):
+        qemu.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:12")
+    mirror.error = "apt cannot read trixie of this machine's mirror: no network"
+    with pytest.raises(SetupError, match="no network"):
+        qemu.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:11")
 
 
-def test_a_damaged_fetched_qemu_is_dropped(tmp_path: Path) -> None:
+def test_a_damaged_fetched_qemu_is_not_used_and_removed_by_the_next_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entry = tmp_path / "qemu/qemu-system-arm_1-10.0.2"
     (entry / "root").mkdir(parents=True)
     (entry / "manifest.json").write_text('{"version": "10.0.2", "files": {"usr/bin/qemu-system-aarch64": 5}}')
     assert qemu.fetched(Store(tmp_path), SMMUV3) is None
+    mirror = Mirror(error="no network", versions={}, suites=("trixie",), mirror=SimpleNamespace(codename="trixie"))
+    monkeypatch.setattr(qemu, "Apt", SimpleNamespace(of=lambda *arguments: nullcontext(mirror)))
+    with pytest.raises(SetupError, match="no network"):
+        qemu.fetch(Store(tmp_path), SMMUV3, QUIET, offline=False)
     assert not entry.exists()
+
+
+def test_a_fetched_qemu_in_a_cache_that_may_only_be_read_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked(tmp_path, "10.0.2")
+
+    def refused(*arguments: object, **more: object) -> None:
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refused)
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    found = qemu.find(Store(tmp_path), SMMUV3, "fetched")
+    assert found is not None
+    assert found.version == "10.0.2"
 
 
 class Terminal(io.StringIO):
@@ -261,15 +284,14 @@ def test_ready_modules_come_from_a_directory_or_a_tar(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "modules.tar.xz", "w:xz") as archive:
         archive.add(tmp_path / "lib", "lib")
     store = Store(tmp_path / "cache")
-    with store.locked(QUIET):
-        for given in (tmp_path / "lib", tmp_path / "modules.tar.xz"):
-            assert ready.modules(store, given)["iommu_ptdump_test.ko"].read_bytes() == b"module"
-        (tmp_path / "empty").mkdir()
-        with pytest.raises(SetupError, match=r"no iommu_ptdump_test.ko below"):
-            ready.modules(store, tmp_path / "empty")
-        (tmp_path / "bad.tar").write_bytes(b"no tar")
-        with pytest.raises(SetupError, match="bad.tar"):
-            ready.modules(store, tmp_path / "bad.tar")
+    for given in (tmp_path / "lib", tmp_path / "modules.tar.xz"):
+        assert ready.modules(store, given)["iommu_ptdump_test.ko"].read_bytes() == b"module"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SetupError, match=r"no iommu_ptdump_test.ko below"):
+        ready.modules(store, tmp_path / "empty")
+    (tmp_path / "bad.tar").write_bytes(b"no tar")
+    with pytest.raises(SetupError, match="bad.tar"):
+        ready.modules(store, tmp_path / "bad.tar")
 
 
 def test_a_ready_image_needs_neither_source_nor_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,8 +325,7 @@ def test_nothing_is_fetched_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_cache_list_and_prune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path)
-    with store.locked(QUIET):
-        store.put("kernel", "abc", {"Image": bytes(100_000)}, {})
+    store.put("kernel", "abc", {"Image": bytes(100_000)}, {})
     store.release()
     assert cli.main(["--cache", str(tmp_path), "cache", "list"]) == 0
     assert "artefacts/kernel-abc" in capsys.readouterr().out

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,17 +58,17 @@ def reference(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "cache")
-    with store.locked(QUIET):
-        yield store
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
 
 
 def copy_of(store: Store, kernel: Path, reference: Path, immutable: bool = False) -> Path:
     with store.scratch("patched") as scratch:
         changes = tree.reference_changes(kernel, reference, scratch)
     clean = not tree.built_in_place(kernel, "arm64")
-    return tree.LinkCopy(store, kernel, clean).update(changes, QUIET, immutable)
+    identity = "immutable" if immutable else tree.fingerprint(kernel).everything
+    with tree.LinkCopy(store, kernel, clean).held(changes, identity, "building", QUIET, immutable) as copy:
+        return copy
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
