@@ -15,6 +15,7 @@ from typing import Protocol
 from pytest_iommu import needs, paths
 from pytest_iommu.images import (
     agent,
+    bootimage,
     busybox,
     config,
     initramfs,
@@ -146,6 +147,8 @@ def timings(store: Store) -> dict[str, float]:
 def _prepare(
     store: Store, settings: ImageSettings, machine: Machine, flavour: str, progress: Progress, shell: bool
 ) -> Artefacts:
+    if settings.image is not None:
+        bootimage.check(settings.image, machine.arch, machine.memory)
     # QEMU first: a wrong --iommu-qemu is to be said before a kernel is built for minutes.
     emulator = qemu.find(store, machine, settings.qemu)
     if emulator is None:

@@ -31,6 +31,7 @@ from pytest_iommu.guest.console import Console
 from pytest_iommu.guest.process import Child
 from pytest_iommu.guest.virtual import CONSOLE_LIMIT
 from pytest_iommu.guest.waiting import Deadline, ready
+from pytest_iommu.images import bootimage
 from pytest_iommu.images.process import guarded
 from pytest_iommu.outcomes import IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.targets.protocol import Evidence, Op, Reply
@@ -150,6 +151,8 @@ class VngHost:
         self._vng = shutil.which("vng", path=os.pathsep.join((os.path.dirname(sys.executable), _path())))
         if self._vng is None:
             raise SetupError("no vng (virtme-ng) here: pip install 'pytest-iommu[vng]'")
+        if settings.image is not None:
+            bootimage.check(settings.image, "x86_64", memory=0)
         self._image = (settings.image or installed_kernel()).absolute()
         found = _IN_TREE.fullmatch(str(self._image))
         self.tree = Path(found["tree"]) if found and Path(found["tree"], "Makefile").is_file() else None

@@ -303,7 +303,7 @@ def test_a_ready_image_needs_neither_source_nor_make(tmp_path: Path, monkeypatch
         (tmp_path / "bin" / name).symlink_to(shutil.which(name) or "/bin/sh")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")
     monkeypatch.setattr(machines.platform, "machine", lambda: "x86_64")
-    (tmp_path / "Image").write_bytes(b"image")
+    (tmp_path / "Image").write_bytes(bytes(16) + b"\0\1" + bytes(38) + b"ARM\x64" + bytes(4))
     settings = cli.BuildSettings(cache=tmp_path / "cache", image=tmp_path / "Image")
     made = artefacts.prepare(settings, SMMUV3, "plain")
     assert made.image == tmp_path / "Image"

@@ -97,7 +97,7 @@ def host(
     def make(image: str = "vmlinuz", **more: object) -> VngHost:
         path = tmp_path / image
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_bytes(bytes(0x202) + b"HdrS" + bytes(4096))
         given = {"target": "vng", "cache": agent_cache, "where": tmp_path, "folder": tmp_path, "image": path, **more}
         return VngHost(Settings(**given), machines.get(KEY.machine))  # type: ignore[arg-type]
 

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whether a file is a kernel that the machine can boot, by its header: said at once, not after minutes of waiting.
+
+Headers: Documentation/arch/arm64/booting.rst, Documentation/arch/riscv/boot-image-header.rst,
+Documentation/arch/x86/boot.rst, drivers/firmware/efi/libstub/zboot-header.S of Linux.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_iommu.outcomes import SetupError
+
+HEADER = 4096
+"""Bytes that hold every header that is looked at."""
+MAGIC_AT = 56
+MAGICS = {b"ARM\x64": "aarch64", b"RSC\x05": "riscv64"}
+"""Magic of an Image at MAGIC_AT, and the architecture as a machine description calls it."""
+BSS = 16
+"""Without sections in the header only a file that is so many times smaller than the kernel's memory is surely cut."""
+USUAL = {"aarch64": "arch/arm64/boot/Image", "riscv64": "arch/riscv/boot/Image", "x86_64": "arch/x86/boot/bzImage"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a header says: whose kernel it is, the bytes that its file has at least, and of memory that it takes."""
+
+    arch: str
+    name: str
+    least: int = 0
+    memory: int = 0
+
+
+def check(path: Path, arch: str, memory: int, option: str = "--iommu-image") -> None:
+    """SetupError when this is no kernel for a machine of that architecture with so many bytes of RAM, or is cut off.
+
+    An architecture of which no header is known is not checked.
+    """
+    if arch not in USUAL:
+        return
+    try:
+        content, size = _open(path)
+    except OSError as error:
+        raise SetupError(f"{option}: {path}: {error.strerror}") from error
+    except (EOFError, zlib.error) as error:
+        raise SetupError(f"{option}: {path}: cut off or damaged: {error}") from error
+    found = _read(content)
+    wanted = f"the machine boots an {arch} kernel such as {USUAL[arch]}"
+    if found is None:
+        raise SetupError(f"{option}: {path} is {_other(content, size)}; {wanted}")
+    if found.arch != arch:
+        raise SetupError(f"{option}: {path} is {found.name}; {wanted}")
+    if size < found.least:
+        raise SetupError(f"{option}: {path} is cut off: it has {size} bytes, and by its header at least {found.least}")
+    if found.memory and size > found.memory:
+        raise SetupError(f"{option}: {path} is damaged: it has {size} bytes, and by its header at most {found.memory}")
+    if memory and found.memory > memory:
+        have = f"the machine has {memory >> 20} MiB"
+        raise SetupError(f"{option}: {path} takes {found.memory >> 20} MiB of memory, and {have}")
+
+
+def _open(path: Path) -> tuple[bytes, int]:
+    """The beginning of a file, unpacked where it is packed as QEMU takes it, and the size of all of it."""
+    with path.open("rb") as stream:
+        head = stream.read(HEADER)
+        if head[:2] != b"\x1f\x8b":
+            stream.seek(0, 2)
+            return head, stream.tell()
+    with gzip.open(path) as packed:
+        head = packed.read(HEADER)
+        size = len(head)
+        while part := packed.read(1 << 20):
+            size += len(part)
+        return head, size
+
+
+def _read(head: bytes) -> _Found | None:
+    head = head.ljust(HEADER, b"\0")
+    if head[4:8] == b"zimg":
+        # The payload is packed, and not looked at; what it is for is said by the PE header around it.
+        offset, size = struct.unpack_from("<II", head, 8)
+        machine = _pe(head)[0]
+        return _Found(machine or "aarch64", f"an EFI kernel for {machine or 'aarch64'}", offset + size)
+    if arch := MAGICS.get(head[MAGIC_AT : MAGIC_AT + 4]):
+        memory = int(struct.unpack_from("<Q", head, 16)[0])
+        return _Found(arch, f"an Image for {arch}", _pe(head)[1] or memory // BSS, memory)
+    if head[0x202:0x206] == b"HdrS":
+        setup = head[0x1F1] or 4
+        paragraphs = int(struct.unpack_from("<I", head, 0x1F4)[0])
+        return _Found("x86_64", "an x86 bzImage", (setup + 1) * 512 + paragraphs * 16)
+    return None
+
+
+_PE_MACHINES = {0xAA64: "aarch64", 0x5064: "riscv64", 0x8664: "x86_64"}
+
+
+def _pe(head: bytes) -> tuple[str, int]:
+    """Architecture, and the end of the last section in the file; empty and 0 without a PE header."""
+    start = int(struct.unpack_from("<I", head, 60)[0])
+    if not 0 < start < HEADER - 24 or head[start : start + 4] != b"PE\0\0":
+        return "", 0
+    machine, sections = struct.unpack_from("<HH", head, start + 4)
+    first = start + 24 + int(struct.unpack_from("<H", head, start + 20)[0])
+    ends = [0]
+    for at in range(first, min(first + 40 * sections, HEADER - 40), 40):
+        size, offset = struct.unpack_from("<II", head, at + 16)
+        ends.append(size + offset)
+    return _PE_MACHINES.get(machine, ""), max(ends)
+
+
+def _other(head: bytes, size: int) -> str:
+    """What a file is that is no kernel, as far as that helps."""
+    if not size:
+        return "empty"
+    if head[:4] == b"\x7fELF":
+        return "an ELF file (vmlinux?), which has no boot header"
+    if head[:5] == b"<!DOC" or head[:5].lower() == b"<html":
+        return "a web page"
+    for magic, name in (
+        (b"\xfd7zXZ", "xz"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"BZh", "bzip2"),
+        (b"\x04\x22\x4d\x18", "lz4"),
+    ):
+        if head.startswith(magic):
+            return f"packed with {name}"
+    return "no kernel: no boot header is found in it"
