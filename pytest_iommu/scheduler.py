@@ -17,7 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 from pytest_iommu.collect import SUFFIX, guest_of
-from pytest_iommu.guest.process import available_memory
+from pytest_iommu.guest.limits import available_memory
 from pytest_iommu.kselftest.nodes import SUFFIX as PROGRAMS_SUFFIX
 from pytest_iommu.pool import LIMIT
 from pytest_iommu.targets.qemu import HEADROOM

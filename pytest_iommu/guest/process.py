@@ -9,8 +9,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from pytest_iommu.guest import limits
 from pytest_iommu.guest.waiting import Deadline
 from pytest_iommu.outcomes import SetupError
 
@@ -40,6 +40,7 @@ class Child:
         if setpriv is None:
             raise SetupError("setpriv (util-linux) is not on PATH: QEMU could outlive a killed pytest")
         self.argv = tuple(argv)
+        self._killed = limits.killed()
         self._stderr = os.memfd_create("stderr", os.MFD_CLOEXEC)
         try:
             self._process = subprocess.Popen(
@@ -86,7 +87,7 @@ class Child:
     def how_it_ended(self) -> str:
         """For a message: ``was killed by SIGKILL``, ``ended with status 1``, ``still runs``."""
         status = self.poll()
-        return "still runs" if status is None else ended(status)
+        return "still runs" if status is None else ended(status, self._killed)
 
     def close(self) -> None:
         """Kill it, wait for it, free what it held; may be called twice."""
@@ -98,14 +99,15 @@ class Child:
             self._stderr = -1
 
 
-def ended(status: int) -> str:
-    """How a process ended, by its exit status (negative: a signal); of SIGKILL, what memory there is left."""
+def ended(status: int, killed: int | None = None) -> str:
+    """How a process ended, by its exit status (negative: a signal); of SIGKILL, what limits its memory.
+
+    ``killed`` is what limits.killed() said when it was started.
+    """
     if status >= 0:
         return f"ended with status {status}"
     name = signal.Signals(-status).name
-    left = available_memory() if name == "SIGKILL" else None
-    doubt = "" if left is None else f" (out of memory? {left >> 20} MiB are available now)"
-    return f"was killed by {name}{doubt}"
+    return f"was killed by {name}" + (f" ({limits.doubt(killed)})" if name == "SIGKILL" else "")
 
 
 def finished(
@@ -131,32 +133,3 @@ def finished(
         except BaseException:
             process.kill()
             raise
-
-
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping, by /proc/meminfo and our control group; None when neither says."""
-    found = [_field("/proc/meminfo", "MemAvailable:"), _group_headroom()]
-    return min((size for size in found if size is not None), default=None)
-
-
-def _field(path: str, name: str) -> int | None:
-    try:
-        with open(path, encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith(name):
-                    words = line.split()
-                    return int(words[1]) << (10 if words[-1] == "kB" else 0)
-    except OSError:
-        pass
-    return None
-
-
-def _group_headroom() -> int | None:
-    """What cgroup v2 leaves us; its page cache counts as free, it is dropped on demand."""
-    root = "/sys/fs/cgroup"
-    try:
-        limit = int(Path(root, "memory.max").read_text(encoding="ascii"))
-        used = int(Path(root, "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no cgroup v2, or "max"
-        return None
-    return limit - used + (_field(f"{root}/memory.stat", "file ") or 0)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from pytest_iommu.guest.channel import Channel
 from pytest_iommu.guest.gdb import CHARDEV, Gdb
-from pytest_iommu.guest.process import Child, available_memory, finished
+from pytest_iommu.guest.limits import available_memory
+from pytest_iommu.guest.process import Child, finished
 from pytest_iommu.guest.qmp import Qmp
 from pytest_iommu.guest.qtest import Qtest
 from pytest_iommu.guest.virtual import VirtualGuest, Wires

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.guest.process import Child, available_memory, finished
+from pytest_iommu.guest.limits import available_memory
+from pytest_iommu.guest.process import Child, finished
 from pytest_iommu.outcomes import SetupError
 
 
