@@ -8,8 +8,42 @@ sizes are in bytes; ``last`` is always inclusive, so the last page of a 64-bit s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_ADDRESSES = {
+    *("address", "aperture", "first", "iova", "last", "mair", "oa", "origin", "raw", "s1_context_ptr", "s2ttb"),
+    *("top", "ttb0", "words"),
+}
+_SIZES = {"bytes", "granule", "leaf", "page_sizes", "size", "tg0"}
+
+
+def readable(name: str, value: Any) -> str:
+    """The value of a field as a reader compares it: addresses in hexadecimal, sizes as ``4K``, prot as ``rw-c--``."""
+    if isinstance(value, tuple) and name in _ADDRESSES | _SIZES:
+        return f"({', '.join(readable(name, one) for one in value)})"
+    if isinstance(value, (Prot, StrEnum)):
+        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if name in _ADDRESSES:
+            return f"{value:#x}"
+        if name in _SIZES:
+            return format_size(value)
+    return repr(value)
+
+
+class Readable:
+    """A dataclass whose repr, which pytest shows of an assertion that failed, is written by readable()."""
+
+    __slots__ = ()
+
+    def __repr__(self: DataclassInstance) -> str:
+        shown = ", ".join(f"{one.name}={readable(one.name, getattr(self, one.name))}" for one in fields(self))
+        return f"{type(self).__name__}({shown})"
 
 
 class Kind(StrEnum):
@@ -33,6 +67,9 @@ class Prot:
 
     COLUMNS = "rwxcmp"
 
+    def __repr__(self) -> str:
+        return f"Prot({str(self)!r})"
+
     def __str__(self) -> str:
         bits = (self.read, self.write, self.execute, self.cacheable, self.device, self.privileged)
         return "".join(letter if bit else "-" for letter, bit in zip("rwxcmp", bits, strict=True))
@@ -52,8 +89,8 @@ class Prot:
         return cls(*(letter in letters for letter in "rwxcmp"))
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+@dataclass(frozen=True, slots=True, repr=False)
+class Leaf(Readable):
     """One leaf entry: ``leaf`` bytes from ``iova`` translate to ``oa`` (a contiguous group is one leaf, LVL-2).
 
     ``flags`` are those that page_table shows, in the format's order; ``volatile`` those that only entries shows.
@@ -73,8 +110,8 @@ class Leaf:
         return self.iova + self.leaf - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+@dataclass(frozen=True, slots=True, repr=False)
+class Range(Readable):
     """One line of page_table: neighbouring leaves merged by RNG-3."""
 
     first: int
@@ -90,8 +127,8 @@ class Range:
         return self.last - self.first + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+@dataclass(frozen=True, slots=True, repr=False)
+class Entry(Readable):
     """One line of entries. ``size`` is the leaf size in bytes (None for tables and bad items)."""
 
     level: int
@@ -104,8 +141,8 @@ class Entry:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LevelStats:
+@dataclass(frozen=True, slots=True, repr=False)
+class LevelStats(Readable):
     """One line of stats."""
 
     level: int
@@ -114,16 +151,16 @@ class LevelStats:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+@dataclass(frozen=True, slots=True, repr=False)
+class Stats(Readable):
     """The whole stats file, levels from the top down, and its ``total`` line (whose level is -1)."""
 
     levels: tuple[LevelStats, ...]
     total: LevelStats
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
+@dataclass(frozen=True, slots=True, repr=False)
+class Info(Readable):
     """The info file (abi.md, INF-1 to INF-3)."""
 
     format: str
@@ -145,8 +182,8 @@ class Dump:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+@dataclass(frozen=True, slots=True, repr=False)
+class Mapping(Readable):
     """One live mapping of a domain as the mapping list says it: what EXPECTED is computed from.
 
     ``leaf`` is the leaf size asked for, or None where the kernel chooses; ``origin`` is the (iova, oa, size) of the
@@ -165,8 +202,8 @@ class Mapping:
         return self.iova + self.size - 1
 
 
-@dataclass(frozen=True, slots=True)
-class TableConfig:
+@dataclass(frozen=True, slots=True, repr=False)
+class TableConfig(Readable):
     """The configuration of one page table, enough to encode and decode it.
 
     ``granule`` and ``page_sizes`` in bytes, ``ias`` and ``oas`` in bits (input and output address size),
@@ -182,8 +219,8 @@ class TableConfig:
     features: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Ste:
+@dataclass(frozen=True, slots=True, repr=False)
+class Ste(Readable):
     """A stream table entry of an SMMUv3, as the file ``ste`` says it or as decoded from its ``words`` (abi.md, STE-2).
 
     ``config`` is the word that the file has for it; an address that Config gives no meaning is 0; ``words`` are the
@@ -199,8 +236,8 @@ class Ste:
     domain: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cd:
+@dataclass(frozen=True, slots=True, repr=False)
+class Cd(Readable):
     """A context descriptor of an SMMUv3, as the file ``cd`` says it or as decoded from its ``words`` (abi.md, STE-6).
 
     ``tg0`` is the granule in bytes, None for the reserved value; ``ips`` in bits; ``words`` are the eight 64-bit words;
@@ -221,8 +258,8 @@ class Cd:
     domain: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+@dataclass(frozen=True, slots=True, repr=False)
+class Event(Readable):
     """One record of an SMMUv3's event queue: what went wrong for which stream.
 
     ``name`` is the specification's, e.g. ``F_TRANSLATION``. ``ssid``, ``iova``, ``write``, ``stage`` (1 or 2) and

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,6 +162,15 @@ def pytest_runtest_makereport(
     report = yield
     reporting.finish_report(item, call, report)
     return report
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Explain an assertion about the words of model.py with addresses in hexadecimal."""
+    if "pytest_iommu.model" not in sys.modules:
+        return None
+    from pytest_iommu.report.asserted import differing
+
+    return differing(op, left, right)
 
 
 def pytest_iommu_machines(config: pytest.Config) -> Sequence[Machine]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pytest_iommu import formats
 from pytest_iommu.dialects import DumpSyntaxError
 from pytest_iommu.dialects.base import Dialect
+from pytest_iommu.dialects.io_ptdump import render_entry
 from pytest_iommu.model import Entry, Kind, Range, TableConfig
 from pytest_iommu.oracle.expected import leaves
 from pytest_iommu.outcomes import CheckFailed
@@ -53,20 +54,23 @@ def _entries(entries: Sequence[Entry], config: TableConfig) -> list[CheckFailed]
     for entry in entries:
         decoded = fmt.decode(config, entry.level, entry.raw)
         if decoded is None:
-            return [CheckFailed(f"entries: an empty item is listed: {entry}", ("ENT-1",))]
+            return [CheckFailed(f"entries: an empty item is listed: {render_entry(entry)}", ("ENT-1",))]
         if entry.kind is Kind.BAD:
             continue
         cut = entry.iova & (decoded.size - 1) if decoded.size else 0
-        shown = entry.kind, entry.oa, entry.size, entry.prot, entry.flags
         leaf = decoded.kind is Kind.LEAF
-        want = (
+        says = Entry(
+            entry.level,
+            entry.iova,
             decoded.kind,
-            decoded.oa + cut,
             decoded.size if leaf else None,
+            decoded.oa + cut,
+            entry.raw,
             decoded.prot if leaf else None,
             decoded.flags + decoded.volatile,
         )
-        if shown != want:
-            what = f"level {entry.level} 0x{entry.iova:x} is not what its raw item 0x{entry.raw:016x} says"
-            return [CheckFailed(f"entries: {what}:\n  shown   {shown}\n  decoded {want}", ("CON-4",))]
+        if entry != says:
+            what = f"level {entry.level} 0x{entry.iova:x} is not what its raw item says"
+            shown = f"  dumped   {render_entry(entry)}\n  raw says {render_entry(says)}"
+            return [CheckFailed(f"entries: {what}:\n{shown}", ("CON-4",))]
     return []

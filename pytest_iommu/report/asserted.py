@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What pytest shows of ``assert left == right`` about two words of model.py: the fields that differ.
+
+pytest itself would show the value of each field that differs, and an address of it in decimal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from pytest_iommu.model import Readable, readable
+
+
+def differing(operator: str, left: object, right: object) -> list[str] | None:
+    """The lines of the explanation, the first one being the summary. None where pytest's own will do."""
+    if operator != "==" or not isinstance(left, Readable) or type(left) is not type(right):
+        return None
+    lines = [f"{left!r} == {right!r}", ""]
+    for one in fields(left):  # type: ignore[arg-type]
+        have, want = getattr(left, one.name), getattr(right, one.name)
+        if have != want:
+            lines.append(f"{one.name}: {readable(one.name, have)} != {readable(one.name, want)}")
+    return lines
