@@ -3,10 +3,46 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_iommu.targets.protocol import Evidence
+
+
+class Verdict(StrEnum):
+    """Whose fault a failed check shows: the value is a field of the result files, ``sentence`` begins the text."""
+
+    DUMP = "dump-wrong"
+    MAPPING = "mapping-wrong"
+    BOTH = "dump-and-mapping-wrong"
+    UNDECIDED = "dump-differs"
+    STREAM = "stream-wrong"
+    DMA = "dma-wrong"
+    COMMAND = "command-wrong"
+    RULE = "rule-broken"
+    OTHER = "not-as-expected"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Verdict.DUMP: "the dump is wrong",
+    Verdict.MAPPING: "the kernel's mapping is wrong",
+    Verdict.BOTH: "the dump and the kernel's mapping are wrong",
+    Verdict.UNDECIDED: "the dump differs from what is expected",
+    Verdict.STREAM: "the kernel's stream table is wrong",
+    Verdict.DMA: "a device's DMA differs from what is mapped",
+    Verdict.COMMAND: "a command did not do what it should",
+    Verdict.RULE: "a rule is broken",
+    Verdict.OTHER: "not as expected",
+}
+
+UNSEEN = "nobody could look into memory"
+"""Why a verdict is UNDECIDED."""
 
 
 class IommuError(Exception):
@@ -57,7 +93,9 @@ class GuestAnswered(Exception):
 class CheckFailed(IommuError):
     """What the kernel shows is not what it must show: ``rules`` are broken, ``related`` ones as a consequence.
 
-    ``files`` (name -> content) go to the artefact folder: the dumps that were compared, the commands given.
+    ``files`` (name -> content) go to the artefact folder: the dumps that were compared, the commands given. ``verdict``
+    is whose fault it is and ``because`` how that is known, in a few words; ``domains`` are the names of the domains
+    that the failure is about.
     """
 
     kind = "fail"
@@ -68,8 +106,15 @@ class CheckFailed(IommuError):
         rules: tuple[str, ...] = (),
         related: tuple[str, ...] = (),
         files: dict[str, bytes] | None = None,
+        *,
+        verdict: Verdict | None = None,
+        because: str = "",
+        domains: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.rules = rules
         self.related = related
         self.files = files or {}
+        self.verdict = verdict or (Verdict.RULE if rules else Verdict.OTHER)
+        self.because = because
+        self.domains = domains

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest import ops
-from pytest_iommu.outcomes import CheckFailed
+from pytest_iommu.outcomes import CheckFailed, Verdict
 from pytest_iommu.targets.protocol import Op, Result
 from pytest_iommu.testmodule import MODULE, parse_domains
 
@@ -52,20 +52,26 @@ class Where:
 
 
 def joined(problems: Sequence[CheckFailed], files: Files) -> CheckFailed:
-    """All problems as one, the first one's rules first."""
+    """All problems as one, the first one's rules and verdict first."""
     rules = [rule for problem in problems for rule in problem.rules]
     related = [rule for problem in problems for rule in problem.related if rule not in rules]
+    verdict, because = problems[0].verdict, problems[0].because
+    if {Verdict.DUMP, Verdict.MAPPING} <= {problem.verdict for problem in problems}:
+        verdict, because = Verdict.BOTH, ""
     return CheckFailed(
         "\n\n".join(problem.message for problem in problems),
         tuple(dict.fromkeys(rules)),
         tuple(dict.fromkeys(related)),
         files,
+        verdict=verdict,
+        because=because,
+        domains=tuple(dict.fromkeys(name for problem in problems for name in problem.domains)),
     )
 
 
 def check_job(check: Check, where: Where, compared: Callable[[Comparison], None]) -> Job:
     """Read a domain's whole directory and compare it with what is expected, and with what memory holds."""
-    from pytest_iommu.report.compare import compare
+    from pytest_iommu.report.compare import compare, expected_texts
 
     names = where.dialect.files
     domain = check.domain
@@ -86,12 +92,14 @@ def check_job(check: Check, where: Where, compared: Callable[[Comparison], None]
         except CheckFailed as error:
             wrong.append(error)
             memory = None
-        comparison = compare(check.expected, texts, dialect=where.dialect, hand=check.hand, memory=memory)
+        comparison = compare(check.expected, texts, dialect=where.dialect, memory=memory)
         compared(comparison)
         if not comparison.ok:
             when = f", as at line {check.line}" if check.line else ""
-            text = f"domain {domain}{when}:\n{comparison.text}"
-            wrong.append(CheckFailed(text, (comparison.primary,), tuple(comparison.secondary)))
+            wrong.append(comparison.failure(f"domain {domain}{when}:\n", (domain,)))
+            files[f"{domain}.differences.txt"] = comparison.everything.encode()
+            for name, text in expected_texts(check.expected).items():
+                files[f"{domain}.{name}.expected.txt"] = text.encode()
         return wrong
 
     # The module's own list is read whether there is a memory to look into or not: a recording answers the same batch.
@@ -115,11 +123,12 @@ def _unreadable(check: Check, name: str, result: Result, where: Where) -> CheckF
     if errno == "ENOENT":
         number = where.ids.get(domain, "-")
         what = "has no directory" if number == "-" else f"has the id {number}, and no such file"
-        return CheckFailed(f"domain {domain} {what}: {where.path(domain, name)}", ("LAY-2",))
-    rule = RULE_OF_FILE.get(name, "LAY-2")
-    if name == "page_table" and not check.expected.ranges:
-        rule = "RNG-6"
-    return CheckFailed(f"reading {name} of domain {domain} fails with {errno}", (rule,))
+        text, rule = f"domain {domain} {what}: {where.path(domain, name)}", "LAY-2"
+    else:
+        text, rule = f"reading {name} of domain {domain} fails with {errno}", RULE_OF_FILE.get(name, "LAY-2")
+        if name == "page_table" and not check.expected.ranges:
+            rule = "RNG-6"
+    return CheckFailed(text, (rule,), verdict=Verdict.DUMP, because="it cannot be read", domains=(domain,))
 
 
 def read_job(read: ReadCheck, where: Where) -> Job:
@@ -134,7 +143,7 @@ def read_job(read: ReadCheck, where: Where) -> Job:
         bad = next((result for result in results if not result.ok), None)
         if bad is not None:
             what = f"reading {path} fails with {ops.errno_name(bad.value)} ({read.how})"
-            return [CheckFailed(what, ("CON-10",))]
+            return [CheckFailed(what, ("CON-10",), verdict=Verdict.DUMP)]
         if not read.same:
             return []
         got = _pieces(read.how, parts)
@@ -144,7 +153,7 @@ def read_job(read: ReadCheck, where: Where) -> Job:
         comparison = compare_reads(read.file, ops.text_of(whole), got, read.how)
         if comparison.ok:
             return []
-        return [CheckFailed(comparison.text, (comparison.primary,), tuple(comparison.secondary))]
+        return [comparison.failure(domains=(read.domain,))]
 
     return Job([ops.read_file(path), *pieces], judge)
 

@@ -31,6 +31,7 @@ ENTRY = re.compile(
 )
 _KINDS = {"table": Kind.TABLE, "leaf ": Kind.LEAF, "bad  ": Kind.BAD}
 _HEX = re.compile(r"0x[0-9a-f]{16}")
+_ALIGNED = "right-aligned in 8 columns"
 
 
 @lru_cache(maxsize=4096)
@@ -117,11 +118,13 @@ def parse_ranges(text: str, errors: list[DumpSyntaxError]) -> Iterable[Range]:
         rows.append(Range(first, last, int(oa, 16), int(level), leaf, _prot(prot), _words(words)))
         if size != _padded(last - first + 1):
             wanted = size_text(last - first + 1)
-            errors.append(DumpSyntaxError("RNG-4", "page_table", number, line, f"size is not {wanted} in 8 columns"))
+            what = f"{wanted}, which first and last give" if size.strip() != wanted else _ALIGNED
+            errors.append(DumpSyntaxError("RNG-4", "page_table", number, line, f"size is not {what}"))
         if leaf_text != _padded(leaf):
             wanted = size_text(leaf)
             rule = "RNG-4" if leaf_text.strip() != wanted else "LVL-2"
-            errors.append(DumpSyntaxError(rule, "page_table", number, line, f"leaf is not {wanted} in 8 columns"))
+            what = f"{wanted}, in the largest unit" if rule == "RNG-4" else _ALIGNED
+            errors.append(DumpSyntaxError(rule, "page_table", number, line, f"leaf is not {what}"))
     return rows
 
 
@@ -146,7 +149,9 @@ def parse_entries(text: str, errors: list[DumpSyntaxError]) -> Iterable[Entry]:
         if leaf:
             size = _size_value(size_word.strip())
             if size_word != f"{size_text(size):<2}":
-                why = f"leaf size is not {size_text(size)}"
+                wanted = size_text(size)
+                what = f"{wanted}, in the largest unit" if size_word.strip() != wanted else "left-aligned in 2 columns"
+                why = f"leaf size is not {what}"
                 errors.append(DumpSyntaxError("RNG-4", "entries", number, line, why))
         rows.append(
             Entry(

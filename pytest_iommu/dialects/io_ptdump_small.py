@@ -40,10 +40,10 @@ def parse_info(text: str, errors: list[DumpSyntaxError]) -> Info | None:
         wanted = list(INFO_KEYS)[number - 1] if number <= len(INFO_KEYS) else "no line"
         if key != wanted or not colon:
             rule = INFO_KEYS.get(wanted, INFO_KEYS.get(key, "INF-1"))
-            errors.append(DumpSyntaxError(rule, "info", number, line, f"here should be {wanted}"))
+            errors.append(DumpSyntaxError(rule, "info", number, line, f"{wanted} should be here"))
         if key in _VALUES:
             if not re.fullmatch(_VALUES[key], value):
-                errors.append(DumpSyntaxError(INFO_KEYS[key], "info", number, line, f"no value of {key}"))
+                errors.append(DumpSyntaxError(INFO_KEYS[key], "info", number, line, f"not a value that {key} can have"))
             values[key] = value
     for key in INFO_KEYS:
         if key not in values and len(errors) == before:
@@ -53,7 +53,7 @@ def parse_info(text: str, errors: list[DumpSyntaxError]) -> Info | None:
         sizes = tuple(parse_size(word) for word in values["page_sizes"].split())
         if " ".join(format_size(size) for size in sizes) != values["page_sizes"]:
             why = "sizes are not in the largest unit"
-            errors.append(DumpSyntaxError("INF-2", "info", 4, values["page_sizes"], why))
+            errors.append(DumpSyntaxError("INF-2", "info", 4, f"page_sizes: {values['page_sizes']}", why))
         return Info(
             values["format"],
             values["type"],

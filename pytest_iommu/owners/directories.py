@@ -75,4 +75,4 @@ class Owned:
         tell(self.item.config, self.item.ihook.pytest_iommu_compared, item=self.item, comparison=comparison)
         if not comparison.ok:
             files = {f"{number}.{name}.txt": text.encode() for name, text in texts.items()}
-            raise CheckFailed(comparison.text, (comparison.primary,), tuple(comparison.secondary), files)
+            raise comparison.failure(f"domain {number}:\n", (number,), files)

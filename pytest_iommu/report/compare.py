@@ -10,18 +10,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from pytest_iommu.dialects import IO_PTDUMP, Dialect, DumpSyntaxError
+from pytest_iommu.dialects.io_ptdump import render, render_range
 from pytest_iommu.model import Dump
 from pytest_iommu.oracle import Expected
-from pytest_iommu.report.difference import Difference, Rank
-from pytest_iommu.report.entries import agreement, entry_differences, info_differences, stats_differences
-from pytest_iommu.report.memory import as_in_memory, beside_memory, conclusion, memory_differences
+from pytest_iommu.outcomes import UNSEEN, CheckFailed, Verdict
+from pytest_iommu.report.difference import SILENT, Difference, Rank
+from pytest_iommu.report.entries import (
+    agreement,
+    entry_differences,
+    expected_entry,
+    info_differences,
+    stats_differences,
+)
+from pytest_iommu.report.folded import folded, unfolded
+from pytest_iommu.report.memory import as_in_memory, beside_memory, decide, memory_differences
 from pytest_iommu.report.quick import as_expected
-from pytest_iommu.report.ranges import RangeDiffer
-from pytest_iommu.scenario.schema import HandLine, ReadHow
+from pytest_iommu.report.ranges import EMPTY, RangeDiffer
+from pytest_iommu.scenario.schema import ReadHow
 
-SHOWN = 20
+LIMIT = 20_000
+"""Lines of all differences that are kept in a file."""
+#: what only the text can be guilty of
+_OF_THE_TEXT = (Rank.POINTER, Rank.UNREADABLE, Rank.SIZE_TEXT, Rank.BOUNDS)
 _SIZE_FAULTS = ("size is not", "leaf is not", "leaf size is not")
 #: a kernel virtual address: 0xffff... on every 64-bit architecture, or what %p prints
 _POINTER = re.compile(r"0xff[f0-9a-f]{2}[0-9a-f]{12}\b|\b[0-9a-f]{16}\b|\(_*ptrval_*\)")
@@ -34,10 +47,14 @@ _IOVA_COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The verdict on one domain: ``ok``, or the rules broken and the text to print."""
+    """The verdict on one domain: ``ok``, or the rules broken, whose fault it is, and the text to print.
+
+    ``because`` says in a few words how the verdict is known.
+    """
 
     differences: tuple[Difference, ...] = ()
-    conclusion: str = ""
+    verdict: Verdict | None = None
+    because: str = ""
 
     @property
     def ok(self) -> bool:
@@ -57,31 +74,42 @@ class Comparison:
     @property
     def rules(self) -> tuple[str, ...]:
         """All rules that are broken, each once, nearest to the cause first."""
-        ordered = sorted(self.differences, key=lambda difference: difference.rank)
+        ordered = self._ordered()
         first = dict.fromkeys(difference.rule for difference in ordered)
         return tuple(first | dict.fromkeys(rule for difference in ordered for rule in difference.also))
 
     @property
     def text(self) -> str:
-        """At most 20 differences, those of the primary rule first, then how many more there are."""
-        if not self.differences:
-            return ""
-        lines = [f"breaks {self.primary}" + (f"; also breaks {' '.join(self.secondary)}" if self.secondary else "")]
-        ordered = sorted(self.differences, key=lambda difference: difference.rank)
-        for difference in ordered[:SHOWN]:
-            lines += difference.lines()
-        if len(ordered) > SHOWN:
-            lines.append(f"... and {len(ordered) - SHOWN} more differences")
-        if self.conclusion:
-            lines.append(self.conclusion)
-        return "\n".join(lines)
+        """The lines that differ, those of the primary rule first; what repeats is folded, and of many kinds counted."""
+        return "\n".join(folded(self._ordered()))
+
+    @property
+    def everything(self) -> str:
+        """All lines that differ, up to LIMIT, for a file."""
+        return "".join(f"{line}\n" for line in islice(unfolded(self._ordered()), LIMIT))
+
+    def failure(
+        self, head: str = "", domains: tuple[str, ...] = (), files: dict[str, bytes] | None = None
+    ) -> CheckFailed:
+        """The comparison as a failure; ``head`` goes before the text."""
+        return CheckFailed(
+            head + self.text,
+            (self.primary,),
+            self.secondary,
+            files,
+            verdict=self.verdict,
+            because=self.because,
+            domains=domains,
+        )
+
+    def _ordered(self) -> list[Difference]:
+        return sorted(self.differences, key=lambda difference: difference.rank)
 
 
 def compare(
     expected: Expected,
     texts: Mapping[str, str],
     dialect: Dialect = IO_PTDUMP,
-    hand: Sequence[HandLine] | None = None,
     memory: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare the files of one domain (name -> text; absent ones are not compared) with what is expected.
@@ -93,26 +121,44 @@ def compare(
         return Comparison()
     dump, errors = dialect.read(texts)
     found = list(_pointers(texts))
-    found += [_syntax(error) for error in errors]
+    found += _syntax(expected, texts, errors)
     found += compare_dump(expected, dump)
-    if hand is not None and not found:
-        found += _by_hand(hand, dump)
     shown = _as_printed(found, texts)
     if memory is None:
-        return Comparison(shown)
+        return Comparison(shown, *_without_memory(shown))
+    beside = tuple(beside_memory(shown, memory)) if found else tuple(memory_differences(texts, memory))
+    return Comparison(beside, *decide(expected, texts, memory, shown)) if beside else Comparison()
+
+
+def _without_memory(found: Sequence[Difference]) -> tuple[Verdict | None, str]:
+    """The verdict where nobody looked into memory: a text that contradicts its own grammar needs no witness."""
     if not found:
-        return Comparison(tuple(memory_differences(texts, memory)), "the dump agrees with itself, but not with memory")
-    return Comparison(tuple(beside_memory(shown, memory)), conclusion(expected, texts, memory))
+        return None, ""
+    if min(one.rank for one in found) in _OF_THE_TEXT:
+        return Verdict.DUMP, "whatever memory holds"
+    return Verdict.UNDECIDED, UNSEEN
+
+
+def expected_texts(expected: Expected) -> dict[str, str]:
+    """The files of page_table, entries and stats as expected, to be put beside a dump; tables are at any address."""
+    texts = render(Dump(None, expected.ranges, None, expected.stats))
+    return texts | {"entries": "".join(f"{expected_entry(entry)}\n" for entry in expected.entries)}
 
 
 def _as_printed(found: Sequence[Difference], texts: Mapping[str, str]) -> tuple[Difference, ...]:
     """Show the lines of page_table as the kernel wrote them, not as they read once they are parsed."""
-    lines = {line.partition("-")[0]: line for line in texts.get("page_table", "").splitlines()}
+    lines: dict[str, list[str]] = {}
+    for line in texts.get("page_table", "").splitlines():
+        lines.setdefault(_begins("page_table", line).lower(), []).append(line)
 
     def printed(difference: Difference) -> Difference:
-        if difference.file != "page_table" or difference.dumped is None:
+        text = difference.dumped
+        if difference.file != "page_table" or text is None or text == SILENT:
             return difference
-        return replace(difference, dumped=lines.get(difference.dumped.partition("-")[0], difference.dumped))
+        written = lines.get(_begins("page_table", text), [])
+        # Of several lines that begin at the same address only the words tell which one it was.
+        same = text in written or len(written) != 1
+        return difference if same else replace(difference, dumped=written[0])
 
     return tuple(printed(difference) for difference in found)
 
@@ -129,7 +175,7 @@ def compare_dump(expected: Expected, dump: Dump) -> list[Difference]:
     found += info_differences(expected, dump)
     if dump.ranges == () and not expected.ranges and dump.texts.get("page_table"):
         text = dump.texts["page_table"].splitlines()[0]
-        found.append(Difference("RNG-6", Rank.NOT_EMPTY, "page_table", "the table is empty", None, text))
+        found.append(Difference("RNG-6", Rank.NOT_EMPTY, "page_table", EMPTY, None, text))
     return found
 
 
@@ -149,7 +195,11 @@ def compare_reads(file: str, want: str, got: Sequence[str], how: ReadHow) -> Com
     found = [_piece(file, how, number, *pair) for number, pair in pairs if pair[0] != pair[1]]
     if len(wanted) != len(got):
         found.append(Difference("CON-10", Rank.UNREADABLE, file, f"{len(got)} pieces instead of {len(wanted)}"))
-    return Comparison(tuple(found))
+    return (
+        Comparison(tuple(found), Verdict.DUMP, "the same file read in another way is another")
+        if found
+        else Comparison()
+    )
 
 
 def _piece(file: str, how: ReadHow, number: int, want: str, have: str) -> Difference:
@@ -163,12 +213,30 @@ def _piece(file: str, how: ReadHow, number: int, want: str, have: str) -> Differ
     return Difference("CON-10", Rank.UNREADABLE, file, why, left, right)
 
 
-def _syntax(error: DumpSyntaxError) -> Difference:
-    # A size that contradicts its line may be the consequence of a wrong last; anything else is the fault itself.
-    rank = Rank.SIZE_TEXT if error.why.startswith(_SIZE_FAULTS) else Rank.UNREADABLE
-    if error.file == "info" and "largest unit" in error.why:
-        rank = Rank.INFO
-    return Difference(error.rule, rank, error.file, f"line {error.number}: {error.why}", None, error.line)
+def _syntax(expected: Expected, texts: Mapping[str, str], errors: Sequence[DumpSyntaxError]) -> Iterator[Difference]:
+    """Lines that do not follow the grammar, each beside the expected line that begins as it does."""
+    wanted: dict[tuple[str, str], str] = {}
+    if errors:
+        wanted |= {("page_table", _begins("page_table", line)): line for line in map(render_range, expected.ranges)}
+        wanted |= {("entries", _begins("entries", line)): line for line in map(expected_entry, expected.entries)}
+    for error in errors:
+        # A size that contradicts its line may be the consequence of a wrong last; anything else is the fault itself.
+        rank = Rank.SIZE_TEXT if error.why.startswith(_SIZE_FAULTS) else Rank.UNREADABLE
+        if error.file == "info" and "largest unit" in error.why:
+            rank = Rank.INFO
+        want = wanted.get((error.file, _begins(error.file, error.line)), SILENT)
+        why = f"line {error.number}: {error.why}"
+        if want == error.line:  # its words are right, its end is not: there is nothing to compare
+            yield Difference(error.rule, rank, error.file, why, dumped=error.line, alone=True)
+        elif error.line not in texts[error.file].splitlines():  # an error about what is not there
+            yield Difference(error.rule, rank, error.file, why)
+        else:
+            yield Difference(error.rule, rank, error.file, why, want, error.line)
+
+
+def _begins(file: str, line: str) -> str:
+    """The words of a line that say what it is about."""
+    return line.partition("-")[0] if file == "page_table" else " ".join(line.split()[:3])
 
 
 def _pointers(texts: Mapping[str, str]) -> Iterator[Difference]:
@@ -179,12 +247,5 @@ def _pointers(texts: Mapping[str, str]) -> Iterator[Difference]:
         for line in text.splitlines():
             match = _POINTER.search(exempt.sub("", line) if exempt else line)
             if match is not None:
-                why = f"{match[0]} is a kernel address"
-                yield Difference("LAY-6", Rank.POINTER, file, why, None, line)
-
-
-def _by_hand(hand: Sequence[HandLine], dump: Dump) -> Iterator[Difference]:
-    for line, row in zip(hand, dump.ranges or (), strict=False):
-        want = line.range
-        if (want.first, want.last, want.oa, want.prot) != (row.first, row.last, row.oa, row.prot):
-            yield Difference("RNG-1", Rank.PRESENCE, "page_table", f"not the hand-written line {line.line}")
+                why = f"{match[0]} looks like a kernel pointer"
+                yield Difference("LAY-6", Rank.POINTER, file, why, dumped=line)

@@ -35,34 +35,24 @@ class Rank(IntEnum):
     FILES = 40
 
 
-_UNREADABLE = (Rank.POINTER, Rank.UNREADABLE, Rank.SIZE_TEXT)
+SILENT = "\0"
+"""In the place of a line: this witness has nothing to say here. That is not the same as None, no line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """``rule`` is broken. ``expected`` and ``dumped`` are lines of ``file``, None where there is none.
+    """``rule`` is broken. ``expected`` and ``dumped`` are lines of ``file``: None where there is none.
 
-    ``memory`` is the line that follows from the guest's RAM: None where there is none, empty where nobody looked.
+    ``memory`` is the line that follows from the guest's RAM. ``alone``: ``why`` is about the dumped line and others of
+    the dump (it is there twice, it is in the wrong place), so a line of memory beside it would say nothing.
     """
 
     rule: str
     rank: Rank
     file: str
     why: str
-    expected: str | None = None
-    dumped: str | None = None
+    expected: str | None = SILENT
+    dumped: str | None = SILENT
     also: tuple[str, ...] = ()
-    memory: str | None = ""
-
-    def lines(self) -> list[str]:
-        """The difference as it is shown."""
-        shown = [f"{self.rule}  {self.file}: {self.why}"]
-        if self.expected is None and self.dumped is None:
-            return shown
-        # A line that cannot be read has no other that it should have been.
-        if self.expected is not None or self.rank not in _UNREADABLE:
-            shown.append(f"       expected  {'(no line)' if self.expected is None else self.expected}")
-        shown.append(f"       dumped    {'(no line)' if self.dumped is None else self.dumped}")
-        if self.memory != "":
-            shown.append(f"       in RAM    {'(no line)' if self.memory is None else self.memory}")
-        return shown
+    memory: str | None = SILENT
+    alone: bool = False

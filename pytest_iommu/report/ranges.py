@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pytest_iommu.dialects.io_ptdump import render_range
-from pytest_iommu.model import Prot, Range
+from pytest_iommu.model import Prot, Range, format_size
 from pytest_iommu.oracle import Expected
 from pytest_iommu.oracle.expected import continues
 from pytest_iommu.report.difference import Difference, Rank
 
 FILE = "page_table"
+EMPTY = "a line, where the table should be empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,30 @@ def flags_rule_text(dumped: Sequence[str], expected: Sequence[str]) -> str:
     lost = [word for word in expected if word not in dumped]
     extra = [word for word in dumped if word not in expected]
     if lost or extra:
-        return "; ".join(
-            text for text in (f"lost {' '.join(lost)}" * bool(lost), f"extra {' '.join(extra)}" * bool(extra)) if text
-        )
+        parts = [f"{' '.join(lost)} missing"] * bool(lost) + [f"{' '.join(extra)} should not be there"] * bool(extra)
+        return f"flags: {', '.join(parts)}"
     return "flags are out of order or doubled"
+
+
+def _out_of_order(row: Range, before: Range) -> str:
+    """What is wrong with a line that begins at or before the end of the one above it."""
+    if row == before:
+        return "the same line a second time"
+    if row.first <= before.first:
+        return f"lines do not ascend: the one above begins at 0x{before.first:x}"
+    return f"lines overlap: the one above ends at 0x{before.last:x}"
+
+
+def _unlike(before: Range, after: Range) -> str:
+    """Why two neighbours are not one line, in words."""
+    names = [name for name in ("level", "leaf", "prot", "flags") if getattr(before, name) != getattr(after, name)]
+    if before.oa + before.size != after.oa:
+        names.insert(0, "OA")
+    return f"differs in {' and '.join(names)}"
+
+
+def _overlap(one: Range, other: Range) -> bool:
+    return one.first <= other.last and other.first <= one.last
 
 
 class RangeDiffer:
@@ -68,7 +89,7 @@ class RangeDiffer:
         """All of them, in the order of the dump, missing lines at the end."""
         if not self._want and self._have:
             text = render_range(self._have[0])
-            yield Difference("RNG-6", Rank.NOT_EMPTY, FILE, "the table is empty", None, text, ("RNG-1",))
+            yield Difference("RNG-6", Rank.NOT_EMPTY, FILE, EMPTY, None, text, ("RNG-1",))
             return
         for index, row in enumerate(self._have):
             yield from self._bounds(index, row)
@@ -85,10 +106,9 @@ class RangeDiffer:
             why = "first or last is not at a page's edge"
             yield Difference("RNG-2", Rank.BOUNDS, FILE, why, shown, render_range(row))
         if index and row.first <= self._have[index - 1].last:
-            before = self._have[index - 1]
-            why = "lines overlap" if row.first > before.first else "lines do not ascend"
-            why = "a line twice" if before == row else why
-            yield Difference("RNG-2", Rank.BOUNDS, FILE, why, shown, render_range(row), ("RNG-1",))
+            why = _out_of_order(row, self._have[index - 1])
+            text = render_range(row)
+            yield Difference("RNG-2", Rank.BOUNDS, FILE, why, dumped=text, also=("RNG-1",), alone=True)
 
     def _near(self, iova: int) -> Range | None:
         at = bisect_right(self._firsts, iova) - 1
@@ -107,7 +127,7 @@ class RangeDiffer:
         elif row.last < want.last and index + 1 < len(self._have):
             after = self._have[index + 1]
             if continues(row, after) and after.first <= want.last:
-                why = "this line and the next continue each other, and should be one"
+                why = "this line and the next one continue each other and should be one line"
                 yield Difference("RNG-3", Rank.MERGE, FILE, why, render_range(want), render_range(row))
 
     def _stray(self, row: Range) -> Difference:
@@ -115,9 +135,10 @@ class RangeDiffer:
         signed = self._want if config.features & {"sign_extend", "ttbr1"} else ()
         for want in signed:
             if want.first != row.first and (want.first ^ row.first) % (1 << config.ias) == 0:
-                why = "the IOVA lacks its upper bits"
+                why = f"the upper bits of first are not those of the IOVA, 0x{want.first:x}"
                 return Difference("RNG-5", Rank.SIGN, FILE, why, render_range(want), render_range(row), ("RNG-1",))
-        return Difference("RNG-1", Rank.PRESENCE, FILE, "nothing is mapped here", None, render_range(row))
+        why = f"nothing should be mapped at 0x{row.first:x}"
+        return Difference("RNG-1", Rank.PRESENCE, FILE, why, None, render_range(row))
 
     def _covered(self, at: int, row: Range) -> list[Range]:
         """The expected lines that a dumped line lies over, from number ``at`` on."""
@@ -134,14 +155,15 @@ class RangeDiffer:
         shown = render_range(want), render_range(row)
         address = want.oa + row.first - want.first
         if row.oa != address:
-            why = f"OA of 0x{row.first:x} is 0x{address:x}"
+            why = f"the OA of 0x{row.first:x} is 0x{row.oa:x}, not 0x{address:x}"
             yield Difference("RNG-4", Rank.ADDRESS, FILE, why, *shown)
         if alike:
             return
         if row.level != want.level:
             yield Difference("LVL-1", Rank.LEVEL, FILE, f"level is {row.level}, not {want.level}", *shown)
         if row.leaf != want.leaf:
-            yield Difference("LVL-2", Rank.LEAF, FILE, "leaf size", *shown)
+            why = f"leaf is {format_size(row.leaf)}, not {format_size(want.leaf)}"
+            yield Difference("LVL-2", Rank.LEAF, FILE, why, *shown)
         if row.prot != want.prot:
             rule = prot_rule(row.prot, want.prot, self._expected.requested(row.first))
             other = "PRT-1" if rule == "PRT-2" else "PRT-2"
@@ -159,12 +181,15 @@ class RangeDiffer:
         hole = any(a.last + 1 != b.first for a, b in pairwise(covered))
         ends = any(row.last == later.last for later in covered[1:])
         if ends or self._sums_up(row, want):
-            why = "merged with what follows, which is different"
+            other = "lies behind a hole" if hole or not ends else _unlike(want, covered[1])
+            why = f"runs on beyond 0x{want.last:x} into what {other}"
             yield Difference("RNG-3", Rank.MERGE, FILE, why, *shown, ("RNG-1",) if hole or not ends else ())
         elif covered[-1].last >= row.last and not hole:
-            yield Difference("RNG-3", Rank.MERGE, FILE, "merged with a part of what follows", *shown)
+            why = f"runs on beyond 0x{want.last:x} into a part of what follows"
+            yield Difference("RNG-3", Rank.MERGE, FILE, why, *shown)
         else:
-            yield Difference("RNG-1", Rank.PRESENCE, FILE, "what follows is not mapped", *shown)
+            why = f"nothing should be mapped in a part of 0x{want.last + 1:x}-0x{row.last:x}"
+            yield Difference("RNG-1", Rank.PRESENCE, FILE, why, *shown)
 
     def _sums_up(self, row: Range, want: Range) -> bool:
         """Whether the line is as long as several expected ones together, though they have holes between them."""
@@ -176,21 +201,23 @@ class RangeDiffer:
         return total == row.size and at < len(self._want) and self._want[at] is not want
 
     def _missing(self) -> Iterator[Difference]:
-        """Mapped IOVAs that no line shows."""
-        spans = sorted((row.first, row.last) for row in self._have)
+        """Mapped IOVAs that no line shows; a line that shows others of the same expected line is set beside it."""
+        rows = sorted(self._have, key=lambda row: (row.first, row.last))
         at, reach = 0, -1
         for want in self._want:
             here = want.first
             while here <= want.last:
-                while at < len(spans) and spans[at][0] <= here:
-                    reach = max(reach, spans[at][1])
+                while at < len(rows) and rows[at].first <= here:
+                    reach = max(reach, rows[at].last)
                     at += 1
                 if reach >= here:
                     here = reach + 1
                     continue
-                last = min(want.last, spans[at][0] - 1) if at < len(spans) else want.last
+                last = min(want.last, rows[at].first - 1) if at < len(rows) else want.last
                 # less than a page is a matter of how the bounds are written, RNG-2
                 if last + 1 - here >= self._page:
-                    why = f"0x{here:x}-0x{last:x} is mapped, and in no line"
-                    yield Difference("RNG-1", Rank.PRESENCE, FILE, why, render_range(want), None)
+                    why = f"0x{here:x}-0x{last:x} should be mapped, and is in no line"
+                    near = [row for row in rows[max(at - 1, 0) : at + 1] if _overlap(row, want)]
+                    text = render_range(near[0]) if near else None
+                    yield Difference("RNG-1", Rank.PRESENCE, FILE, why, render_range(want), text)
                 here = last + 1

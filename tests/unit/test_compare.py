@@ -357,22 +357,6 @@ def test_stats(old: str, new: str) -> None:
     assert verdict(expected, texts | {"stats": texts["stats"].replace(old, new)}) == "ENT-2"
 
 
-def test_the_text_shows_both_sides_and_counts_the_rest() -> None:
-    expected = stage1()
-    comparison = compare(expected, kernel.texts(expected, show=shifted(1)))
-    lines = comparison.text.splitlines()
-    assert lines[0].startswith("breaks RNG-2")
-    assert lines[1].startswith("RNG-2  page_table: ")
-    assert lines[2].split()[:2] == ["expected", "0x0000000001000000-0x0000000001005fff"]
-    assert lines[3].split()[:2] == ["dumped", "0x0000000001000000-0x0000000001006000"]
-    model = TableModel(configure("amdv1"))
-    for number in range(30):
-        model.map(number << 13, 0x40000000, 0x1000, RW)
-    many = compare(model.snapshot(), {"page_table": ""})
-    assert many.primary == "RNG-1"
-    assert many.text.splitlines()[-1] == "... and 10 more differences"
-
-
 def test_pieces_of_a_file() -> None:
     whole = "abc\ndef\nghi\n"
     assert compare_reads("info", whole, [whole], ReadHow("chunk", 1)).ok

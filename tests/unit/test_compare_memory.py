@@ -9,6 +9,7 @@ import pytest
 from pytest_iommu.formats import configure
 from pytest_iommu.model import Prot
 from pytest_iommu.oracle import Expected, TableModel
+from pytest_iommu.outcomes import Verdict
 from pytest_iommu.report.compare import compare
 
 
@@ -46,8 +47,14 @@ def test_a_dump_that_agrees_with_itself_but_not_with_memory(file: str, rule: str
     memory[file] = memory[file].replace("4", "7")
     comparison = compare(expected, texts, memory=memory)
     assert comparison.primary == rule
-    assert comparison.text.endswith("the dump agrees with itself, but not with memory")
-    assert "       in RAM    " in comparison.text
+    assert (comparison.verdict, comparison.because) == (
+        (Verdict.DUMP, "memory is as expected")
+        if file == "info"
+        else (Verdict.BOTH, "memory is neither as expected nor as dumped")
+    )
+    (said,) = comparison.text.splitlines()[:1]
+    assert said == f"{rule}  {file}: not what is in memory"
+    assert "expected" not in comparison.text  # the dump is as expected
 
 
 def test_a_table_elsewhere_is_seen_by_memory_alone() -> None:
@@ -63,18 +70,25 @@ def test_a_table_elsewhere_is_seen_by_memory_alone() -> None:
     assert compare(expected, lies).ok
     comparison = compare(expected, lies, memory=of_memory(truth))
     assert comparison.primary == "ENT-1"
-    assert f"in RAM    {line}" in comparison.text
+    assert f"in RAM  {line}" in comparison.text
+    assert comparison.verdict is Verdict.DUMP
 
 
 def test_memory_decides_who_is_wrong() -> None:
     expected = table()
     truth = kernel.texts(expected)
     wrong = truth | {"page_table": changed(truth["page_table"], "0x0000000041005000", "0x0000000041007000")}
-    said = compare(expected, wrong, memory=of_memory(truth)).text
-    assert "the dump of it is wrong" in said
-    assert "in RAM    0x0000000001000000-0x0000000001002fff 0x0000000041005000" in said
-    said = compare(expected, wrong, memory=of_memory(wrong)).text
-    assert "what was mapped is not what was asked for" in said
+    found = compare(expected, wrong, memory=of_memory(truth))
+    assert (found.verdict, found.because) == (Verdict.DUMP, "memory is as expected")
+    assert "expected, in RAM  0x0000000001000000-0x0000000001002fff 0x0000000041005000" in found.text
+    found = compare(expected, wrong, memory=of_memory(wrong))
+    assert (found.verdict, found.because) == (Verdict.MAPPING, "memory is as dumped")
+    assert "dumped, in RAM  0x0000000001000000-0x0000000001002fff 0x0000000041007000" in found.text
+    other = truth | {"page_table": changed(truth["page_table"], "0x0000000041005000", "0x0000000041009000")}
+    found = compare(expected, wrong, memory=of_memory(other))
+    assert found.verdict is Verdict.BOTH
+    found = compare(expected, wrong)
+    assert (found.verdict, found.because) == (Verdict.UNDECIDED, "nobody could look into memory")
 
 
 def test_a_line_that_memory_does_not_have() -> None:
@@ -83,4 +97,4 @@ def test_a_line_that_memory_does_not_have() -> None:
     last = truth["page_table"].splitlines()[-1]
     more = truth["page_table"] + last.replace("0x0000000200", "0x0000000300") + "\n"
     said = compare(expected, truth | {"page_table": more}, memory=of_memory(truth)).text
-    assert "in RAM    (no line)" in said
+    assert "expected, in RAM  (no line)" in said
