@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from pytest_iommu import marks
 from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.lifecycle import key_of
 from pytest_iommu.model import Dump
@@ -35,15 +36,13 @@ def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
     key = key_of(item)
     if key.kernel not in run.allowed:
         pytest.skip(f"needs {key}: --iommu-machine={key.machine} --iommu-flavour={key.flavour}")
-    needs = item.get_closest_marker("iommu_needs")
-    if needs is not None:
-        reason = run.lacks(key, needs.kwargs.get("devices", ()), needs.kwargs.get("config", ()))
-        if reason:
-            pytest.skip(reason)
-    handle = GuestHandle(run, key, fresh=item.get_closest_marker("iommu_fresh") is not None)
-    dialect = needs.kwargs.get("dialect") if needs else None
-    if dialect is not None and dialect != handle.dialect.name:
-        pytest.skip(f"needs dialect {dialect}, this kernel speaks {handle.dialect.name}")
+    needs = marks.needs_of(item)
+    reason = run.lacks(key, needs.devices, needs.config)
+    if reason:
+        pytest.skip(reason)
+    handle = GuestHandle(run, key, fresh=marks.fresh(item))
+    if needs.dialect is not None and needs.dialect != handle.dialect.name:
+        pytest.skip(f"needs dialect {needs.dialect}, this kernel speaks {handle.dialect.name}")
     return handle
 
 

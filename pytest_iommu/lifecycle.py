@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_iommu import marks
 from pytest_iommu import settings as options
 from pytest_iommu.collect import GuestItem
 from pytest_iommu.formats import register
@@ -22,7 +23,6 @@ from pytest_iommu.report.terminal import Reporter
 from pytest_iommu.report.watch import HANDED_BACK, Watch, known_of
 from pytest_iommu.run import RUN, Run, uncaptured
 from pytest_iommu.settings import EXIT_SETUP
-from pytest_iommu.targets.manners import FUNCTIONAL
 
 if TYPE_CHECKING:
     from pytest_iommu.scheduler import GuestScheduling
@@ -54,6 +54,7 @@ def configure(config: pytest.Config) -> None:
         config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
         return
     try:
+        options.check_keys(config)
         run = Run(config, options.load(config, run_folder(config.rootpath)))
         if run.settings.target is not None:
             for name in run.settings.machines:
@@ -101,9 +102,11 @@ def note_rules(items: Iterable[pytest.Item]) -> None:
 def _hold_machine(item: pytest.Item) -> None:
     """A test in Python that names its machine means the one of qemu-images/: on another it is skipped."""
     run = item.config.stash[RUN]
-    named = [mark.kwargs["machine"] for mark in item.iter_markers("iommu_needs") if "machine" in mark.kwargs]
-    if named and run.settings.target is not None and not run.kind.emulated:
-        item.add_marker(pytest.mark.skip(reason=f"needs machine {named[0]} under QEMU, this one is not emulated"))
+    if run.settings.target is None or run.kind.emulated or item.get_closest_marker("iommu_needs") is None:
+        return
+    machine = marks.needs_of(item).machine
+    if machine is not None:
+        item.add_marker(pytest.mark.skip(reason=f"needs machine {machine} under QEMU, this one is not emulated"))
 
 
 def _workers(config: pytest.Config) -> bool:
@@ -144,15 +147,8 @@ def key_of(item: pytest.Item) -> Key:
     if isinstance(item, GuestItem):
         return item.key()
     settings = item.config.stash[RUN].settings
-    flavour = item.get_closest_marker("iommu_flavour")
-    needs = item.get_closest_marker("iommu_needs")
-    machine = needs.kwargs.get("machine") if needs else None
-    manner = item.get_closest_marker("iommu_manner")
-    return Key(
-        machine or settings.machine,
-        flavour.args[0] if flavour else settings.flavour,
-        manner.args[0] if manner else FUNCTIONAL,
-    )
+    machine = marks.needs_of(item).machine or settings.machine
+    return Key(machine, marks.flavour_of(item) or settings.flavour, marks.manner_of(item))
 
 
 def _prepare(run: Run, keys: Iterable[Key], show: bool = False, selftest: bool = False) -> None:

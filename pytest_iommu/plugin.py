@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_iommu import lifecycle, newhooks, reporting, settings, settle
+from pytest_iommu import lifecycle, marks, newhooks, reporting, settings, settle
 from pytest_iommu.collect import SUFFIX, ScenarioFile
 from pytest_iommu.kselftest import nodes
 from pytest_iommu.outcomes import GuestLost
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from pytest_iommu.images import Artefacts, Machine, Progress
 
 pytest_plugins = ("pytest_iommu.fixtures",)
-
-MARKERS = (
-    "iommu_rules(*ids): the rules of the dump's contract that a test checks, e.g. RNG-3",
-    "iommu_needs(machine=, devices=, dialect=, config=): skip where one of these is missing, saying which",
-    "iommu_flavour(name): the kernel flavour to run on, e.g. debug",
-    "iommu_fresh: run on a freshly booted guest",
-    "iommu_manner(name): run on a guest booted in that manner: races, counted, without-debugfs (targets/manners.py)",
-)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,8 +42,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings, or take them over from the controller."""
-    for marker in MARKERS:
-        config.addinivalue_line("markers", marker)
+    for mark in marks.MARKS.values():
+        config.addinivalue_line("markers", f"{mark.signature}: {mark.help}")
     lifecycle.configure(config)
 
 
@@ -75,8 +67,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the rules of every test travel with its report."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check our marks, and let the rules of every test travel with its report."""
+    marks.check(items, config.stash[RUN])
     lifecycle.note_rules(items)
 
 
@@ -107,6 +100,12 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_handlecrashitem(report: pytest.TestReport) -> None:
     """Say how a worker of xdist ended: that says nothing of the kernel."""
     reporting.worker_ended(report)
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker that ended because of a wrong mark ends the run."""
+    marks.worker_ended(getattr(node, "workeroutput", {}))
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ from pytest_iommu.outcomes import SetupError
 if TYPE_CHECKING:
     from pytest_iommu.report.known_issues import Known
 
+KEY_PREFIX = "iommu_"
 KEEP = ("failed", "all", "none")
 EXIT_SETUP = 6
 """Exit status of a run whose only failures are of the set-up: 0 to 5 are pytest's own."""
@@ -53,7 +55,7 @@ class Option:
 
     @property
     def key(self) -> str:
-        return "iommu_" + self.name.replace("-", "_")
+        return KEY_PREFIX + self.name.replace("-", "_")
 
 
 OPTIONS = (
@@ -161,9 +163,32 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(option.key, f"{option.help} (as {option.flag})", type=_INI_TYPES[option.kind], default=default)
 
 
+def check_keys(config: pytest.Config) -> None:
+    """SetupError for an ini key that begins with ``iommu_`` and that no plugin knows: pytest only warns of it."""
+    unknown = sorted(key for key in config._get_unknown_ini_keys() if key.startswith(KEY_PREFIX))
+    if not unknown:
+        return
+    known = [option.key for option in OPTIONS]
+    overridden = {word.partition("=")[0] for word in config.getoption("override_ini") or ()}
+    lines = []
+    for key in unknown:
+        where = "-o" if key in overridden else config.inipath or "ini file"
+        close = difflib.get_close_matches(key, known, 1)
+        told = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        lines.append(f"{where}: unknown key {key!r}; {told}")
+    raise SetupError("\n".join(lines))
+
+
+def _ini(config: pytest.Config, option: Option) -> Any:
+    try:
+        return config.getini(option.key)
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        raise SetupError(f"{option.key} in {config.inipath or 'the ini file'}: {error}") from None
+
+
 def _value(config: pytest.Config, option: Option) -> Any:
     given = config.getoption(option.key)
-    ini = config.getini(option.key)
+    ini = _ini(config, option)
     if option.kind in ("list", "paths"):
         values = [*ini, *(given or [])]
         if option.kind == "list":
