@@ -94,8 +94,8 @@ def note_rules(items: Iterable[pytest.Item]) -> None:
         rules = [str(rule) for mark in item.iter_markers("iommu_rules") for rule in mark.args]
         if rules:
             item.user_properties.append((RULES, ",".join(dict.fromkeys(rules))))
-            if needs_guest(item):
-                item.user_properties.append((GUEST, str(key_of(item))))
+        if needs_guest(item):
+            item.user_properties.append((GUEST, str(key_of(item))))
         _hold_machine(item)
 
 

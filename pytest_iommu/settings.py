@@ -82,7 +82,7 @@ OPTIONS = (
     Option("offline", "fetch nothing; fail when something is missing", kind="flag"),
     Option("list", "list the scenarios and the rules they check, then exit", kind="flag"),
     Option("record", "record the guests' answers to DIR, for --iommu-target=replay:DIR", kind="path", metavar="DIR"),
-    Option("strict", "a run that checked nothing fails", kind="flag"),
+    Option("strict", "a run that checked nothing fails, also one without a target", kind="flag"),
     Option("report", "write rules.json and rules.md, what became of every rule, to DIR", kind="path", metavar="DIR"),
     Option("json", "write the results, a JSON document, to FILE", kind="path", metavar="FILE"),
     Option("ktap", "write the results, KTAP version 1, to FILE", kind="path", metavar="FILE"),

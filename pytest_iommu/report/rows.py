@@ -12,6 +12,7 @@ from pytest_iommu.report.summary import (
     BROKEN,
     FINGERPRINT,
     GUEST,
+    INFRASTRUCTURE,
     KERNEL,
     KIND,
     KNOWN,
@@ -54,6 +55,15 @@ class Row:
     seconds: float = 0.0
     made: bool = False
     kernel: str = ""
+
+
+@dataclass(slots=True)
+class Count:
+    """How many tests of one rule ended how. An expected failure counts as skipped."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +135,31 @@ def _add(row: Row, report: pytest.TestReport) -> None:
         # It failed, and once more when what it had made was freed.
         row.text = f"{row.text}\n\n{_text(report)}"
     if row.outcome and _WORSE[outcome] <= _WORSE[row.outcome]:
-        return
+        # Of two failures the one counts that says something of the kernel.
+        told = outcome == row.outcome == "failed" and row.kind in INFRASTRUCTURE and kind not in INFRASTRUCTURE
+        if not told:
+            return
     row.outcome = outcome
     row.reason = reason(report) if report.skipped else ""
     row.kind = kind
     row.text = _text(report) if outcome in ("failed", "xfailed") else ""
+
+
+def per_rule(rows: Iterable[Row]) -> dict[str, Count]:
+    """Rule -> how its tests ended: those that are about it, and those that found it broken.
+
+    The terminal's table, rules.json and rules.md are all made of this. A test that did not run says nothing of a rule.
+    """
+    found: dict[str, Count] = {}
+    for row in rows:
+        if row.outcome == "not-run":
+            continue
+        for rule in dict.fromkeys([*row.rules, *row.broke]):
+            count = found.setdefault(rule, Count())
+            count.passed += row.outcome == "passed"
+            count.failed += row.outcome == "failed"
+            count.skipped += row.outcome in ("skipped", "xfailed")
+    return found
 
 
 def _text(report: pytest.TestReport) -> str:

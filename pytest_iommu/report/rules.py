@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pytest_iommu.report.rows import Row, guests_of
+from pytest_iommu.report.rows import Count, Row, guests_of, per_rule
 
 SCHEMA = 1
 """Raised when a field changes its meaning or goes; a new field raises nothing."""
@@ -39,6 +40,7 @@ def document(
     A test that did not run says nothing of a rule and is not among its tests.
     """
     rows = sorted((row for row in tests if row.outcome != "not-run"), key=lambda row: row.nodeid)
+    counts = per_rule(rows)
     return {
         "schema": SCHEMA,
         "guests": guests_of(rows, kernels),
@@ -47,9 +49,10 @@ def document(
                 "id": rule,
                 "text": known.get(rule, ""),
                 "outcome": outcome_of(rule, rows, later),
+                "counts": asdict(counts.get(rule, Count())),
                 "tests": [_test(row, rule) for row in rows if rule in row.rules or rule in row.broke],
             }
-            for rule in [*known, *sorted({rule for row in rows for rule in row.rules} - set(known))]
+            for rule in [*known, *sorted(set(counts) - set(known))]
         ],
         "other_failures": [
             {"test": row.nodeid, "kind": row.kind}
@@ -79,8 +82,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [""] if report["guests"] else []
     lines += ["| rule | outcome | passed | failed | skipped | |", "|---|---|--:|--:|--:|---|"]
     for rule in report["rules"]:
-        ended = [test["outcome"] for test in rule["tests"]]
-        counts = " | ".join(str(ended.count(word)) for word in ("passed", "failed", "skipped"))
+        counts = " | ".join(str(rule["counts"][word]) for word in ("passed", "failed", "skipped"))
         lines.append(f"| {rule['id']} | {rule['outcome']} | {counts} | {rule['text'].replace('|', '&#124;')} |")
     failed = {test["test"]: test for rule in report["rules"] for test in rule["tests"] if test["outcome"] == "failed"}
     if failed or report["other_failures"]:

@@ -11,8 +11,8 @@ import pytest
 
 from pytest_iommu.report import junit, known_issues
 from pytest_iommu.report.results import RunFacts
-from pytest_iommu.report.rows import Row, guests_of
-from pytest_iommu.report.summary import Tally, table
+from pytest_iommu.report.rows import Row, guests_of, rows_of
+from pytest_iommu.report.tally import Tally, reasons, table, tally
 from pytest_iommu.report.watch import Watch
 from pytest_iommu.settings import EXIT_SETUP
 
@@ -28,16 +28,10 @@ class Reporter:
     def __init__(self, run: Run, watch: Watch) -> None:
         self._run = run
         self._watch = watch
-        self._tally = Tally()
         self._began = time.time()
         self._empty = False
         self._closed = False
         self._told: list[str] = []
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count."""
-        self._tally.add(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -46,7 +40,7 @@ class Reporter:
         if exitstatus == pytest.ExitCode.INTERRUPTED and self._watch.by_maxfail:
             # With workers -x is an interruption, without them a failure.
             exitstatus = session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if exitstatus == pytest.ExitCode.TESTS_FAILED and self._tally.only_infrastructure:
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and self._tally().only_infrastructure:
             session.exitstatus = EXIT_SETUP
         elif exitstatus == pytest.ExitCode.OK and self._strict_and_empty(session.config):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
@@ -67,7 +61,7 @@ class Reporter:
 
         settings = self._run.settings
         rows = self._watch.close(session)
-        gone = [] if self._watch.finished.ended or self._tally.nothing_checked else self._unmet()
+        gone = [] if self._watch.finished.ended or self._tally().nothing_checked else self._unmet()
         rows += gone
         self._told += [row.text for row in gone]
         if gone and status == pytest.ExitCode.OK:
@@ -104,32 +98,50 @@ class Reporter:
         """The table of rules and what else the user has to know."""
         for line in self._told:
             terminalreporter.write_line(line, red=True)
-        if self._run.settings.target is None:
-            return
+        found = self._tally()
+        if self._run.settings.target is not None:
+            self._summary(terminalreporter, found)
+        if self._strict_and_empty(terminalreporter.config):
+            terminalreporter.write_line("iommu: nothing was checked (--iommu-strict)", red=True)
+        for line in reasons(found.skips):
+            terminalreporter.write_line(f"iommu: {line}")
+        if found.hardly_checked:
+            _add_to_last_line(terminalreporter, found.hardly_checked)
+
+    def _summary(self, terminalreporter: pytest.TerminalReporter, found: Tally) -> None:
         from pytest_iommu.rules import LATER, RULES
 
-        write, tally = terminalreporter.write_line, self._tally
-        lines = table(tally, RULES, LATER)
+        write = terminalreporter.write_line
+        lines = table(found.rules, RULES, LATER)
         if lines:
             terminalreporter.section("IOMMU rules")
             for line in lines:
                 write(line)
-        for line in tally.retried:
+        for line in found.retried:
             write(f"guest-lost, tried again on a fresh guest: {line}", yellow=True)
-        if tally.kinds and set(tally.kinds) != {"fail"}:
-            counted = ", ".join(f"{count} {kind}" for kind, count in sorted(tally.kinds.items()))
+        if found.kinds and set(found.kinds) != {"fail"}:
+            counted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.kinds.items()))
             write(f"failures by kind: {counted}", red=True)
         config = terminalreporter.config
         deselected = terminalreporter.stats.get("deselected")
         if self._empty and not deselected and not config.getoption("iommu_list"):
             write(f"iommu: no test was collected; {PYARGS} --iommu-target={self._run.settings.target}")
-        elif self._strict_and_empty(config):
-            write("iommu: every test was skipped, nothing was checked (--iommu-strict)", red=True)
-        if tally.tests and tally.nothing_checked:
-            for reason, count in tally.skips.most_common(5):
-                write(f"iommu: {count} skipped: {reason}")
+
+    def _tally(self) -> Tally:
+        """What the tests that were reported add up to, so far."""
+        return tally(rows_of(self._watch.finished.reports).values())
 
     def _strict_and_empty(self, config: pytest.Config) -> bool:
-        settings = self._run.settings
-        asked = settings.strict and settings.target is not None
-        return asked and self._tally.nothing_checked and not config.option.collectonly and not config.option.iommu_list
+        strict = self._run.settings.strict and not config.option.collectonly and not config.option.iommu_list
+        return strict and self._tally().nothing_checked
+
+
+def _add_to_last_line(terminalreporter: pytest.TerminalReporter, text: str) -> None:
+    """Have pytest's last line, ``1 passed, 20 skipped in 0.10s``, say this too."""
+    build = terminalreporter.build_summary_stats_line
+
+    def line() -> tuple[list[tuple[str, dict[str, bool]]], str]:
+        parts, colour = build()
+        return [*parts, (text, {"yellow": True})], "yellow" if colour == "green" else colour
+
+    terminalreporter.build_summary_stats_line = line  # type: ignore[method-assign]

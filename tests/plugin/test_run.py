@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from bench import Bench
 
@@ -11,9 +13,26 @@ def test_without_a_target_scenarios_are_skipped_and_all_else_runs(bench: Bench) 
     bench.pytester.makepyfile("def test_mine(): pass")
     result = bench.pytester.runpytest_subprocess("-rs")
     result.assert_outcomes(passed=1, skipped=4)
-    result.stdout.fnmatch_lines(["*no --iommu-target given*"])
+    result.stdout.fnmatch_lines(["iommu: 4 skipped: no --iommu-target given*", "*checked 0 of 4 IOMMU tests in *"])
     assert "IOMMU rules" not in result.stdout.str()
     assert result.ret == 0
+
+
+def test_where_there_is_nothing_of_ours_nothing_is_said(bench: Bench) -> None:
+    bench.scenarios.unlink()
+    bench.pytester.makepyfile("import pytest\ndef test_mine(): pytest.skip('mine')")
+    assert "iommu: " not in bench.pytester.runpytest_subprocess().stdout.str().lower()
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+@pytest.mark.parametrize("given", ["option", "ini"])
+def test_strict_without_a_target_is_not_green(bench: Bench, given: str, workers: str) -> None:
+    if given == "ini":
+        bench.pytester.makeini("[pytest]\niommu_strict = true\n")
+    result = bench.pytester.runpytest_subprocess(workers, *(["--iommu-strict"] if given == "option" else []))
+    result.assert_outcomes(skipped=4)
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.stdout.fnmatch_lines(["iommu: nothing was checked (--iommu-strict)", "iommu: 4 skipped: no --iommu-target*"])
 
 
 def test_a_run_on_a_recording(recorded: Bench) -> None:
@@ -32,6 +51,8 @@ def test_a_run_on_a_recording(recorded: Bench) -> None:
             "RNG-3         1      0       0  *",
             "CON-1         0      0       1  *",
             "no test of this run is about: *LAY-1*",
+            "iommu: 1 skipped: needs kernel flavour debug: --iommu-flavour=plain,debug",
+            "*= 3 passed, 1 skipped in *",
         ]
     )
     assert not recorded.artefacts().exists()
@@ -75,7 +96,46 @@ def test_a_run_that_checked_nothing(recorded: Bench, strict: str, status: int) -
     result = recorded.run("-k", "needs-debug", *filter(None, [strict]))
     result.assert_outcomes(skipped=1, deselected=3)
     assert result.ret == status
-    result.stdout.fnmatch_lines(["iommu: 1 skipped: needs kernel flavour debug: --iommu-flavour=plain,debug"])
+    result.stdout.fnmatch_lines(
+        [
+            "iommu: 1 skipped: needs kernel flavour debug: --iommu-flavour=plain,debug",
+            "*= 1 skipped, 3 deselected, checked 0 of 1 IOMMU tests in *",
+        ]
+    )
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_the_table_has_the_rules_of_what_failed_and_is_that_of_rules_json(bench: Bench, workers: str) -> None:
+    bench.record(lambda case, file, text: text.replace("0x0000000041000000", "0x0000000041000001"))
+    result = bench.run("--iommu-report=out", workers)
+    result.assert_outcomes(failed=3, skipped=1)
+    _hold_against_the_report(bench, result)
+    missing = next(line for line in result.outlines if line.startswith("no test of this run is about: "))
+    assert not {"RNG-1", "RNG-3", "RNG-4", "CON-1"} & set(missing.split())
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_the_table_of_a_run_that_was_cut_short(recorded: Bench, workers: str) -> None:
+    recorded.pytester.makeconftest(
+        "import pytest\n@pytest.hookimpl(trylast=True)\n"
+        "def pytest_runtest_logreport(report):\n"
+        "    if report.when == 'teardown' and not hasattr(report, 'workerinput') and 'two-pages' in report.nodeid:\n"
+        "        raise KeyboardInterrupt\n"
+    )
+    result = recorded.run("--iommu-report=out", workers, "-k", "pages or one-page", "-p", "no:randomly")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    _hold_against_the_report(recorded, result)
+    result.stdout.fnmatch_lines(["RNG-3         1      0       0  *"])
+
+
+def _hold_against_the_report(bench: Bench, result: pytest.RunResult) -> None:
+    table = result.outlines[result.outlines.index("rule     passed failed skipped") + 1 :]
+    lines = [line.split() for line in table[: next(n for n, line in enumerate(table) if line[:5] == "no te")]]
+    shown = {words[0]: [int(word) for word in words[1:4]] for words in lines}
+    rules = json.loads((bench.pytester.path / "out" / "rules.json").read_text())["rules"]
+    told = {rule["id"]: list(rule["counts"].values()) for rule in rules if any(rule["counts"].values())}
+    assert shown == told
+    assert told
 
 
 def test_the_listing(bench: Bench) -> None:
