@@ -45,6 +45,11 @@ class ScenarioFile(pytest.File):
             suite = load(Path(self.path))
         except ScenarioError as error:
             raise self.CollectError(str(error)) from error
+        dialects = [dialect.name for dialect in self.config.stash[RUN].dialects]
+        for case in suite.cases:
+            if case.needs.dialect not in (None, *dialects):
+                problem = f"unknown dialect {case.needs.dialect!r}; known: {', '.join(dialects)}"
+                raise self.CollectError(f"{case.path}:{case.line}: {problem}")
         yield SuiteNode.from_parent(self, name=suite.name, suite=suite)
 
 
@@ -69,6 +74,11 @@ class GuestItem(pytest.Item):
     as_left = True
     #: whether it is run once more when its guest was lost
     retried = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        #: what it read and wrote when it passed, by file name, for the artefact folder
+        self.files: dict[str, bytes] = {}
 
     @abstractmethod
     def key(self) -> Key:
@@ -99,9 +109,15 @@ class ScenarioItem(GuestItem):
     def runtest(self) -> None:
         """Run it on a guest; raises the exceptions of pytest_iommu.outcomes."""
         from pytest_iommu.runner import run_instance
+        from pytest_iommu.settle import end_test
 
         run = self.config.stash[RUN]
-        run_instance(run, self, run.pool.take(self.key(), fresh=self.instance.fresh))
+        for number in range(self.instance.guests):
+            if number:
+                # What was made in this guest is freed while it is watched, as at the end of a test.
+                end_test(self, self)
+            guest = run.pool.take(self.key(), fresh=self.instance.fresh)
+            self.files |= run_instance(run, self, guest)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """File, 0-based line, and the name in headlines."""

@@ -259,6 +259,8 @@ class Iommu:
         self._guest = guest
         self._item = item
         self._domains: dict[str, Domain] = {}
+        self._commands: list[str] = []
+        self._files: dict[str, bytes] = {}
 
     def domain(self, stage: str = "s1", device: str = "edu0", granule: int | None = None) -> Domain:
         """A hardware domain of a device's IOMMU, with the kernel's pages; skips where those are not ``granule``."""
@@ -294,6 +296,7 @@ class Iommu:
     def command(self, line: str) -> dict[str, str]:
         """Give the test module one command and return what it answers. CommandError when it refuses."""
         __tracebackhide__ = True
+        self._commands.append(line)
         text = status_text(self._guest.run(command_ops(f"{line}\n")).results)
         status = parse_status(text).get(1)
         if status is None or status.errno is not None:
@@ -328,8 +331,13 @@ class Iommu:
         job = reading.check_job(Check(domain.name, domain.model.snapshot(), 0), where, self._compared)
         files: dict[str, bytes] = {}
         problems = job.judge(self._guest.run(job.ops).results, files)
+        self._files |= files
         if problems:
             raise reading.joined(problems, files)
+
+    def artefacts(self) -> dict[str, bytes]:
+        """What check() compared last of each domain, and all commands, by file name."""
+        return {**self._files, "commands.txt": "".join(f"{line}\n" for line in self._commands).encode()}
 
     def _compared(self, comparison: object) -> None:
         tell(self._item.config, self._item.ihook.pytest_iommu_compared, item=self._item, comparison=comparison)

@@ -30,14 +30,10 @@ if TYPE_CHECKING:
 HANDOVER = "iommu"
 
 
-def listing(config: pytest.Config) -> bool:
-    """Whether --iommu-list was given."""
-    return bool(config.getoption("iommu_list"))
-
 
 def without_workers(config: pytest.Config) -> None:
     """Undo -n for a listing; xdist's own hook has run already, or runs next."""
-    if listing(config) and hasattr(config.option, "numprocesses"):
+    if options.listing(config) and hasattr(config.option, "numprocesses"):
         config.option.numprocesses = 0
         config.option.dist = "no"
         config.option.tx = []
@@ -78,6 +74,8 @@ def header(config: pytest.Config) -> list[str]:
     lines = [f"{what}, flavour {','.join(settings.flavours)}", *kernel_lines(config.stash[RUN])]
     if note := config.stash[RUN].kind.note:
         lines.append(f"iommu: {note}")
+    if ignored := config.stash[RUN].ignored:
+        lines.append(f"iommu: no effect here: {', '.join(ignored)}")
     if settings.seed != options.RELEASE_SEED:
         lines.append(f"iommu: --iommu-seed={settings.seed}")
     return lines
@@ -125,7 +123,7 @@ def before_tests(session: pytest.Session) -> bool | None:
     """True when nothing is to be run: --iommu-list."""
     config = session.config
     run = config.stash[RUN]
-    if listing(config):
+    if options.listing(config):
         _list(session)
         return True
     if run.settings.target is None or _workers(config) or config.option.collectonly or hasattr(config, "workerinput"):

@@ -7,7 +7,7 @@ import execnet
 import pytest
 
 from pytest_iommu.collect import GuestItem
-from pytest_iommu.domains import GuestHandle
+from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.guest.console import Splat, scan
 from pytest_iommu.guest.process import ended
 from pytest_iommu.hookcalls import tell
@@ -41,6 +41,8 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     error = _error(item, call, report)
     if error is None:
         _must_fail(item, report)
+        if report.when == "call" and needs_guest(item):
+            _keep(item)
         return
     run = item.config.stash[RUN]
     if error.evidence is None and needs_guest(item):
@@ -92,6 +94,17 @@ def _describe(item: pytest.Item, report: pytest.TestReport, run: Run, error: Iom
     told = _classified(item, error)
     if told is not None:
         _expected(item, report, *told)
+
+
+def _keep(item: pytest.Item) -> None:
+    """With --iommu-keep=all: the artefacts of a test that did not fail. The folder knows whether they are wanted."""
+    run = item.config.stash[RUN]
+    guest = run.pool.live(key_of(item)) if run.folder.keep == "all" else None
+    if guest is None:
+        return
+    made = getattr(item, "funcargs", {}).get("iommu")
+    files = made.artefacts() if isinstance(made, Iommu) else getattr(item, "files", {})
+    run.folder.save(item.nodeid, files | failure.evidence_files(guest.evidence()), failed=False)
 
 
 def _classified(item: pytest.Item, error: IommuError) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ from pytest_iommu.pool import Key, Pool
 from pytest_iommu.reading import DEBUGFS
 from pytest_iommu.report.artefacts import Folder
 from pytest_iommu.settings import Settings
-from pytest_iommu.targets.registry import TargetKind
+from pytest_iommu.targets.registry import BUILD_OPTIONS, TargetKind
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
@@ -86,6 +86,13 @@ class Run:
         if name not in kinds:
             raise SetupError(f"no target {name!r}; there are: {', '.join(sorted(kinds))}")
         return kinds[name]
+
+    @property
+    def ignored(self) -> list[str]:
+        """The options of the command line that have no effect with this target, or with a ready image."""
+        given = dict.fromkeys(word.partition("=")[0].removeprefix("--iommu-") for word in self.settings.given)
+        unused = {*self.kind.ignores, *(BUILD_OPTIONS if self.settings.image is not None else ())}
+        return [f"--iommu-{name}" for name in given if name in unused]
 
     def machine(self, name: str) -> Machine:
         """The machine of that name. SetupError when there is none."""
@@ -162,6 +169,8 @@ class Run:
             return f"needs machine {instance.machine}: --iommu-machine={instance.machine}"
         if instance.kernel not in ("plain", *settings.flavours):
             return f"needs kernel flavour {instance.kernel}: --iommu-flavour=plain,{instance.kernel}"
+        if instance.needs.machine is not None and not self.kind.emulated:
+            return f"needs machine {instance.needs.machine} under QEMU, this one is not emulated"
         if instance.later:
             return f"not run yet: {', '.join(instance.later)}"
         key = self.key(instance)

@@ -238,11 +238,19 @@ class Scenario:
     def _compared(self, comparison: object) -> None:
         tell(self._item.config, self._item.ihook.pytest_iommu_compared, item=self._item, comparison=comparison)
 
+    def artefacts(self) -> dict[str, bytes]:
+        """What was read last, and all commands, by file name."""
+        return {**self.files, "commands.txt": "\n".join(self._scripts).encode()}
+
     def _fail(self) -> None:
-        self.files["commands.txt"] = "\n".join(self._scripts).encode()
-        raise reading.joined(self.problems, self.files)
+        raise reading.joined(self.problems, self.artefacts())
 
 
-def run_instance(run: Run, item: ScenarioItem, guest: Guest) -> None:
-    """Run one variant of a case. Raises the exceptions of pytest_iommu.outcomes; skips what this kernel cannot do."""
-    Scenario(run, item, guest).execute()
+def run_instance(run: Run, item: ScenarioItem, guest: Guest) -> dict[str, bytes]:
+    """Run one variant of a case, and return what it read and wrote, by file name.
+
+    Raises the exceptions of pytest_iommu.outcomes; skips what this kernel cannot do.
+    """
+    scenario = Scenario(run, item, guest)
+    scenario.execute()
+    return scenario.artefacts()

@@ -203,6 +203,12 @@ def _value(config: pytest.Config, option: Option) -> Any:
     return ini if given is None else given
 
 
+def listing(config: pytest.Config) -> bool:
+    """Whether --iommu-list was given, or is in the ini file; also asked before there are settings."""
+    given = config.getoption("iommu_list")
+    return bool(config.getini("iommu_list") if given is None else given)
+
+
 def _given(config: pytest.Config, seed: int) -> tuple[str, ...]:
     """What has to be repeated on a command line to run the same again: a random seed as the number it was."""
     words: list[str] = []

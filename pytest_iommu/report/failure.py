@@ -7,9 +7,13 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_iommu.guest import kcsan
 from pytest_iommu.outcomes import CheckFailed, IommuError
+
+if TYPE_CHECKING:
+    from pytest_iommu.targets.protocol import Evidence
 
 SLEEPING = ("sleeping function called from invalid context", "Voluntary context switch within RCU read-side")
 """What the kernel says of it: kernel/sched/core.c __might_resched(), kernel/rcu/tree_plugin.h."""
@@ -59,14 +63,16 @@ def files(error: IommuError, shown: str) -> dict[str, bytes]:
     found = {"failure.txt": f"{shown}\n".encode()}
     if isinstance(error, CheckFailed):
         found |= error.files
-    evidence = error.evidence
-    if evidence is not None:
-        found |= {"console.txt": evidence.console.encode()} if evidence.console else {}
-        found |= {"output.txt": evidence.output.encode()} if evidence.output else {}
-        found |= {"command.txt": f"{evidence.command}\n".encode()} if evidence.command else {}
-        found |= {"splat.txt": f"{evidence.splat}\n".encode()} if evidence.splat else {}
-        found |= evidence.files
-    return found
+    return found if error.evidence is None else found | evidence_files(error.evidence)
+
+
+def evidence_files(evidence: Evidence) -> dict[str, bytes]:
+    """What is known of a guest, as files of the artefact folder."""
+    found = {"console.txt": evidence.console.encode()} if evidence.console else {}
+    found |= {"output.txt": evidence.output.encode()} if evidence.output else {}
+    found |= {"command.txt": f"{evidence.command}\n".encode()} if evidence.command else {}
+    found |= {"splat.txt": f"{evidence.splat}\n".encode()} if evidence.splat else {}
+    return found | dict(evidence.files)
 
 
 def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pytest_iommu.report.results import RunFacts
 from pytest_iommu.report.rows import Row, guests_of, rows_of
 from pytest_iommu.report.tally import Tally, reasons, table, tally
 from pytest_iommu.report.watch import Watch
-from pytest_iommu.settings import EXIT_SETUP
+from pytest_iommu.settings import EXIT_SETUP, listing
 
 if TYPE_CHECKING:
     from pytest_iommu.run import Run
@@ -55,7 +55,7 @@ class Reporter:
     def _close(self, config: pytest.Config, session: pytest.Session | None, status: int) -> int:
         """Write the files, also of a run that failed or was interrupted, and return the exit status."""
         self._closed = True
-        if config.option.collectonly or config.option.iommu_list:
+        if config.option.collectonly or listing(config):
             return status
         from pytest_iommu.report import files
 
@@ -124,7 +124,7 @@ class Reporter:
             write(f"failures by kind: {counted}", red=True)
         config = terminalreporter.config
         deselected = terminalreporter.stats.get("deselected")
-        if self._empty and not deselected and not config.getoption("iommu_list"):
+        if self._empty and not deselected and not listing(config):
             write(f"iommu: no test was collected; {PYARGS} --iommu-target={self._run.settings.target}")
 
     def _tally(self) -> Tally:
@@ -132,7 +132,7 @@ class Reporter:
         return tally(rows_of(self._watch.finished.reports).values())
 
     def _strict_and_empty(self, config: pytest.Config) -> bool:
-        strict = self._run.settings.strict and not config.option.collectonly and not config.option.iommu_list
+        strict = self._run.settings.strict and not config.option.collectonly and not listing(config)
         return strict and self._tally().nothing_checked
 
 

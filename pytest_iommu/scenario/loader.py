@@ -19,11 +19,12 @@ from pytest_iommu.scenario.schema import (
     HandLine,
     Instance,
     Needs,
+    Repeat,
     Suite,
     TableSpec,
 )
 from pytest_iommu.scenario.steps import read_steps
-from pytest_iommu.scenario.variants import GRANULES, MACHINES, STAGES, default_table, expand, read_table
+from pytest_iommu.scenario.variants import DEVICES, GRANULES, MACHINES, STAGES, default_table, expand, read_table
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _DOMAIN = re.compile(r"[a-z0-9_-]{1,31}")
@@ -69,6 +70,7 @@ def _case(path: Path, item: Value, defaults: Fields) -> Case:
         value.choice(RULES, "rule")
     if not rules:
         raise fields.need("rules").error("a case needs at least one rule")
+    needs = fields.get("needs", _needs, Needs())
     domains = _domains(fields)
     names = frozenset(domain.name for domain in domains)
     steps = read_steps(fields.need("do"), names) if "do" in fields else ()
@@ -89,6 +91,9 @@ def _case(path: Path, item: Value, defaults: Fields) -> Case:
     tables += [read_table(fields.found["table"])] if "table" in fields else []
     if not stages and not tables and not all(domain.stage or domain.table for domain in domains):
         raise item.error(f"case {name!r} has no stage, format or table to run on")
+    hardware = bool(stages) or any(domain.stage for domain in domains)
+    if "granule" in fields and not hardware:
+        raise fields.found["granule"].error("granule is that of hardware domains, and there are none")
     return Case(
         path,
         item.line,
@@ -96,15 +101,15 @@ def _case(path: Path, item: Value, defaults: Fields) -> Case:
         rules,
         steps,
         domains,
-        _either(fields, defaults, "machines").words("machines", MACHINES, "machine") or tuple(MACHINES)[:1],
+        _machines(fields, defaults, needs),
         stages,
         tuple(tables),
         _either(fields, defaults, "granule").get("granule", _granule, 4096),
-        fields.get("needs", _needs, Needs()),
+        needs,
         _either(fields, defaults, "kernel").get("kernel", _flavour, "plain"),
         fields.get("fresh", Value.flag, False),
         _either(fields, defaults, "timeout").get("timeout", Value.seconds, 10.0),
-        fields.get("repeat", _repeat, 1),
+        fields.get("repeat", _repeat, Repeat()),
         _hand(fields.found["dump"], names) if "dump" in fields else (),
         fields.get("race", lambda value: read_race(value, names), None),
         fields.get("storm", lambda value: read_storm(value, names), None),
@@ -125,22 +130,36 @@ def _flavour(value: Value) -> str:
     return value.choice(FLAVOURS, "kernel flavour")
 
 
-def _repeat(value: Value) -> int:
+def _repeat(value: Value) -> Repeat:
     if not value.is_mapping():
-        return value.integer(1)
+        return Repeat(value.integer(1))
     fields = value.fields(("times", "fresh"), "repeat")
-    fields.get("fresh", Value.flag, False)
-    return fields.need("times").integer(1)
+    return Repeat(fields.need("times").integer(1), fields.get("fresh", Value.flag, False))
 
 
 def _needs(value: Value) -> Needs:
     fields = value.fields(("devices", "dialect", "machine", "config"), "needs")
+    if not fields.found:
+        raise value.error("needs names nothing")
+    for symbol in fields.found["config"].items() if "config" in fields else ():
+        if symbol.text().startswith("CONFIG_"):
+            raise symbol.error(f"a configuration symbol is written without CONFIG_, not {symbol.text()!r}")
     return Needs(
-        fields.words("devices"),
+        fields.words("devices", dict.fromkeys(name for names in DEVICES.values() for name in names), "device"),
         fields.get("dialect", Value.text, "") or None,
-        fields.get("machine", Value.text, "") or None,
+        fields.get("machine", lambda found: found.choice(MACHINES, "machine"), "") or None,
         fields.words("config"),
     )
+
+
+def _machines(fields: Fields, defaults: Fields, needs: Needs) -> tuple[str, ...]:
+    """Where a case runs: of its machines, or the default ones, the one that it needs if it needs one."""
+    named = _either(fields, defaults, "machines").words("machines", MACHINES, "machine")
+    if needs.machine is None:
+        return named or tuple(MACHINES)[:1]
+    if named and needs.machine not in named:
+        raise fields.found["needs"].error(f"needs machine {needs.machine}, but runs on {', '.join(named)} only")
+    return (needs.machine,)
 
 
 def _domains(fields: Fields) -> tuple[DomainDef, ...]:
@@ -159,6 +178,8 @@ def _domains(fields: Fields) -> tuple[DomainDef, ...]:
             table = read_table(inner.found["table"])
         elif "format" in inner:
             table = default_table(inner.found["format"])
+        if table is not None and "device" in inner:
+            raise inner.found["device"].error("a software table has no device")
         stage = inner.found["stage"].choice(STAGES, "stage") if "stage" in inner else None
         found.append(DomainDef(key.line, key.text(), stage, table, inner.get("device", Value.text, "edu0")))
     if not found:

@@ -230,12 +230,20 @@ class HandLine:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a case cannot do without."""
+    """What a case cannot do without; ``config`` are symbols of the kernel's configuration without CONFIG_."""
 
     devices: tuple[str, ...] = ()
     dialect: str | None = None
     machine: str | None = None
     config: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """How often a case runs; with ``fresh`` each time on a newly booted guest, else on one and the same."""
+
+    times: int = 1
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +296,7 @@ class Case:
     kernel: str = "plain"
     fresh: bool = False
     timeout: float = 10.0
-    repeat: int = 1
+    repeat: Repeat = Repeat()
     hand: tuple[tuple[str | None, tuple[HandLine, ...]], ...] = ()
     race: RaceSpec | None = None
     storm: StormSpec | None = None
@@ -328,15 +336,22 @@ class Instance:
 
     @property
     def fresh(self) -> bool:
-        return self.case.fresh
+        """Whether nobody may have had its guest before."""
+        return self.case.fresh or self.case.repeat.fresh
 
     @property
     def timeout(self) -> float:
         return self.case.timeout
 
     @property
+    def guests(self) -> int:
+        """How many guests it runs on, one after the other."""
+        return self.case.repeat.times if self.case.repeat.fresh else 1
+
+    @property
     def repeat(self) -> int:
-        return self.case.repeat
+        """How often it runs on each of its guests."""
+        return 1 if self.case.repeat.fresh else self.case.repeat.times
 
     @property
     def manner(self) -> str:

@@ -104,9 +104,17 @@ def _count(value: Value) -> int:
     return value.integer(1)
 
 
+def _steps_of_a_count(fields: Fields, *keys: str) -> None:
+    """istep and pstep lie between several mappings; of one they would say nothing."""
+    for key in keys:
+        if key in fields and "count" not in fields:
+            raise fields.found[key].error(f"{key} needs `count`")
+
+
 def _map(line: int, value: Value, domains: frozenset[str], remap: bool = False) -> Step:
     keys = ("iova", "pa", "size", "prot", "leaf", "domain") + (() if remap else ("count", "istep", "pstep", "errno"))
     fields = value.fields(keys, "remap" if remap else "map")
+    _steps_of_a_count(fields, "istep", "pstep")
     return MapStep(
         line,
         _domain(fields, domains),
@@ -129,6 +137,7 @@ def _remap(line: int, value: Value, domains: frozenset[str]) -> Step:
 
 def _unmap(line: int, value: Value, domains: frozenset[str]) -> Step:
     fields = value.fields(("iova", "size", "leaf", "count", "istep", "domain", "errno"), "unmap")
+    _steps_of_a_count(fields, "istep")
     return UnmapStep(
         line,
         _domain(fields, domains),
@@ -186,6 +195,10 @@ def _how(value: Value) -> ReadHow:
     kinds = [kind for kind in ("pread", "lseek", "parallel") if kind in fields]
     if len(kinds) > 1 or (not kinds and not chunk):
         raise value.error("a read is exactly one of chunk, pread, lseek and parallel")
+    takes = {"pread": "size", "lseek": "size", "parallel": "chunk"}.get(kinds[0], "") if kinds else "chunk"
+    for key in ("chunk", "size"):
+        if key in fields and key != takes:
+            raise fields.found[key].error(f"{kinds[0] if kinds else 'chunk'} takes no {key}")
     if not kinds:
         return ReadHow("chunk", chunk)
     if kinds[0] == "parallel":

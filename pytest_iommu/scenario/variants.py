@@ -22,6 +22,10 @@ STAGES = ("s1", "s2")
 GRANULES = {"4K": 4096, "16K": 16384, "64K": 65536}
 #: machine -> stage -> the page table of its domains; those of qemu-images/, and what register() adds
 MACHINES: dict[str, Mapping[str, Stage]] = {name: machines.get(name).stages for name in machines.names()}
+#: machine -> the names of its devices
+DEVICES: dict[str, tuple[str, ...]] = {
+    name: tuple(device.name for device in machines.get(name).devices) for name in machines.names()
+}
 _PAGES = {"64k": 65536}
 _PARAMETERS = ("granule", "ias", "oas", "levels", "vasz", "oasz")
 
@@ -29,6 +33,7 @@ _PARAMETERS = ("granule", "ias", "oas", "levels", "vasz", "oasz")
 def register(machine: Machine) -> None:
     """Make a machine of another plugin known to scenarios."""
     MACHINES[machine.name] = machine.stages
+    DEVICES[machine.name] = tuple(device.name for device in machine.devices)
 
 
 def page_size(flavour: str) -> int:

@@ -26,6 +26,7 @@ class TargetKind:
     is None. ``emulated`` says that guests are the machines of qemu-images/, or answer as those; what a test in Python
     says of a machine it needs is then true. ``programs``: programs of ours can be put on its guests. ``live``: a kernel
     runs there, so a test is not over before what it made is freed. ``note`` is for the header: what cannot be seen.
+    ``ignores`` are the options, without --iommu-, that have no effect there.
     """
 
     make: Callable[[Settings, Machine, Key, Artefacts | None], Target]
@@ -34,6 +35,7 @@ class TargetKind:
     programs: bool = True
     live: bool = True
     note: str = ""
+    ignores: tuple[str, ...] = ()
 
 
 def _qemu(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
@@ -83,10 +85,25 @@ def _running(host: Host, settings: Settings, machine: Machine, key: Key) -> Targ
 _NO_MEMORY = "a recording has no memory: EXPECTED is judged, IN RAM and DONE are not"
 _NOT_OURS = "nobody sees its memory: EXPECTED is judged, IN RAM is not, DONE where there is an edu (test_buffers.py)"
 
+# What is built for a guest, or how QEMU is started, is of no use where nothing is built or started.
+BUILD_OPTIONS = ("config", "make-arg")
+_START_OPTIONS = ("append", "qemu", "qemu-arg", "image")
+
 BUILTIN: Mapping[str, TargetKind] = {
     "qemu": TargetKind(_qemu),
-    "replay": TargetKind(_replay, needs_kernel=False, programs=False, live=False, note=_NO_MEMORY),
-    "local": TargetKind(_local, needs_kernel=False, emulated=False, note=_NOT_OURS),
-    "vng": TargetKind(_vng, needs_kernel=False, emulated=False, note=_NOT_OURS),
-    "ssh": TargetKind(_ssh, needs_kernel=False, emulated=False, note=_NOT_OURS),
+    "replay": TargetKind(
+        _replay,
+        needs_kernel=False,
+        programs=False,
+        live=False,
+        note=_NO_MEMORY,
+        ignores=(*BUILD_OPTIONS, *_START_OPTIONS, "kernel", "modules", "cache", "offline"),
+    ),
+    "local": TargetKind(
+        _local, needs_kernel=False, emulated=False, note=_NOT_OURS, ignores=(*BUILD_OPTIONS, *_START_OPTIONS)
+    ),
+    "vng": TargetKind(_vng, needs_kernel=False, emulated=False, note=_NOT_OURS, ignores=BUILD_OPTIONS),
+    "ssh": TargetKind(
+        _ssh, needs_kernel=False, emulated=False, note=_NOT_OURS, ignores=(*BUILD_OPTIONS, *_START_OPTIONS)
+    ),
 }

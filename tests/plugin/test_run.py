@@ -184,6 +184,13 @@ def test_a_home_with_a_blank_hinders_nobody_who_builds_nothing(
     result.stderr.fnmatch_lines(["*--iommu-cache: '*/my home/pytest-iommu'*"])
 
 
+def test_a_dialect_that_nobody_knows_is_a_mistake_in_the_file(recorded: Bench) -> None:
+    text = recorded.scenarios.read_text()
+    recorded.scenarios.write_text(text.replace("rules: [RNG-3]", "rules: [RNG-3]\n    needs: {dialect: ptdump}"))
+    result = recorded.run()
+    result.stdout.fnmatch_lines(["*basics.iommu.yaml:8: unknown dialect 'ptdump'; known: *io_ptdump*"])
+
+
 def test_a_mistake_in_a_scenario_says_file_and_line(recorded: Bench) -> None:
     recorded.scenarios.write_text("suite: basics\ncases:\n  - name: x\n    rules: [NO-1]\n    do: []\n")
     result = recorded.run()

@@ -1,0 +1,488 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Every key of a scenario file changes what is seen of it, and is in docs/scenarios.md.
+
+The keys are taken from the reader itself: a new one without a row in CHANGES fails here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from recording import ENOENT, TruthfulKernel, as_it_is
+
+from pytest_iommu import conformance
+from pytest_iommu.collect import ScenarioItem
+from pytest_iommu.dialects import DIALECTS
+from pytest_iommu.guest.ops import Code
+from pytest_iommu.images import machines
+from pytest_iommu.images.qemu import Qemu
+from pytest_iommu.outcomes import CheckFailed, SetupError
+from pytest_iommu.reading import DEBUGFS
+from pytest_iommu.run import RUN, Run
+from pytest_iommu.scenario import Instance, ScenarioError, compile_plan, load
+from pytest_iommu.scenario.reader import Fields, Value
+from pytest_iommu.scenario.steps import READERS
+from pytest_iommu.settings import Settings
+from pytest_iommu.targets.protocol import Op, Reply, Result
+from pytest_iommu.targets.registry import BUILTIN
+from pytest_iommu.testmodule import MODULE
+
+MANUAL = Path(__file__).parents[2] / "docs" / "scenarios.md"
+MAP = "map: {iova: 0x1000000, pa: 0x41000000, size: 16K, prot: rw}"
+HELD = "hold: {at: leaf-loaded, iova: 0x1000000}"
+MEANWHILE = "meanwhile: [{wait: grace-period, blocked: true}]"
+RACE = f"do: [{{{MAP}}}], race: {{{HELD}, {MEANWHILE}}}"
+STORM = "iova: 0x40000000, cell: 4K, cells: 8"
+TWO = "domains: {a: {}, b: {}}"
+BOTH = f"{TWO}, do: [{{{MAP[:-1]}, domain: a}}}},"
+LINE = "0x0000000001000000-0x0000000001003fff 0x0000000041000000 16K 0 4K"
+
+
+def case(body: str = f"do: [{{{MAP}}}]", name: str = "x", stages: str = "stages: [s1], ", rules: str = "RNG-1") -> str:
+    return f"suite: s\ncases:\n  - {{name: {name}, rules: [{rules}], {stages}{body}}}\n"
+
+
+def steps(*words: str, more: str = "") -> str:
+    return case(f"{more}do: [{{{MAP}}}, {', '.join(f'{{{word}}}' for word in words)}]")
+
+
+def defaults(words: str, body: str = f"do: [{{{MAP}}}]") -> str:
+    return f"suite: s\ndefaults: {{{words}}}\ncases:\n  - {{name: x, rules: [RNG-1], {body}}}\n"
+
+
+def race(words: str, hold: str = HELD, meanwhile: str = MEANWHILE, body: str = f"do: [{{{MAP}}}]") -> str:
+    return case(f"{body}, race: {{{', '.join(filter(None, [words, hold, meanwhile]))}}}")
+
+
+def storm(words: str = "", body: str = f"do: [{{{MAP}}}]") -> str:
+    return case(f"{body}, storm: {{{', '.join(filter(None, [STORM, words]))}}}")
+
+
+def mapped(words: str, step: str = "map") -> str:
+    given = {"iova": "0x2000000", "pa": "0x42000000", "size": "2M", "prot": "rw"}
+    more = dict(word.split(": ") for word in words.split(", ") if word)
+    return case(f"do: [{{{MAP}}}, {{{step}: {{{', '.join(f'{k}: {v}' for k, v in (given | more).items())}}}}}]")
+
+
+def unmapped(words: str) -> str:
+    given = {"iova": "0x1000000", "size": "16K"} | dict(word.split(": ") for word in words.split(", ") if word)
+    return steps(f"unmap: {{{', '.join(f'{k}: {v}' for k, v in given.items())}}}")
+
+
+def two(words: str, domains: str = "a: {}, b: {}") -> str:
+    return case(f"domains: {{{domains}}}, do: [{words}]")
+
+
+A, B = (f"{{{MAP[:-1]}, domain: {name}}}}}" for name in "ab")
+EDU = "attach: {devices: [edu0]}"
+SCRATCH = "map: {iova: 0x5c000000, pa: 0x5c000000, size: 4K, prot: rw}"
+DMA = f"{{{SCRATCH}}}, {{{EDU}}}"
+
+
+def dma(words: str) -> str:
+    return case(f"do: [{DMA}, {{dma: {{{words}}}}}]")
+
+
+#: (where a key stands, the key) -> a file without and one with it, or with two values of it
+CHANGES: dict[tuple[str, str], tuple[str, str]] = {
+    ("a scenario file", "suite"): (case(), case().replace("suite: s", "suite: t")),
+    ("a scenario file", "defaults"): (case(stages="formats: [amdv1], "), defaults("formats: [amdv1], timeout: 3s")),
+    ("a scenario file", "cases"): (case(), case() + case(name="y").partition("cases:\n")[2]),
+    ("defaults", "machines"): (defaults("stages: [s1]"), defaults("stages: [s1], machines: [smmuv3topo]")),
+    ("defaults", "stages"): (defaults("stages: [s1]"), defaults("stages: [s2]")),
+    ("defaults", "formats"): (defaults("stages: [s1]"), defaults("stages: [s1], formats: [amdv1]")),
+    ("defaults", "tables"): (defaults("stages: [s1]"), defaults("stages: [s1], tables: [{format: amdv1}]")),
+    ("defaults", "granule"): (defaults("stages: [s1], granule: 4K"), defaults("stages: [s1], granule: 64K")),
+    ("defaults", "timeout"): (defaults("stages: [s1]"), defaults("stages: [s1], timeout: 3s")),
+    ("defaults", "kernel"): (defaults("stages: [s1]"), defaults("stages: [s1], kernel: debug")),
+    ("a case", "name"): (case(), case(name="y")),
+    ("a case", "rules"): (case(), case(rules="RNG-1, RNG-2")),
+    ("a case", "do"): (case(), steps("check: {}", "unmap: {iova: 0x1000000, size: 4K}")),
+    ("a case", "dump"): (
+        case(f'dump: "{LINE} rw---- *", do: [{{{MAP}}}]'),
+        case(f'dump: "{LINE} rwx--- *", do: [{{{MAP}}}]'),
+    ),
+    ("a case", "domains"): (case(), two(f"{A}, {B}")),
+    ("a case", "needs"): (case(), case(f"needs: {{config: [KASAN]}}, do: [{{{MAP}}}]")),
+    ("a case", "fresh"): (case(), case(f"fresh: true, do: [{{{MAP}}}]")),
+    ("a case", "repeat"): (case(), case(f"repeat: 3, do: [{{{MAP}}}]")),
+    ("a case", "table"): (case(), case(stages="table: {format: amdv1}, ")),
+    ("a case", "machines"): (case(), case(f"machines: [smmuv3topo], do: [{{{MAP}}}]")),
+    ("a case", "stages"): (case(), case(stages="stages: [s2], ")),
+    ("a case", "formats"): (case(), case(stages="formats: [amdv1], ")),
+    ("a case", "tables"): (case(), case(stages="tables: [{format: amdv1}], ")),
+    ("a case", "granule"): (case(), case(f"granule: 64K, do: [{{{MAP}}}]")),
+    ("a case", "timeout"): (case(), case(f"timeout: 3s, do: [{{{MAP}}}]")),
+    ("a case", "kernel"): (case(), case(f"kernel: debug, do: [{{{MAP}}}]")),
+    ("a case", "race"): (case(), case(RACE)),
+    ("a case", "storm"): (case(), storm()),
+    ("a case", "stays"): (
+        case(f"{RACE}, stays: [{{iova: 0x1000000, size: 4K}}]"),
+        case(f"{RACE}, stays: [{{iova: 0x3000000, size: 4K}}]"),
+    ),
+    ("a case", "never"): (
+        case(f"{RACE}, never: [{{iova: 0x3000000, size: 4K}}]"),
+        case(f"{RACE}, never: [{{iova: 0x1000000, size: 4K}}]"),
+    ),
+    ("needs", "devices"): (case(), case(f"needs: {{devices: [edu6]}}, do: [{{{MAP}}}]")),
+    ("needs", "dialect"): (case(), case(f"needs: {{dialect: io_ptdump_small}}, do: [{{{MAP}}}]")),
+    ("needs", "machine"): (case(), case(f"needs: {{machine: smmuv3topo}}, do: [{{{MAP}}}]")),
+    ("needs", "config"): (case(), case(f"needs: {{config: [MEMCG, KASAN]}}, do: [{{{MAP}}}]")),
+    ("repeat", "times"): (case(), case(f"repeat: {{times: 3}}, do: [{{{MAP}}}]")),
+    ("repeat", "fresh"): (
+        case(f"repeat: {{times: 3}}, do: [{{{MAP}}}]"),
+        case(f"repeat: {{times: 3, fresh: true}}, do: [{{{MAP}}}]"),
+    ),
+    ("domain", "stage"): (two(A), two(A, "a: {stage: s2}, b: {}")),
+    ("domain", "table"): (two(A), two(A, "a: {table: {format: amdv1}}, b: {}")),
+    ("domain", "format"): (two(A), two(A, "a: {format: amdv1}, b: {}")),
+    ("domain", "device"): (two(A), two(A, "a: {device: edu1}, b: {}")),
+    ("table", "format"): (case(stages="table: {format: amdv1}, "), case(stages="table: {format: vtdss}, ")),
+    ("table", "granule"): (
+        case(stages="table: {format: arm_64_lpae_s1}, "),
+        case(stages="table: {format: arm_64_lpae_s1, granule: 16K}, "),
+    ),
+    ("table", "ias"): (
+        case(stages="table: {format: arm_64_lpae_s1}, "),
+        case(stages="table: {format: arm_64_lpae_s1, ias: 40}, "),
+    ),
+    ("table", "oas"): (
+        case(stages="table: {format: arm_64_lpae_s1}, "),
+        case(stages="table: {format: arm_64_lpae_s1, oas: 40}, "),
+    ),
+    ("table", "levels"): (case(stages="table: {format: amdv1}, "), case(stages="table: {format: amdv1, levels: 4}, ")),
+    ("table", "vasz"): (case(stages="table: {format: vtdss}, "), case(stages="table: {format: vtdss, vasz: 39}, ")),
+    ("table", "oasz"): (case(stages="table: {format: vtdss}, "), case(stages="table: {format: vtdss, oasz: 40}, ")),
+    ("table", "quirks"): (
+        case(stages="table: {format: arm_64_lpae_s1}, "),
+        case(stages="table: {format: arm_64_lpae_s1, quirks: [hd]}, "),
+    ),
+    ("table", "features"): (
+        case(stages="table: {format: amdv1}, "),
+        case(stages="table: {format: amdv1, features: [force_coherence]}, "),
+    ),
+    ("table", "id"): (case(stages="table: {format: amdv1}, "), case(stages="table: {format: amdv1, id: mine}, ")),
+    ("map", "iova"): (mapped(""), mapped("iova: 0x3000000")),
+    ("map", "pa"): (mapped(""), mapped("pa: 0x43000000")),
+    ("map", "size"): (mapped(""), mapped("size: 4K")),
+    ("map", "prot"): (mapped(""), mapped("prot: rwx")),
+    ("map", "leaf"): (mapped(""), mapped("leaf: 4K")),
+    ("map", "domain"): (two(A), two(B)),
+    ("map", "count"): (mapped(""), mapped("count: 3")),
+    ("map", "istep"): (mapped("count: 3"), mapped("count: 3, istep: 4M")),
+    ("map", "pstep"): (mapped("count: 3"), mapped("count: 3, pstep: 4M")),
+    ("map", "errno"): (mapped("iova: 0x1000000, size: 4K"), mapped("iova: 0x1000000, size: 4K, errno: EEXIST")),
+    ("remap", "iova"): (
+        mapped("iova: 0x1000000, size: 16K", "remap"),
+        mapped("iova: 0x1001000, size: 12K", "remap").replace("size: 12K", "size: 8K"),
+    ),
+    ("remap", "pa"): (
+        mapped("iova: 0x1000000, size: 16K", "remap"),
+        mapped("iova: 0x1000000, size: 16K, pa: 0x43000000", "remap"),
+    ),
+    ("remap", "size"): (
+        mapped("iova: 0x1000000, size: 16K", "remap"),
+        mapped("iova: 0x1000000, size: 8K", "remap"),
+    ),
+    ("remap", "prot"): (
+        mapped("iova: 0x1000000, size: 16K", "remap"),
+        mapped("iova: 0x1000000, size: 16K, prot: rwx", "remap"),
+    ),
+    ("remap", "leaf"): (
+        mapped("iova: 0x1000000, size: 16K", "remap"),
+        mapped("iova: 0x1000000, size: 16K, leaf: 4K", "remap"),
+    ),
+    ("remap", "domain"): (two(f"{A}, {B}, re{A[1:]}".replace("re", "{re")), two(f"{A}, {B}, {{re{B[1:]}")),
+    ("unmap", "iova"): (unmapped("size: 4K"), unmapped("size: 4K, iova: 0x1001000")),
+    ("unmap", "size"): (unmapped(""), unmapped("size: 4K")),
+    ("unmap", "leaf"): (unmapped(""), unmapped("leaf: 4K")),
+    ("unmap", "count"): (unmapped("size: 4K"), unmapped("size: 4K, count: 2")),
+    ("unmap", "istep"): (unmapped("size: 4K, count: 2"), unmapped("size: 4K, count: 2, istep: 8K")),
+    ("unmap", "domain"): (
+        two(f"{A}, {B}, {{unmap: {{iova: 0x1000000, size: 16K, domain: a}}}}"),
+        two(f"{A}, {B}, {{unmap: {{iova: 0x1000000, size: 16K, domain: b}}}}"),
+    ),
+    ("unmap", "errno"): (unmapped("iova: 0x3000000"), unmapped("iova: 0x3000000, errno: ENOENT")),
+    ("create", "domain"): (two(f"{B}, {{create: {{domain: a}}}}"), two(f"{A}, {{create: {{domain: b}}}}")),
+    ("create", "errno"): (
+        two(f"{A}, {{create: {{domain: b}}}}"),
+        two(f"{A}, {{create: {{domain: b, errno: ENOMEM}}}}"),
+    ),
+    ("destroy", "domain"): (two(f"{A}, {B}, {{destroy: {{domain: a}}}}"), two(f"{A}, {B}, {{destroy: {{domain: b}}}}")),
+    ("destroy", "errno"): (steps("destroy: {}"), steps("destroy: {errno: EBUSY}")),
+    ("attach", "domain"): (
+        two(f"{A}, {{attach: {{domain: a, devices: [edu0]}}}}"),
+        two(f"{A}, {{attach: {{domain: b, devices: [edu0]}}}}"),
+    ),
+    ("attach", "devices"): (steps("attach: {devices: [edu0]}"), steps("attach: {devices: [edu1]}")),
+    ("attach", "errno"): (steps("attach: {devices: [edu0]}"), steps("attach: {devices: [edu0], errno: EBUSY}")),
+    ("detach", "devices"): (
+        steps("attach: {devices: [edu0, edu1]}", "detach: {devices: [edu0]}"),
+        steps("attach: {devices: [edu0, edu1]}", "detach: {devices: [edu1]}"),
+    ),
+    ("detach", "errno"): (
+        steps("attach: {devices: [edu0]}", "detach: {devices: [edu1]}"),
+        steps("attach: {devices: [edu0]}", "detach: {devices: [edu1], errno: ENODEV}"),
+    ),
+    ("check", "domain"): (
+        two(f"{A}, {B}, {{check: {{domain: a}}}}, {{unmap: {{iova: 0x1000000, size: 4K, domain: a}}}}"),
+        two(f"{A}, {B}, {{check: {{domain: b}}}}, {{unmap: {{iova: 0x1000000, size: 4K, domain: a}}}}"),
+    ),
+    ("check", "stream"): (steps("check: {}"), steps("check: {stream: edu0}")),
+    ("check", "config"): (steps("check: {stream: edu0}"), steps("check: {stream: edu0, config: ABORT}")),
+    ("check", "present"): (steps("check: {stream: edu0}"), steps("check: {stream: edu0, present: false}")),
+    ("read", "file"): (
+        steps("read: {file: stats, how: {chunk: 10}}"),
+        steps("read: {file: entries, how: {chunk: 10}}"),
+    ),
+    ("read", "how"): (steps("read: {file: stats, how: {chunk: 10}}"), steps("read: {file: stats, how: {chunk: 11}}")),
+    ("read", "same"): (
+        steps("read: {file: stats, how: {chunk: 10}}"),
+        steps("read: {file: stats, how: {chunk: 10}, same: false}"),
+    ),
+    ("read", "domain"): (
+        two(f"{A}, {{read: {{file: stats, how: {{chunk: 10}}, domain: a}}}}"),
+        two(f"{A}, {{read: {{file: stats, how: {{chunk: 10}}, domain: b}}}}"),
+    ),
+    **{
+        ("how", key): tuple(steps(f"read: {{file: stats, how: {{{words}}}}}") for words in pair)  # type: ignore[misc]
+        for key, pair in {
+            "chunk": ("chunk: 10", "chunk: 11"),
+            "pread": ("pread: [1], size: 9", "pread: [2], size: 9"),
+            "size": ("pread: [1], size: 9", "pread: [1], size: 8"),
+            "lseek": ("lseek: [1]", "lseek: [2]"),
+            "parallel": ("parallel: 2", "parallel: 3"),
+        }.items()
+    },
+    ("expect", "domain"): (
+        two(f"{A}, {{expect: {{domain: a, exists: true}}}}"),
+        two(f"{A}, {{expect: {{domain: b, exists: true}}}}"),
+    ),
+    ("expect", "file"): (steps("expect: {file: stats, open: ok}"), steps("expect: {file: info, open: ok}")),
+    ("expect", "path"): (steps("expect: {path: /a, open: ok}"), steps("expect: {path: /b, open: ok}")),
+    ("expect", "exists"): (steps("expect: {file: stats, exists: true}"), steps("expect: {file: stats, exists: false}")),
+    ("expect", "mode"): (steps("expect: {file: stats, mode: 400}"), steps("expect: {file: stats, mode: 444}")),
+    ("expect", "open"): (steps("expect: {file: stats, open: ok}"), steps("expect: {file: stats, open: EACCES}")),
+    ("expect", "read"): (steps("expect: {file: stats, read: ok}"), steps("expect: {file: stats, read: EIO}")),
+    ("expect", "write"): (steps("expect: {file: stats, write: EINVAL}"), steps("expect: {file: stats, write: ENOENT}")),
+    ("expect", "ioctl"): (steps("expect: {file: stats, ioctl: ok}"), steps("expect: {file: stats, ioctl: ENOENT}")),
+    ("dma", "device"): (dma("device: edu0, write: 0x5c000000"), dma("device: edu1, write: 0x5c000000")),
+    ("dma", "read"): (dma("device: edu0, read: 0x5c000000"), dma("device: edu0, read: 0x5c000100")),
+    ("dma", "write"): (dma("device: edu0, read: 0x5c000000"), dma("device: edu0, write: 0x5c000000")),
+    ("dma", "size"): (dma("device: edu0, read: 0x5c000000"), dma("device: edu0, read: 0x5c000000, size: 8")),
+    ("dma", "expect"): (
+        dma("device: edu0, read: 0x5d000000, expect: F_TRANSLATION"),
+        dma("device: edu0, read: 0x5d000000"),
+    ),
+    ("replace", "device"): (
+        two(f"{A}, {{attach: {{domain: a, devices: [edu0, edu1]}}}}, {{replace: {{device: edu0, domain: b}}}}"),
+        two(f"{A}, {{attach: {{domain: a, devices: [edu0, edu1]}}}}, {{replace: {{device: edu1, domain: b}}}}"),
+    ),
+    ("replace", "domain"): (
+        two(f"{A}, {{attach: {{domain: a, devices: [edu0]}}}}, {{replace: {{device: edu0, domain: a}}}}"),
+        two(f"{A}, {{attach: {{domain: a, devices: [edu0]}}}}, {{replace: {{device: edu0, domain: b}}}}"),
+    ),
+    ("replace", "errno"): (
+        two(f"{A}, {{attach: {{domain: a, devices: [edu0]}}}}, {{replace: {{device: edu0, domain: b}}}}"),
+        two(f"{A}, {{attach: {{domain: a, devices: [edu0]}}}}, {{replace: {{device: edu0, domain: b, errno: EBUSY}}}}"),
+    ),
+    ("plug", "device"): (steps("plug: {device: edu0}"), steps("plug: {device: edu1}")),
+    ("unplug", "device"): (steps("unplug: {device: edu0}"), steps("unplug: {device: edu1}")),
+    ("race", "domain"): (race("domain: a", body=f"{BOTH[:-1]}, {B}]"), race("domain: b", body=f"{BOTH[:-1]}, {B}]")),
+    ("race", "reader"): (race(""), race("reader: {file: entries}")),
+    ("race", "hold"): (race(""), race("", hold="hold: {at: leaf-loaded, iova: 0x1001000}")),
+    ("race", "meanwhile"): (
+        race(""),
+        race("", meanwhile="meanwhile: [{unmap: {iova: 0x1000000, size: 4K}}]"),
+    ),
+    ("reader", "file"): (race(""), race("reader: {file: entries}")),
+    ("reader", "size"): (race(""), race("reader: {size: 100}")),
+    ("reader", "cpu"): (race("reader: {cpu: 1}"), race("reader: {cpu: 0}")),
+    ("hold", "at"): (race(""), race("", hold="hold: {at: table-loaded, iova: 0x1000000}")),
+    ("hold", "level"): (
+        race("", hold="hold: {at: table-loaded, iova: 0x1000000}"),
+        race("", hold="hold: {at: table-loaded, iova: 0x1000000, level: 2}"),
+    ),
+    ("hold", "iova"): (race(""), race("", hold="hold: {at: leaf-loaded, iova: 0x1001000}")),
+    ("hold", "timeout"): (race(""), race("", hold=f"{HELD[:-1]}, timeout: 3s}}")),
+    ("hold", "how"): (race(""), race("", hold=f"{HELD[:-1]}, how: frozen}}")),
+    ("wait", "wait"): (
+        race("", meanwhile="meanwhile: []"),
+        race("", meanwhile=MEANWHILE),
+    ),
+    ("wait", "blocked"): (race(""), race("", meanwhile="meanwhile: [{wait: grace-period}]")),
+    **{
+        ("storm", key): (storm(f"{key}: {one}"), storm(f"{key}: {other}"))
+        for key, one, other in (
+            ("gap", "8K", "16K"),
+            ("mappers", 2, 3),
+            ("operations", 4000, 100),
+            ("seed", 0, 7),
+            ("readers", "[{file: stats}]", "[{file: entries}]"),
+            ("pause", "1ms", "2ms"),
+        )
+    },
+    ("storm", "domain"): (storm("domain: a", f"{BOTH[:-1]}, {B}]"), storm("domain: b", f"{BOTH[:-1]}, {B}]")),
+    ("storm", "iova"): (storm(), storm().replace("0x40000000", "0x50000000")),
+    ("storm", "cell"): (storm(), storm().replace("cell: 4K", "cell: 8K")),
+    ("storm", "cells"): (storm(), storm().replace("cells: 8", "cells: 9")),
+    ("a reader of a storm", "file"): (storm("readers: [{file: stats}]"), storm("readers: [{file: entries}]")),
+    ("a reader of a storm", "size"): (storm("readers: [{file: stats}]"), storm("readers: [{file: stats, size: 9}]")),
+    ("a stretch of IOVAs", "iova"): (
+        case(f"{RACE}, stays: [{{iova: 0x1000000, size: 4K}}]"),
+        case(f"{RACE}, stays: [{{iova: 0x3000000, size: 4K}}]"),
+    ),
+    ("a stretch of IOVAs", "size"): (
+        case(f"{RACE}, stays: [{{iova: 0x1000000, size: 4K}}]"),
+        case(f"{RACE}, stays: [{{iova: 0x1000000, size: 32K}}]"),
+    ),
+}
+
+CHANGES["a step meanwhile", "blocked"] = (
+    race("", meanwhile="meanwhile: [{unmap: {iova: 0x1000000, size: 4K}}]"),
+    race("", meanwhile="meanwhile: [{unmap: {iova: 0x1000000, size: 4K, blocked: true}}]"),
+)
+
+PLANNED = (
+    *("race", "reader", "hold", "wait", "a step meanwhile", "storm", "a reader of a storm"),
+    *("check", "read", "how", "dma", "expect"),
+)
+"""Contexts that the kernel of these tests cannot act out: there the compiled plan has to differ."""
+
+
+class Traced(TruthfulKernel):
+    """Answers as the model says, and notes all that it is asked."""
+
+    def __init__(self, instance: Instance, trace: list[object]) -> None:
+        super().__init__(as_it_is, {})
+        self.expect(instance)
+        self._trace = trace
+        self.devices = SimpleNamespace(
+            add=lambda device: trace.append(("add", device)), remove=lambda device: trace.append(("remove", device))
+        )
+
+    def run(self, ops: Any, timeout: float = 10.0) -> Reply:
+        self._trace.append((timeout, [(op.code, op.path, op.data) for op in cast("list[Op]", ops)]))
+        return super().run(ops, timeout)
+
+    def _one(self, op: Op) -> Result:
+        known = (op.code == Code.LIST and op.path == DEBUGFS) or op.code == Code.READ_FILE
+        if known or (op.code == Code.WRITE_FILE and op.path.startswith(MODULE)):
+            return super()._one(op)
+        return Result(ENOENT)
+
+
+@pytest.fixture
+def recorded_fields(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """Context -> keys, of all mappings that the reader reads from now on."""
+    found: dict[str, set[str]] = {}
+    original = Value.fields
+
+    def fields(self: Value, known: Any, what: str) -> Fields:
+        found.setdefault(_context(what, known), set()).update(known)
+        return original(self, known, what)
+
+    monkeypatch.setattr(Value, "fields", fields)
+    return found
+
+
+def _context(what: str, known: Any) -> str:
+    if what.startswith("domain "):
+        return "domain"
+    return "a reader of a storm" if what == "reader" and "cpu" not in known else what
+
+
+def seen(folder: Path, text: str, planned: bool) -> list[object]:
+    """What comes of a scenario file: its tests, what they ask of a guest, and how they end; or the mistake in it."""
+    path = folder / "x.iommu.yaml"
+    path.write_text(text)
+    found: list[object] = []
+    try:
+        suite = load(path)
+        for instance in suite.instances:
+            plan = compile_plan(instance)
+            found += [suite.name, instance.id, instance.rules]
+            found += [repr((plan.phases, plan.race, plan.storm, plan.after))] if planned else []
+            found += run(folder, instance)
+    except ScenarioError as error:
+        found.append(error.message)
+    return found
+
+
+def run(folder: Path, instance: Instance) -> list[object]:
+    trace: list[object] = []
+    kernel_config = folder / "config"
+    kernel_config.write_text("CONFIG_MEMCG=y\n")
+    hook = SimpleNamespace(
+        pytest_iommu_machines=lambda config: [[machines.get(name) for name in machines.names()]],
+        pytest_iommu_dialects=lambda config: [DIALECTS],
+        pytest_iommu_targets=lambda config: [BUILTIN],
+        pytest_iommu_guest_started=lambda guest: trace.append("boot"),
+    )
+    config = SimpleNamespace(hook=hook, stash={})
+    chosen = Settings("qemu", folder, folder, folder, machines=("smmuv3",), flavours=("plain", "debug"))
+    mine = Run(cast(Any, config), chosen)
+    config.stash[RUN] = mine
+    kernel = SimpleNamespace(qemu=Qemu((), "10.0.2", origin=""), config=kernel_config, reference=False)
+    mine.kernels = {key: cast(Any, kernel) for key in mine.allowed}
+    mine.pool._start = lambda key: Traced(instance, trace)
+    item: Any = SimpleNamespace(
+        config=config,
+        instance=instance,
+        files={},
+        user_properties=[],
+        ihook=SimpleNamespace(pytest_iommu_compared=lambda **_: None),
+    )
+    item.key = lambda: mine.key(instance)
+    trace.append(item.key())
+    try:
+        ScenarioItem.setup(item)
+        mine.pool.take(item.key())  # somebody was here before
+        ScenarioItem.runtest(item)
+    except (pytest.skip.Exception, CheckFailed, SetupError) as error:
+        trace.append(f"{type(error).__name__}: {error}")
+    return trace
+
+
+@pytest.mark.parametrize(("context", "key"), CHANGES, ids=["-".join(pair).replace(" ", "_") for pair in CHANGES])
+def test_a_key_changes_what_is_seen(tmp_path: Path, context: str, key: str) -> None:
+    first, second = (seen(tmp_path, text, context in PLANNED) for text in CHANGES[context, key])
+    assert first != second
+    assert "has no key" not in f"{first} {second}"
+
+
+def test_every_key_has_a_row(tmp_path: Path, recorded_fields: dict[str, set[str]]) -> None:
+    for path in sorted((Path(conformance.__file__).parent / "scenarios").glob("*.iommu.yaml")):
+        load(path)
+    for pair in CHANGES.values():
+        for text in pair:
+            seen(tmp_path, text, False)
+    known = {(context, key) for context, keys in recorded_fields.items() for key in keys}
+    known.add(("a step meanwhile", "blocked"))  # taken out before the step is read
+    assert known == set(CHANGES)
+
+
+def test_the_manual_has_every_key() -> None:
+    text = MANUAL.read_text()
+    words = set(re.findall(r"[\w-]+", text.partition("## Python")[0]))
+    assert {key for _, key in CHANGES} <= words
+    first = {name: _first_column(text, name) for name in ("## A case", "## Steps", "## Races")}
+    assert first["## A case"] == {key for context, key in CHANGES if context == "a case"} - {"stays", "never"}
+    assert first["## Steps"] == set(READERS)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    for step in READERS:
+        told = " ".join(row for row in rows if step in re.findall(r"\w+", row.split("|")[1]))
+        keys = {key for context, key in CHANGES if context == step} - {"domain", "errno"}
+        assert keys <= set(re.findall(r"\w+", told)), step
+    assert first["## Races"] == {"domain", "reader", "hold", "meanwhile", "stays", "never"}
+
+
+def _first_column(text: str, section: str) -> set[str]:
+    """The words of the first column of a section's table; `check: {...}` is check, `hold: at` is hold."""
+    rows = text.partition(f"{section}\n")[2].partition("\n## ")[0].splitlines()
+    cells = [row.split("|")[1] for row in rows if row.startswith("| ")][1:]
+    return {word.partition(":")[0].strip() for cell in cells for word in cell.split(",")}
