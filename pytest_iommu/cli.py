@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -119,6 +120,9 @@ def _export(arguments: argparse.Namespace) -> int:
         tree = cached.path
     for path in export_series(tree, arguments.directory):
         print(path)
+    where = shlex.quote(str(arguments.directory.absolute()))
+    print(f"\nTo apply the series, in a kernel tree:\n    git am {where}/*.patch")
+    print(f"To send it, cover letter first:\n    git send-email --to=... {where}")
     return 0
 
 

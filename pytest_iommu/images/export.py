@@ -14,6 +14,7 @@ from pathlib import Path
 from pytest_iommu import paths
 from pytest_iommu.outcomes import SetupError
 
+COVER = "0000-cover-letter.txt"
 _TOUCHED = re.compile(r"(?m)^(?:---|\+\+\+) [ab]/(\S+)")
 
 
@@ -105,11 +106,12 @@ def export_series(tree: Path, out: Path) -> list[Path]:
             f"--output-directory={out.resolve()}",
             base,
         )
-    cover = out / "0000-cover-letter.patch"
+    # Not a .patch: `git am DIR/*.patch` would take it for one, and stop.
+    cover = (out / "0000-cover-letter.patch").rename(out / COVER)
     subject, _, body = (reference / "cover-letter").read_text().partition("\n")
     text = cover.read_text().replace("*** SUBJECT HERE ***", subject)
     cover.write_text(text.replace("*** BLURB HERE ***", body.strip()))
-    return sorted(out.glob("*.patch"))
+    return [cover, *sorted(out.glob("*.patch"))]
 
 
 def _copy(source: Path, target: Path) -> None:
