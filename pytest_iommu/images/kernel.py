@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_iommu import paths
-from pytest_iommu.images import config, process, toolchain, tree
+from pytest_iommu.images import builderrors, config, process, toolchain, tree
 from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.source import Source
@@ -21,11 +21,9 @@ from pytest_iommu.images.store import Entry, Store, digest, tree_digest
 from pytest_iommu.outcomes import SetupError
 
 MODULE = paths.MODULE
-_ERROR = re.compile(r"\berror\b:|undefined reference|\*\*\* |No space left|Killed|not found", re.IGNORECASE)
 _LINE = re.compile(r"^\s+\[?[A-Z][A-Z0-9_]+\b")
 _GENERATED = re.compile(r"^(include|arch/\w+/include)/|^\.config|^(Makefile|source)$|/\.git")
 _DEFAULT_LINES = 1300
-ERRORS_SHOWN = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +242,7 @@ class Builder:
             done = self._make(where, goals, on_line, lambda: step.update(count / expected))
             if done.status != 0:
                 self._marker.unlink(missing_ok=True)
-                raise self._failed(f"the kernel does not build ({where})", done)
+                raise self._failed(f"the kernel does not build ({self.plan.source.path})", done)
         self._marker.unlink(missing_ok=True)
         counted = {"lines": count} if fresh else {} if reconfigured else {"increment": max(count, 20)}
         self._write_state(built=self.plan.key, **counted)
@@ -288,9 +286,13 @@ class Builder:
                 if not kept and path.lstat().st_mtime_ns >= since and not _is_complete(path):
                     path.unlink()
 
+    @property
+    def _module_copy(self) -> Path:
+        return self.store.path("builds", f"{self.out.name}-{MODULE}")
+
     def _module(self, where: Path) -> Path:
         """Build the test module in a copy of its sources: litter must not get into a wheel."""
-        copy = self.store.path("builds", f"{self.out.name}-{MODULE}")
+        copy = self._module_copy
         marker, configured = copy / ".pytest-iommu-building", copy / ".pytest-iommu-configured"
         # Interrupted last time, an object may be half written. And kbuild does not see that the kernel's configuration
         # changed under an external module: its dependencies on include/config/ are looked for below M=.
@@ -308,9 +310,30 @@ class Builder:
         return target
 
     def _failed(self, what: str, done: process.Finished) -> SetupError:
-        errors = [line for line in done.lines if _ERROR.search(line)] or list(done.lines[-ERRORS_SHOWN:])
-        shown = [f"  {line}" for line in errors[:ERRORS_SHOWN]]
-        return SetupError("\n".join([f"{what}:", *shown, f"whole output: {self.log}"]))
+        copy = tree.LinkCopy(self.store, self.plan.source.path, clean=True).path
+        originals = builderrors.Originals({copy: self._original, self._module_copy: _ours}, _ours)
+        lines = builderrors.shown(done.lines, originals)
+        changed = sorted(name for name in self._patched() if str(self.plan.source.path / name) in "\n".join(lines))
+        if changed:
+            lines.append(f"the reference implementation changed {', '.join(changed)}: the lines are counted in {copy}")
+        return SetupError("\n".join([f"{what}:", *(f"  {line}" for line in lines), f"whole output: {self.log}"]))
+
+    def _patched(self) -> set[str]:
+        """Files of the tree that the reference implementation changes in the copy."""
+        names = self._changes.files if self._changes is not None else {}
+        return {name for name in names if (self.plan.source.path / name).exists()}
+
+    def _original(self, name: str) -> Path:
+        """The file that one of the link copy is made of: the tree's, or one that the reference implementation adds."""
+        changes = self._changes.files if self._changes is not None else {}
+        own = name in changes and name not in self._patched()
+        return paths.reference() / "files" / name if own else self.plan.source.path / name
+
+
+def _ours(name: str) -> Path | None:
+    """The test module's source that a file of its build directory is a copy of."""
+    path = paths.module(MODULE) / name
+    return path if path.exists() else None
 
 
 def _is_complete(target: Path) -> bool:

@@ -197,6 +197,61 @@ def test_errors_of_the_compiler_are_shown(settings: SimpleNamespace) -> None:
     assert build(settings)[0] == "int core;\n"
 
 
+def test_compile_errors_name_the_files_that_the_user_edits(settings: SimpleNamespace) -> None:
+    # Without a dump of its own the tree is built as a copy, and its compiler names the copy's files.
+    (settings.tree / "drivers/iommu/Kconfig").write_text("config IOMMU\n")
+    (settings.tree / "drivers/iommu/iommu.c").write_text("one\n")
+    reference = settings.kmod.parent / "io_ptdump"
+    (reference / "files/drivers/iommu").mkdir(parents=True)
+    (reference / "files/drivers/iommu/ptdump.c").write_text("int dump;\n")
+    (reference / "files/drivers/iommu/Kconfig").write_text("config IOMMU_PTDUMP_DEBUGFS\n")
+    (reference / "hooks").mkdir()
+    (reference / "hooks/0001-a.patch").write_text(
+        "--- a/drivers/iommu/iommu.c\n+++ b/drivers/iommu/iommu.c\n@@ -1 +1,2 @@\n one\n+two\n"
+    )
+    failing = [
+        "echo '  CC      core.o'",
+        "echo 'In file included from $(CURDIR)/include/x.h:3,'",
+        "echo '                 from ../../trees/$(notdir $(CURDIR))/core.c:1:'",
+        "echo '$(CURDIR)/core.c:1:5: error: unknown type name'",
+        "echo '    1 | bad'",
+        "echo '      | ^~~'",
+        "echo '$(CURDIR)/drivers/iommu/ptdump.c:1:1: error: here, too'",
+        "echo '$(CURDIR)/drivers/iommu/iommu.c:2:1: error: and here'",
+        "echo 'make[2]: *** [$(CURDIR)/scripts/Makefile.build:295: core.o] Error 1'",
+        "exit 1",
+    ]
+    makefile = TREE_MAKEFILE.replace('echo "  CC      core.o";', "; ".join(failing) + ";")
+    (settings.tree / "Makefile").write_text(makefile)
+    with pytest.raises(SetupError) as caught:
+        build(settings)
+    first, *lines, counted, whole = caught.value.message.splitlines()
+    assert first == f"the kernel does not build ({settings.tree}):"
+    assert lines == [
+        f"  In file included from {settings.tree}/include/x.h:3,",
+        f"                   from {settings.tree}/core.c:1:",
+        f"  {settings.tree}/core.c:1:5: error: unknown type name",
+        "      1 | bad",
+        "        | ^~~",
+        f"  {reference}/files/drivers/iommu/ptdump.c:1:1: error: here, too",
+        f"  {settings.tree}/drivers/iommu/iommu.c:2:1: error: and here",
+    ]
+    copy = next(path for path in settings.store.path("trees").iterdir() if path.is_dir())
+    assert counted == f"  the reference implementation changed drivers/iommu/iommu.c: the lines are counted in {copy}"
+    assert whole.startswith("whole output: ")
+
+
+def test_errors_in_the_test_module_name_its_sources(settings: SimpleNamespace) -> None:
+    failing = 'if [ -n "$(M)" ]; then echo "main.c:1:5: error: bad"; echo "$(M)/main.c:1: error: bad"; exit 1; fi; '
+    (settings.tree / "Makefile").write_text(TREE_MAKEFILE.replace('if [ -n "$(M)" ]', failing + 'if [ -n "$(M)" ]'))
+    with pytest.raises(SetupError) as caught:
+        build(settings)
+    assert caught.value.message.splitlines()[1:3] == [
+        f"  {settings.kmod}/main.c:1:5: error: bad",
+        f"  {settings.kmod}/main.c:1: error: bad",
+    ]
+
+
 def test_what_an_interrupted_build_wrote_is_built_again(settings: SimpleNamespace) -> None:
     build(settings)
     made = builder(settings)
