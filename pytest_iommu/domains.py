@@ -22,6 +22,7 @@ from pytest_iommu.outcomes import (
     KernelCrash,
     KernelHang,
     SetupError,
+    Verdict,
 )
 from pytest_iommu.pool import Key
 from pytest_iommu.run import devices_of, plug
@@ -320,7 +321,7 @@ class Iommu:
         try:
             return self._guest.dialect.parse(self.texts(domain))
         except DumpSyntaxError as error:
-            raise CheckFailed(str(error), (error.rule,)) from error
+            raise CheckFailed(str(error), (error.rule,), verdict=Verdict.DUMP) from error
 
     def check(self, domain: Domain) -> None:
         """Compare a domain's dump with its model. CheckFailed with the rules that are broken."""

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 HANDOVER = "iommu"
 
 
-
 def without_workers(config: pytest.Config) -> None:
     """Undo -n for a listing; xdist's own hook has run already, or runs next."""
     if options.listing(config) and hasattr(config.option, "numprocesses"):

@@ -116,5 +116,17 @@ class CheckFailed(IommuError):
         self.related = related
         self.files = files or {}
         self.verdict = verdict or (Verdict.RULE if rules else Verdict.OTHER)
-        self.because = because
+        self.because = because or (UNSEEN if self.verdict is Verdict.UNDECIDED else "")
         self.domains = domains
+
+    def told(self, message: str, files: dict[str, bytes] | None = None, verdict: Verdict | None = None) -> CheckFailed:
+        """The same failure with another text, more files, or another verdict."""
+        return CheckFailed(
+            message,
+            self.rules,
+            self.related,
+            {**self.files, **(files or {})},
+            verdict=verdict or self.verdict,
+            because="" if verdict else self.because,
+            domains=self.domains,
+        )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_iommu import lifecycle, marks, newhooks, reporting, settings, settle
+from pytest_iommu import again, lifecycle, marks, newhooks, nodeids, reporting, settings, settle
 from pytest_iommu.collect import SUFFIX, ScenarioFile
 from pytest_iommu.kselftest import nodes
 from pytest_iommu.outcomes import GuestLost
@@ -24,14 +24,22 @@ if TYPE_CHECKING:
 pytest_plugins = ("pytest_iommu.fixtures",)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Options and their ini twins."""
     settings.add_options(parser)
+    again.remember(parser, pluginmanager)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """The hooks of newhooks.py."""
     pluginmanager.add_hookspecs(newhooks)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> Generator[None]:
+    """Take node ids of the suite as arguments, in whatever directory they are pasted."""
+    nodeids.take_pasted(early_config, args)
+    return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,10 +69,17 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Scenario files, and lists of the kselftest's programs."""
     if file_path.name.endswith(SUFFIX):
-        return ScenarioFile.from_parent(parent, path=file_path)
+        return ScenarioFile.from_parent(parent, path=file_path, nodeid=nodeids.of_suite(file_path))
     if file_path.name.endswith(nodes.SUFFIX):
-        return nodes.KselftestFile.from_parent(parent, path=file_path)
+        return nodes.KselftestFile.from_parent(parent, path=file_path, nodeid=nodeids.of_suite(file_path))
     return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Test files of the suite, which have the same node ids everywhere."""
+    nodeid = nodeids.of_suite(module_path)
+    return pytest.Module.from_parent(parent, path=module_path, nodeid=nodeid) if nodeid is not None else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import execnet
 import pytest
 
+from pytest_iommu import again
+from pytest_iommu.again import near
 from pytest_iommu.collect import GuestItem
 from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.guest.console import Splat, scan
@@ -15,11 +19,11 @@ from pytest_iommu.lifecycle import key_of, needs_guest
 from pytest_iommu.outcomes import CheckFailed, ForeignError, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.report import blame, failure, known_issues
 from pytest_iommu.report.fingerprint import fingerprint
-from pytest_iommu.report.summary import BROKEN, FINGERPRINT, KERNEL, KIND, KNOWN, RULES
+from pytest_iommu.report.summary import BROKEN, FINGERPRINT, KERNEL, KIND, KNOWN, RULES, VERDICT
 from pytest_iommu.run import RUN, Run
 
-VERDICT: pytest.StashKey[list[tuple[str, object]]] = pytest.StashKey()
-"""The properties of a test that failed: kind, rules broken, fingerprint, known issue."""
+STATED: pytest.StashKey[list[tuple[str, object]]] = pytest.StashKey()
+"""The properties of a test that failed: kind, verdict, rules broken, fingerprint, known issue."""
 
 UNUSABLE = (KernelCrash, KernelHang, GuestLost, ForeignError)
 """After these nobody can say what state the guest is in, or its channel: it is thrown away."""
@@ -31,10 +35,10 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     A guest that cannot be used any more is discarded here, after everything that is wanted of it has been saved.
     """
     if report.when == "setup":
-        item.stash[VERDICT] = []
+        item.stash[STATED] = []
     elif report.when == "teardown" and report.passed:
         # pytest's JUnit XML takes the properties of a test from its last report alone.
-        stated = item.stash.setdefault(VERDICT, [])
+        stated = item.stash.setdefault(STATED, [])
         report.user_properties.extend(stated)
     elif report.when == "call" and needs_guest(item):
         _state(item, report, (KERNEL, item.config.stash[RUN].kernel_said(key_of(item))))
@@ -66,26 +70,36 @@ def worker_ended(report: pytest.TestReport) -> None:
     if status is not None and status < 0:
         lines.append(f"worker {gateway.id} {ended(status)}")
     report.longrepr = "\n".join(lines)
-    report.user_properties.append((KIND, SetupError.kind))
+    report.user_properties += [(KIND, SetupError.kind), (VERDICT, SetupError.kind)]
 
 
 def _describe(item: pytest.Item, report: pytest.TestReport, run: Run, error: IommuError) -> None:
     declared = _declared(report)
     name = fingerprint(error.evidence.splat, error.evidence.console) if error.evidence is not None else ""
-    given = run.settings.given
-    again = failure.rerun_line(item.path, item.nodeid, given, item.config.invocation_params.dir)
-    where = f"{item.path}:{(item.reportinfo()[1] or 0) + 1}"
-    draft = failure.text(error, where, declared, None, again, name)
-    folder = run.folder.save(item.nodeid, failure.files(error, draft), failed=True)
-    if folder is not None and isinstance(error, CheckFailed) and getattr(item, "as_left", True):
-        run.save_memory(key_of(item), folder)
-    shown = failure.text(error, where, declared, folder, again, name)
+    start = item.config.invocation_params.dir
+    place = failure.Place(
+        where=f"{near(item.path, start)}:{(item.reportinfo()[1] or 0) + 1}",
+        rules=declared,
+        again=again.line(item, run.settings),
+        fingerprint=name,
+        verbose=item.config.get_verbosity() > 0,
+    )
+    draft = {failure.TEXT: failure.text(error, place).encode()}
+    folder = run.folder.save(item.nodeid, draft | failure.files(error), failed=True)
+    if folder is not None:
+        if isinstance(error, CheckFailed) and getattr(item, "as_left", True):
+            run.save_memory(key_of(item), folder)
+        names = {path.name for path in folder.iterdir()}
+        place = replace(place, artefacts=near(folder, start), names=names)
+    shown = failure.text(error, place)
+    run.folder.save(item.nodeid, {failure.TEXT: f"{shown}\n".encode()}, failed=True)
     if isinstance(item, GuestItem):
         report.longrepr = shown
     else:
         report.sections.append(("iommu", shown))
     broken = failure.broken_rules(error, declared)
-    _state(item, report, (KIND, error.kind), (BROKEN, ",".join(broken)), (FINGERPRINT, name))
+    _state(item, report, (KIND, error.kind), (VERDICT, _verdict(error)))
+    _state(item, report, (BROKEN, ",".join(broken)), (FINGERPRINT, name))
     known = known_issues.met(run.settings.known, item.nodeid, error.kind, broken, name)
     if known is not None:
         _expected(item, report, known.name, known.reason)
@@ -105,6 +119,10 @@ def _keep(item: pytest.Item) -> None:
     made = getattr(item, "funcargs", {}).get("iommu")
     files = made.artefacts() if isinstance(made, Iommu) else getattr(item, "files", {})
     run.folder.save(item.nodeid, files | failure.evidence_files(guest.evidence()), failed=False)
+
+
+def _verdict(error: IommuError) -> str:
+    return str(error.verdict) if isinstance(error, CheckFailed) else error.kind
 
 
 def _classified(item: pytest.Item, error: IommuError) -> tuple[str, str] | None:
@@ -160,4 +178,4 @@ def _state(item: pytest.Item, report: pytest.TestReport, *properties: tuple[str,
     """Put properties into a report, and keep them for the test's last one."""
     stated = [(name, value) for name, value in properties if value]
     report.user_properties += stated
-    item.stash.setdefault(VERDICT, []).extend(stated)
+    item.stash.setdefault(STATED, []).extend(stated)

@@ -17,7 +17,7 @@ import pytest
 from pytest_iommu import reading
 from pytest_iommu.guest import ops
 from pytest_iommu.hookcalls import tell
-from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang
+from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, Verdict
 from pytest_iommu.run import plug
 from pytest_iommu.targets.protocol import Guest, Op, Reply, Result
 from pytest_iommu.testmodule import command_ops, parse_status, status_text
@@ -146,7 +146,8 @@ class Scenario:
         (left,) = self._send([ops.read_file(f"{directory}/page_table")]).results
         if not self.problems and self._dialect.parse({"page_table": ops.text_of(left)}).ranges != plan.start:
             self.files[f"{plan.domain}.page_table.txt"] = left.data
-            self.problems.append(CheckFailed("after the storm the table is not what it was before", ("RNG-1",)))
+            what = "after the storm the table is not what it was before"
+            self.problems.append(CheckFailed(what, ("RNG-1",), verdict=Verdict.UNDECIDED))
         if self.problems:
             self._fail()
 
@@ -222,7 +223,7 @@ class Scenario:
         wrong = verify_status(phase, text)
         if wrong:
             self.files["status.txt"] = text.encode()
-            self.problems.append(CheckFailed("\n".join(wrong)))
+            self.problems.append(CheckFailed("\n".join(wrong), verdict=Verdict.COMMAND))
 
     def _after(self, phase: Phase) -> list[reading.Job]:
         """What is read once the commands are done."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_iommu import paths
+from pytest_iommu import again, paths
 from pytest_iommu.outcomes import SetupError
 
 if TYPE_CHECKING:
@@ -134,7 +134,11 @@ class Settings:
     examples: int = 300
     seed: int = RELEASE_SEED
     given: tuple[str, ...] = field(default=())
-    """The options as they were given, for the line that runs a test again."""
+    """Our options as they were given, for the line that runs a test again."""
+    program: tuple[str, ...] = ("pytest",)
+    """How pytest was started."""
+    pytest_options: tuple[str, ...] = ()
+    """Those of pytest's own options that the same line repeats."""
 
     @property
     def machine(self) -> str:
@@ -297,4 +301,6 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         examples=_number(value["examples"], "--iommu-examples"),
         seed=seed,
         given=_given(config, seed),
+        program=again.program(),
+        pytest_options=again.options(config) if target else (),
     )

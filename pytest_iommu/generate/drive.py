@@ -17,7 +17,7 @@ from pytest_iommu import reading
 from pytest_iommu.generate.drawn import Action
 from pytest_iommu.generate.resolve import resolve
 from pytest_iommu.generate.written import Variant, written
-from pytest_iommu.outcomes import CheckFailed, IommuError
+from pytest_iommu.outcomes import CheckFailed, IommuError, Verdict
 from pytest_iommu.targets.protocol import Op, Reply, Result
 from pytest_iommu.testmodule import command_ops, parse_status, status_text
 
@@ -159,7 +159,7 @@ class Search:
                 pytest.skip(f"this kernel cannot make it: {lines[number - 1]}: {row.message}")
         wrong = verify_status(phase, status)
         files["status.txt"] = status.encode()
-        return CheckFailed("\n".join(wrong), (), (), files) if wrong else None
+        return CheckFailed("\n".join(wrong), (), (), files, verdict=Verdict.COMMAND) if wrong else None
 
     def _shown(self, text: str, error: CheckFailed, again: str) -> CheckFailed:
         """The failure as the user sees it, with the scenario about the rules that it breaks."""
@@ -174,7 +174,7 @@ class Search:
         ]
         if not fails:
             parts.insert(1, "Run once more it passed: this depends on more than the scenario.")
-        return CheckFailed("\n\n".join(parts), error.rules, error.related, {**error.files, NAME: text.encode()})
+        return error.told("\n\n".join(parts), {NAME: text.encode()})
 
 
 def _ops(jobs: Sequence[reading.Job]) -> list[Op]:

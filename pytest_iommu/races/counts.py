@@ -9,7 +9,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from pytest_iommu import formats
-from pytest_iommu.outcomes import CheckFailed
+from pytest_iommu.outcomes import CheckFailed, Verdict
+from pytest_iommu.races.history import CHANGING
+from pytest_iommu.races.lines import unreadable
 from pytest_iommu.races.timeline import History, Segment, Window
 
 if TYPE_CHECKING:
@@ -22,23 +24,25 @@ def judge_stats(text: str, dialect: Dialect, history: History, span: Window) -> 
     """What did not change must be counted, and no more than what can have been met (CON-2, CON-3); sums are sums."""
     dump, errors = dialect.read({"stats": text})
     if errors or dump.stats is None:
-        return [CheckFailed(f"stats: {error}", (error.rule,)) for error in errors]
+        return [unreadable("stats", error) for error in errors]
     least, most = bounds(history.segments, span)
     rows = dump.stats.levels
     total = dump.stats.total
     sums = tuple(sum(getattr(row, name) for row in rows) for name in ("tables", "leaves", "bytes"))
     if sums != (total.tables, total.leaves, total.bytes):
-        return [CheckFailed(f"stats: the total is not the sum of the levels, {sums}:\n{text}", ("ENT-2",))]
+        what = f"stats: the total is not the sum of the levels, {sums}:\n{text}"
+        return [CheckFailed(what, ("ENT-2",), verdict=Verdict.DUMP)]
     geometry = formats.get(history.config.format).geometry(history.config)
     for row in rows:
         if row.leaves < least.get(row.level, 0) or row.leaves > most.get(row.level, 0):
             low, high = (float(counts.get(row.level, 0)) for counts in (least, most))
             what = f"{row.leaves} leaves at level {row.level}, there were {low:g} to {high:g} during the read"
             rule = "CON-2" if row.leaves < low else "CON-3"
-            return [CheckFailed(f"stats: {what}:\n{text}", (rule, "ENT-2"))]
+            shown = f"stats: {what}:\n{text}"
+            return [CheckFailed(shown, (rule, "ENT-2"), verdict=Verdict.UNDECIDED, because=CHANGING)]
         if row.bytes != row.tables * geometry.table_bytes(row.level, rows[0].level):
             what = f"{row.bytes} bytes are not {row.tables} tables at level {row.level}"
-            return [CheckFailed(f"stats: {what}:\n{text}", ("ENT-2",))]
+            return [CheckFailed(f"stats: {what}:\n{text}", ("ENT-2",), verdict=Verdict.DUMP)]
     return []
 
 

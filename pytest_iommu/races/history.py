@@ -14,7 +14,7 @@ from itertools import pairwise
 from pytest_iommu.dialects.io_ptdump import render_range
 from pytest_iommu.model import Range
 from pytest_iommu.oracle.expected import continues
-from pytest_iommu.outcomes import CheckFailed
+from pytest_iommu.outcomes import CheckFailed, Verdict
 from pytest_iommu.races.timeline import (
     FOREVER,
     TOP,
@@ -34,6 +34,8 @@ __all__ = ["FOREVER", "Change", "History", "Line", "Window", "judge"]
 Line = tuple[Range, Window]
 
 SHOWN = 3
+CHANGING = "memory changed during the read"
+"""Why nobody can say whether the dump or the table is wrong."""
 _EPOCHS_SHOWN = 12
 #: the rules that a failure is of, nearest to the cause first; the first one files it
 _RULES: dict[str, tuple[str, ...]] = {
@@ -85,7 +87,7 @@ class _Judge:
             texts, more = self._found[rule], self._number[rule] - len(self._found[rule])
             if more:
                 texts = [*texts, f"... and {more} more that break {rule}"]
-            failures.append(CheckFailed("\n".join(texts), rules))
+            failures.append(CheckFailed("\n".join(texts), rules, verdict=Verdict.UNDECIDED, because=CHANGING))
         return failures
 
     def _in_order(self, row: Range, window: Window, reach: int) -> bool:

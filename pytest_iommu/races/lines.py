@@ -12,8 +12,9 @@ from pytest_iommu.dialects.base import Dialect
 from pytest_iommu.dialects.io_ptdump import render_entry
 from pytest_iommu.model import Entry, Kind, Range, TableConfig
 from pytest_iommu.oracle.expected import leaves
-from pytest_iommu.outcomes import CheckFailed
+from pytest_iommu.outcomes import CheckFailed, Verdict
 from pytest_iommu.races.history import History, Window, judge, judge_leaves
+from pytest_iommu.report.side_by_side import stacked
 
 FILES = ("page_table", "entries", "stats")
 When = Callable[[Range], Window]
@@ -28,7 +29,7 @@ def judge_text(file: str, text: str, dialect: Dialect, history: History, when: W
     try:
         dump = dialect.parse({file: text})
     except DumpSyntaxError as error:
-        return [CheckFailed(f"{file}: {error}", (error.rule,))]
+        return [unreadable(file, error)]
     if file == "entries":
         entries = dump.entries or ()
         found = _entries(entries, history.config)
@@ -40,6 +41,11 @@ def judge_text(file: str, text: str, dialect: Dialect, history: History, when: W
     return []
 
 
+def unreadable(file: str, error: DumpSyntaxError) -> CheckFailed:
+    """A line that does not follow the grammar, as a failure."""
+    return CheckFailed(f"{file}: {error}", (error.rule,), verdict=Verdict.DUMP)
+
+
 def _timed(ranges: Iterable[Range], when: When) -> list[tuple[Range, Window]]:
     return [(row, when(row)) for row in ranges]
 
@@ -49,12 +55,13 @@ def _entries(entries: Sequence[Entry], config: TableConfig) -> list[CheckFailed]
     for before, after in pairwise(entries):
         if (before.iova, -before.level) >= (after.iova, -after.level):
             what = f"level {after.level} 0x{after.iova:x} comes after level {before.level} 0x{before.iova:x}"
-            return [CheckFailed(f"entries: {what}", ("CON-5",))]
+            return [CheckFailed(f"entries: {what}", ("CON-5",), verdict=Verdict.DUMP)]
     fmt = formats.get(config.format)
     for entry in entries:
         decoded = fmt.decode(config, entry.level, entry.raw)
         if decoded is None:
-            return [CheckFailed(f"entries: an empty item is listed: {render_entry(entry)}", ("ENT-1",))]
+            what = f"entries: an empty item is listed: {render_entry(entry)}"
+            return [CheckFailed(what, ("ENT-1",), verdict=Verdict.DUMP)]
         if entry.kind is Kind.BAD:
             continue
         cut = entry.iova & (decoded.size - 1) if decoded.size else 0
@@ -71,6 +78,6 @@ def _entries(entries: Sequence[Entry], config: TableConfig) -> list[CheckFailed]
         )
         if entry != says:
             what = f"level {entry.level} 0x{entry.iova:x} is not what its raw item says"
-            shown = f"  dumped   {render_entry(entry)}\n  raw says {render_entry(says)}"
-            return [CheckFailed(f"entries: {what}:\n{shown}", ("CON-4",))]
+            shown = "\n".join(stacked({"dumped": render_entry(entry), "raw says": render_entry(says)}))
+            return [CheckFailed(f"entries: {what}:\n{shown}", ("CON-4",), verdict=Verdict.DUMP)]
     return []

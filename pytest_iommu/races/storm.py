@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Read, Signal
 from pytest_iommu.model import Info, Range, TableConfig, format_size
-from pytest_iommu.outcomes import CheckFailed, SetupError
+from pytest_iommu.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.races.counts import judge_stats
-from pytest_iommu.races.history import History, Window
-from pytest_iommu.races.lines import judge_text
+from pytest_iommu.races.history import CHANGING, History, Window
+from pytest_iommu.races.lines import judge_text, unreadable
 from pytest_iommu.races.storm_log import StormLog, parse_storm
 from pytest_iommu.testmodule import MODULE, command_ops, parse_status, status_text
 
@@ -141,7 +141,7 @@ def _once(send: Send, dialect: Dialect, table: Table, storm: Storm) -> tuple[Out
 def _told(failure: CheckFailed, before: str, after: str, files: dict[str, bytes]) -> CheckFailed:
     """The failure with more text around it, and more files."""
     message = f"{before}\n{failure.message}\n{after}".strip()
-    return CheckFailed(message, failure.rules, failure.related, failure.files | files)
+    return failure.told(message, files)
 
 
 def _happen(send: Send, table: Table, storm: Storm) -> tuple[bytes, list[tuple[int, list[Read]]]]:
@@ -261,11 +261,12 @@ class Judge:
         """All of it stays as it is while cells change: no cell makes the top grow."""
         dump, errors = self._dialect.read({"info": text})
         if errors or dump.info is None:
-            return [CheckFailed(f"info: {error}", (error.rule,)) for error in errors]
+            return [unreadable("info", error) for error in errors]
         if self._first_info in (None, dump.info):
             self._first_info = dump.info
             return []
-        return [CheckFailed(f"info changes:\n  {self._first_info}\n  {dump.info}", ("INF-3", "CON-4"))]
+        what = f"info changes:\n  {self._first_info}\n  {dump.info}"
+        return [CheckFailed(what, ("INF-3", "CON-4"), verdict=Verdict.UNDECIDED, because=CHANGING)]
 
 
 def _windows(file: str, pieces: Sequence[Read]) -> Iterator[tuple[int, Window]]:

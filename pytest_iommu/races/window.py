@@ -318,4 +318,4 @@ class Window:
 
 def _told(problem: CheckFailed, place: Place, hold: Hold) -> CheckFailed:
     text = f"{place.file} of {place.name}, read by {hold} (held at time 1, {END} is the end):\n{problem.message}"
-    return CheckFailed(text, problem.rules, problem.related)
+    return problem.told(text)

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest import kcsan
 from pytest_iommu.outcomes import CheckFailed, IommuError
+from pytest_iommu.rules import RULES
 
 if TYPE_CHECKING:
     from pytest_iommu.targets.protocol import Evidence
@@ -20,49 +19,60 @@ SLEEPING = ("sleeping function called from invalid context", "Voluntary context 
 CONSOLE_LINES = 20
 SPLAT_LINES = 40
 LINE_WIDTH = 200
+CONSOLE = "console, last lines:"
+QEMU = "QEMU:"
+TEXT = "failure.txt"
+"""The file that has the text of the failure."""
+_ABOUT = {"command.txt": "QEMU's command line", "ram.img": "for pytest-iommu walk"}
 
 
-def rerun_line(path: Path, nodeid: str, given: Sequence[str], where: Path) -> str:
-    """The command line that runs one test again from the directory ``where``."""
-    relative = os.path.relpath(path, where)
-    shown = str(path) if relative.startswith(os.pardir + os.sep + os.pardir) else relative
-    _, colons, rest = nodeid.partition("::")
-    return shlex.join(["pytest", f"{shown}{colons}{rest}", *given])
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a failure's text says besides what went wrong.
 
-
-def text(
-    error: IommuError, where: str, rules: Sequence[str], folder: Path | None, again: str, fingerprint: str = ""
-) -> str:
-    """The whole text. ``where`` is the scenario's file:line, ``rules`` those that the test is about.
-
-    ``fingerprint`` is the name of the kernel report in it, if there is one.
+    ``where`` is the test's file:line, ``rules`` those that it is about. ``again`` is the command line that runs it
+    again, ``artefacts`` names the folder with its files (empty: there is none) and ``names`` the files. ``fingerprint``
+    is the name of the kernel report, if there is one. ``verbose``: what is in no file is shown here.
     """
-    parts = [_headline(error), f"scenario: {where}"]
-    if rules:
-        parts.append(f"rules:    {' '.join(rules)}")
+
+    where: str
+    rules: Sequence[str]
+    again: str
+    artefacts: str = ""
+    names: Collection[str] = ()
+    fingerprint: str = ""
+    verbose: bool = False
+
+
+def text(error: IommuError, place: Place) -> str:
+    """The whole text: the verdict, what shows it, how to run it again; then, of a kernel that broke, its console."""
+    check = isinstance(error, CheckFailed)
+    parts = [_headline(error), *(_rules(error) if isinstance(error, CheckFailed) else ())]
     _, _, rest = error.message.rstrip().partition("\n")
-    body = error.message.rstrip() if isinstance(error, CheckFailed) else rest
+    body = error.message.rstrip() if check else rest
     parts += ["", body] if body else []
     evidence = error.evidence
+    if evidence is not None and evidence.splat:
+        parts += ["", f"fingerprint: {place.fingerprint}"] if place.fingerprint else []
+        parts += ["", "first kernel report:", *_indented(evidence.splat.splitlines()[:SPLAT_LINES])]
+    parts += ["", f"again:     {place.again}"]
+    if place.artefacts:
+        known = [f"{name}: {what}" for name, what in _ABOUT.items() if name in place.names]
+        parts.append(f"artefacts: {place.artefacts}" + (f" ({', '.join(known)})" if known else ""))
+    about = f", about {' '.join(place.rules)}" if place.rules else ""
+    parts.append(f"test:      {place.where}{about}")
     if evidence is not None:
-        if evidence.splat:
-            parts += ["", f"fingerprint: {fingerprint}"] if fingerprint else []
-            parts += ["", "first kernel report:", *_indented(evidence.splat.splitlines()[:SPLAT_LINES])]
         console = evidence.console.rstrip().splitlines()
-        if console and (evidence.splat or not isinstance(error, CheckFailed)):
-            parts += ["", "console, last lines:", *_indented(console[-CONSOLE_LINES:])]
-        if evidence.command:
-            parts += ["", f"QEMU:      {evidence.command}"]
-    parts += [] if folder is None else [f"artefacts: {folder}"]
-    parts.append(f"again:     {again}")
+        if console and (evidence.splat or not check):
+            parts += ["", CONSOLE, *_indented(console[-CONSOLE_LINES:])]
+        if evidence.command and "command.txt" not in place.names:
+            parts += ["", f"{QEMU}      {evidence.command if place.verbose else 'with -v, its command line'}"]
     return "\n".join(parts)
 
 
-def files(error: IommuError, shown: str) -> dict[str, bytes]:
-    """What goes to the artefact folder; ``shown`` is the failure's text."""
-    found = {"failure.txt": f"{shown}\n".encode()}
-    if isinstance(error, CheckFailed):
-        found |= error.files
+def files(error: IommuError) -> dict[str, bytes]:
+    """What goes to the artefact folder, besides the failure's text."""
+    found = dict(error.files) if isinstance(error, CheckFailed) else {}
     return found if error.evidence is None else found | evidence_files(error.evidence)
 
 
@@ -92,9 +102,16 @@ def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
 
 
 def _headline(error: IommuError) -> str:
-    if isinstance(error, CheckFailed):
-        return f"{error.kind}: " + (f"{', '.join(error.rules)} broken" if error.rules else "not as expected")
-    return f"{error.kind}: {error.message.splitlines()[0] if error.message else ''}"
+    if not isinstance(error, CheckFailed):
+        return f"{error.kind}: {error.message.splitlines()[0] if error.message else ''}"
+    because = f" ({error.because})" if error.because else ""
+    return f"{error.verdict.sentence}{because}" + (f": {', '.join(error.rules)}" if error.rules else "")
+
+
+def _rules(error: CheckFailed) -> list[str]:
+    """The rules that are broken: the primary ones with what they say, the others by their ids."""
+    lines = [f"{rule:<6} {RULES[rule]}" for rule in error.rules if rule in RULES]
+    return [*lines, f"also   {' '.join(error.related)}"] if error.related else lines
 
 
 def _indented(lines: Sequence[str]) -> list[str]:

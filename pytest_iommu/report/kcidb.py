@@ -117,7 +117,9 @@ def _tests(found: Mapping[str, Any], about: About, run: str) -> Iterator[dict[st
         guest = test["guest"] or {}
         place = (guest.get("machine"), guest.get("flavour"))
         where = ", ".join(filter(None, (guest.get("machine"), guest.get("manner"), emulators.get(place))))
-        misc = {key: test[key] for key in ("kind", "broke", "fingerprint", "known", "retried") if test.get(key)}
+        misc = {
+            key: test[key] for key in ("kind", "verdict", "broke", "fingerprint", "known", "retried") if test.get(key)
+        }
         one = {
             "id": f"{about.origin}:{run}:{test['name']}",
             "origin": about.origin,

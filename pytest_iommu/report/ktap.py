@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from pytest_iommu.report.failure import CONSOLE, QEMU
 from pytest_iommu.report.names import names
 from pytest_iommu.report.rows import Row
 
@@ -19,7 +20,7 @@ TEXT_LINES = 60
 _ERRORS = {"kernel-hang": "TIMEOUT"}
 """The directive of a kind of failure, where it is not ERROR."""
 _PLAIN = ("fail", "unexpected-pass")
-_BEFORE = ("console, last lines:", "QEMU: ")
+_BEFORE = (CONSOLE, QEMU)
 # What a parser that searches lines for results (LKFT's older one) would take for one.
 _RESULT = re.compile(r"\bok (?=\d+ )")
 # Where kunit.py takes the kernel to have ended, wherever in a line it stands.

@@ -59,6 +59,7 @@ def _test(row: Row, name: str) -> dict[str, Any]:
     flavour, _, manner = boot.partition("/")
     told: dict[str, Any] = {
         "kind": row.kind,
+        "verdict": row.verdict,
         "reason": row.reason,
         "known": row.known,
         "broke": list(row.broke),

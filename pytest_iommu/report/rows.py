@@ -19,6 +19,7 @@ from pytest_iommu.report.summary import (
     NOT_RUN,
     RETRIED,
     RULES,
+    VERDICT,
     reason,
     split,
 )
@@ -36,9 +37,9 @@ _WORSE = {"passed": 0, "skipped": 1, "not-run": 1, "xfailed": 2, "failed": 3}
 class Row:
     """One test. ``reason`` is why it was skipped, not run or expected to fail; ``kind`` how it failed.
 
-    ``broke`` are the rules it found broken, ``known`` is the name of the known issue it met, ``text`` the whole
-    failure, ``seconds`` the host's time. ``made``: pytest has no report of it. ``kernel`` is what
-    its guest says of that.
+    ``verdict`` is whose fault the failure shows, ``broke`` the rules it found broken, ``known`` the name of the known
+    issue it met, ``text`` the whole failure, ``seconds`` the host's time. ``made``: pytest has no report of it.
+    ``kernel`` is what its guest says of that.
     """
 
     nodeid: str
@@ -55,6 +56,7 @@ class Row:
     seconds: float = 0.0
     made: bool = False
     kernel: str = ""
+    verdict: str = ""
 
 
 @dataclass(slots=True)
@@ -142,6 +144,7 @@ def _add(row: Row, report: pytest.TestReport) -> None:
     row.outcome = outcome
     row.reason = reason(report) if report.skipped else ""
     row.kind = kind
+    row.verdict = properties.get(VERDICT, "") if kind else ""
     row.text = _text(report) if outcome in ("failed", "xfailed") else ""
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_iommu.oracle.done import PERMISSION, TRANSLATION, transfers
-from pytest_iommu.outcomes import CheckFailed, SetupError
+from pytest_iommu.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.testmodule import Status, command_ops, parse_status, status_text
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Done:
             one = status.get(number)
             if one is None or one.errno is not None:
                 why = "was not run" if one is None else f"gives {one.errno} {one.message}"
-                problems.append(CheckFailed(f"{what}: `{row.command}` {why}"))
+                problems.append(CheckFailed(f"{what}: `{row.command}` {why}", verdict=Verdict.COMMAND))
                 break
             if self._smmu is not None:
                 problems += self._judge(what, device, row, one, events, before)
@@ -145,12 +145,13 @@ class Done:
         did = f"{what}: a {'write to' if row.write else 'read of'} 0x{row.iova:x} by {device}"
         strangers = sorted({one.sid for one in mine} - sids)
         if strangers:
-            yield CheckFailed(f"{did} is reported of stream {strangers}, the device has {sorted(sids)}")
+            which = f"is reported of stream {strangers}, the device has {sorted(sids)}"
+            yield CheckFailed(f"{did} {which}", verdict=Verdict.DMA)
         if kinds != ([row.event] if row.event else []):
             came = f"ends in {', '.join(kinds)}" if kinds else "gets through"
             must = f"must end in {row.event}" if row.event else "must get through"
             rule = "PRT-1" if PERMISSION in (row.event, *kinds) and TRANSLATION not in (row.event, *kinds) else "RNG-1"
-            yield CheckFailed(f"{did} {came}, {must}", (rule,))
+            yield CheckFailed(f"{did} {came}, {must}", (rule,), verdict=Verdict.DMA)
         elif row.oa is not None and self._scratch(row.oa, row.size):
             yield from self._data(did, row, status, before[row.oa])
 
@@ -162,10 +163,11 @@ class Done:
             want = before if row.seed is None else pattern(row.seed, row.size)
             if held != want:
                 must = "must be unchanged" if row.seed is None else f"must hold {want[:16].hex()}"
-                yield CheckFailed(f"{did}: memory at 0x{row.oa:x} holds {held[:16].hex()}, {must}", ("RNG-4",))
+                holds = f"memory at 0x{row.oa:x} holds {held[:16].hex()}, {must}"
+                yield CheckFailed(f"{did}: {holds}", ("RNG-4",), verdict=Verdict.DMA)
         elif row.seed is not None:
             got = int(status.values.get("sum", "-1"), 0)
             if got != zlib.crc32(held):
                 have = status.values.get("data", "?")
                 text = f"{did} gives {have}, memory at 0x{row.oa:x} holds {held[:16].hex()}"
-                yield CheckFailed(text, ("RNG-4",))
+                yield CheckFailed(text, ("RNG-4",), verdict=Verdict.DMA)

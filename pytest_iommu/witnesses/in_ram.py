@@ -18,7 +18,7 @@ from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.oracle.guest_memory import walk
 from pytest_iommu.oracle.saved_memory import save_image
 from pytest_iommu.oracle.stream_table import SmmuV3
-from pytest_iommu.outcomes import CheckFailed
+from pytest_iommu.outcomes import CheckFailed, Verdict
 
 if TYPE_CHECKING:
     from pytest_iommu.images import Machine
@@ -56,11 +56,12 @@ class InRam:
             found = self._table(device)
             if found is None:
                 what = f"{device} is attached to {row.name}, but its stream leads to no page table"
-                raise CheckFailed(what, ("STE-4",))
+                raise CheckFailed(what, ("STE-4",), verdict=Verdict.STREAM)
             theirs, where = found
             if top is not None and where != top:
                 what = f"0x{where:x}, while the table of {row.name} is at 0x{top:x}"
-                raise CheckFailed(f"the stream of {device} leads to the table at {what}", ("STE-4",))
+                leads = f"the stream of {device} leads to the table at {what}"
+                raise CheckFailed(leads, ("STE-4",), verdict=Verdict.STREAM)
             _hold(device, theirs, config)
             self._hold_memory_types(device)
             top = where
@@ -76,7 +77,7 @@ class InRam:
         # Of eight attributes the format uses four.
         if cd is not None and cd.mair & 0xFFFFFFFF != MAIR:
             what = f"MAIR 0x{cd.mair:016x}, io-pgtable-arm's tables are made for 0x{MAIR:08x}"
-            raise CheckFailed(f"the stream of {device} has {what}", ("PRT-1",))
+            raise CheckFailed(f"the stream of {device} has {what}", ("PRT-1",), verdict=Verdict.STREAM)
 
     def _table(self, device: str) -> tuple[TableConfig, int] | None:
         return self.smmu.table(self.machine.device(device).sid) if self.smmu is not None else None
@@ -87,7 +88,8 @@ def _hold(device: str, have: TableConfig, want: TableConfig) -> None:
     for key in ("format", "granule", "ias", "oas", "levels"):
         left, right = getattr(have, key), getattr(want, key)
         if left != right:
-            raise CheckFailed(f"the stream of {device} is set up for {key} {left}, the domain's is {right}", ("STE-4",))
+            what = f"the stream of {device} is set up for {key} {left}, the domain's is {right}"
+            raise CheckFailed(what, ("STE-4",), verdict=Verdict.STREAM)
 
 
 #: one a guest, for as long as it lives: the event queue is read on from where it was

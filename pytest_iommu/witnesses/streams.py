@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from pytest_iommu.dialects.base import DumpSyntaxError
@@ -16,8 +17,9 @@ from pytest_iommu.dialects.io_ptdump_small import parse_info
 from pytest_iommu.dialects.smmuv3 import parse_cd, parse_ste
 from pytest_iommu.formats.smmuv3 import decode_ste
 from pytest_iommu.guest import ops
-from pytest_iommu.outcomes import CheckFailed, SetupError
+from pytest_iommu.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.reading import DEBUGFS
+from pytest_iommu.report.side_by_side import stacked
 
 if TYPE_CHECKING:
     from pytest_iommu.images import Machine
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pytest_iommu.targets.protocol import Op, Reply
 
 ROOT = f"{DEBUGFS}/arm_smmu_v3"
+SHOWN = 4
+"""Lines of a file that are shown where it differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,8 @@ class Streams:
             parse_ste(text.ste)
             parse_cd(text.cd)
         except DumpSyntaxError as error:
-            yield CheckFailed(f"stream {text.sid}: {error}", (error.rule,))
+            what = f"stream {text.sid}: {error}"
+            yield CheckFailed(what, (error.rule,), verdict=Verdict.DUMP)
             return
         if self._smmu is None:
             return
@@ -207,10 +212,16 @@ class Streams:
             one = texts[sid]
             if want.config is not None and one.config != want.config:
                 what = f"Config is {one.config}, not {want.config}"
-                yield CheckFailed(f"stream {sid} of {want.device}: {what}", ("STE-4",))
+                yield self._attached(f"stream {sid} of {want.device}: {what}", "STE-4")
             if want.domain is not None and one.domain != want.domain:
                 what = f"Domain is {one.domain}, it is attached to {want.domain}"
-                yield CheckFailed(f"stream {sid} of {want.device}: {what}", ("STE-3",), ("STE-4",))
+                yield self._attached(f"stream {sid} of {want.device}: {what}", "STE-3", "STE-4")
+
+    def _attached(self, what: str, rule: str, *also: str) -> CheckFailed:
+        """A stream that shows something else than what it is attached to; that it shows what memory has was checked."""
+        if self._smmu is None:
+            return CheckFailed(what, (rule,), also, verdict=Verdict.UNDECIDED)
+        return CheckFailed(what, (rule,), also, verdict=Verdict.STREAM, because="memory is as dumped")
 
 
 def requester_id(name: str) -> int:
@@ -249,14 +260,16 @@ def _of_another_time(have: str, want: str) -> bool:
 
 def _differs(file: str, sid: int, have: str, want: str) -> CheckFailed:
     """An STE of another time is STE-4's; else the first line that differs names the rule."""
+    lines = [pair for pair in zip_longest(have.splitlines(), want.splitlines()) if pair[0] != pair[1]]
+    what, rule, also = f"{file} of stream {sid} is not what its words in RAM say", "STE-2", ""
     if file == "ste" and _of_another_time(have, want):
-        what = f"ste of stream {sid} is a sound one, but not the one in RAM"
-        return CheckFailed(f"{what}\n\nin RAM:\n{want}\ndumped:\n{have}", ("STE-4",), ("STE-2",))
-    dumped, held = have.splitlines(), want.splitlines()
-    number = next((i for i, pair in enumerate(zip(dumped, held, strict=False)) if pair[0] != pair[1]), -1)
-    if number < 0:
-        what = f"{file} of stream {sid} has {len(dumped)} lines, its words in RAM give {len(held)}"
-        return CheckFailed(what, ("STE-6" if file == "cd" else "STE-2",))
-    what = f"{file} of stream {sid}, line {number + 1}, is not what its words in RAM say"
-    shown = f"{what}\n       in RAM    {held[number]}\n       dumped    {dumped[number]}"
-    return CheckFailed(shown, (_rule(file, held[number]),))
+        what, rule, also = f"ste of stream {sid} is a sound one, but not the one in RAM", "STE-4", "STE-2"
+    elif None in lines[0]:
+        rule = "STE-6" if file == "cd" else "STE-2"
+    else:
+        rule = _rule(file, lines[0][1])
+    shown = [line for dumped, held in lines[:SHOWN] for line in stacked({"dumped": dumped, "in RAM": held})]
+    if len(lines) > SHOWN:
+        shown.append(f"... and {len(lines) - SHOWN} more lines that differ")
+    text, related = "\n".join([f"{what}:", *shown]), (also,) if also else ()
+    return CheckFailed(text, (rule,), related, verdict=Verdict.DUMP, because="memory holds something else")

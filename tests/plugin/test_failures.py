@@ -14,6 +14,7 @@ SPLAT = (
     "[    3.0] WARNING: drivers/iommu/iommu.c:10 at iommu_map+0x10/0x20, CPU#0: init/1\n"
     "[    3.0] ---[ end trace 0000000000000000 ]---\n"
 )
+UNDECIDED = "the dump differs from what is expected (nobody could look into memory): RNG-4"
 EVIDENCE = Evidence("qemu-system-aarch64 -machine virt", f"[    0.0] Booting Linux\n{SPLAT}", SPLAT)
 
 
@@ -30,20 +31,27 @@ def test_a_wrong_dump(bench: Bench) -> None:
     result.stdout.fnmatch_lines(
         [
             "*basics::two-pages[[]smmuv3-s1-4k]*",
-            "fail: RNG-4 broken",
-            "scenario: *basics.iommu.yaml:8",
-            "rules:    RNG-3",
-            "*expected*0x0000000041000000*",
-            "*dumped*0x0000000041002000*",
-            "artefacts: *.pytest-iommu/*/basics-basics-two-pages-smmuv3-s1-4k",
+            UNDECIDED,
+            "RNG-4  OA is the translation of first; sizes are exact, in the largest of K M G T P",
+            "also   ENT-2 ENT-1",
+            "domain d, as at line 8:",
+            "RNG-4  page_table: the OA of 0x1000000 is 0x41002000, not 0x41000000",
+            "*expected  0x0000000001000000-* 0x0000000041000000 *",
+            "*dumped    0x0000000001000000-* 0x0000000041002000 *",
             "again: *pytest 'basics.iommu.yaml::basics::two-pages[[]smmuv3-s1-4k]' --iommu-target=replay:*",
+            "artefacts: .pytest-iommu/*/basics-basics-two-pages-smmuv3-s1-4k *",
+            "test:      basics.iommu.yaml:8, about RNG-3",
             "RNG-4         2      1       0  *",
         ]
     )
     folder = bench.artefacts() / "basics-basics-two-pages-smmuv3-s1-4k"
     assert "0x0000000041002000" in (folder / "d.page_table.txt").read_text()
     assert (folder / "commands.txt").read_text().startswith("reset\n")
-    assert (folder / "failure.txt").read_text().startswith("fail: RNG-4 broken")
+    text = (folder / "failure.txt").read_text()
+    assert text.startswith(UNDECIDED)
+    assert "artefacts: .pytest-iommu/" in text
+    assert "0x0000000041000000" in (folder / "d.page_table.expected.txt").read_text()
+    assert (folder / "d.differences.txt").read_text().startswith("RNG-4  page_table: the OA of")
 
 
 @pytest.mark.parametrize(
@@ -63,14 +71,18 @@ def test_a_kernel_that_breaks(bench: Bench, ending: IommuError, headline: str) -
             headline,
             "first kernel report:",
             "*WARNING: drivers/iommu/iommu.c:10 at iommu_map*",
+            "again: *pytest 'basics.iommu.yaml::basics::one-page[[]smmuv3-s1-4k]' *",
+            "artefacts: *basics-one-page-smmuv3-s1-4k (command.txt: QEMU's command line)",
+            "test:      basics.iommu.yaml:4, about RNG-1 RNG-4",
             "console, last lines:",
             "*Booting Linux*",
-            "QEMU: *qemu-system-aarch64 -machine virt",
             "RNG-1         0      2       0  *",
             f"failures by kind: 2 {ending.kind}",
         ]
     )
+    result.stdout.no_fnmatch_line("*qemu-system-aarch64*")
     folder = bench.artefacts() / "basics-basics-one-page-smmuv3-s1-4k"
+    assert (folder / "command.txt").read_text() == "qemu-system-aarch64 -machine virt\n"
     assert sorted(path.name for path in folder.iterdir()) == ["command.txt", "console.txt", "failure.txt", "splat.txt"]
 
 
@@ -105,7 +117,7 @@ def test_outcomes_survive_workers(bench: Bench) -> None:
     bench.record(wrong_oa)
     result = bench.run("-n2")
     result.assert_outcomes(failed=1, passed=2, skipped=1)
-    result.stdout.fnmatch_lines(["fail: RNG-4 broken", "RNG-4         2      1       0  *"])
+    result.stdout.fnmatch_lines([UNDECIDED, "RNG-4         2      1       0  *"])
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("none", []), ("all", ["basics-basics-two-pages-smmuv3-s1-4k"])])
@@ -114,6 +126,16 @@ def test_keep(bench: Bench, keep: str, kept: list[str]) -> None:
     bench.run(f"--iommu-keep={keep}", "-k", "two-pages")
     found = sorted(path.name for path in bench.artefacts().iterdir()) if bench.artefacts().exists() else []
     assert found == kept
+
+
+@pytest.mark.parametrize(("words", "shown"), [((), "with -v, its command line"), (("-v",), EVIDENCE.command)])
+def test_without_artefacts_the_command_line_is_shown_on_demand(
+    bench: Bench, words: tuple[str, ...], shown: str
+) -> None:
+    bench.record(endings={"one-page": KernelHang("no answer", EVIDENCE)})
+    result = bench.run("--iommu-keep=none", "-k", "one-page and s1", *words)
+    result.stdout.fnmatch_lines(["kernel-hang: no answer", f"QEMU:      {shown}"])
+    result.stdout.no_fnmatch_line("artefacts:*")
 
 
 def test_a_plain_assertion_counts_against_the_rules_of_its_test(bench: Bench) -> None:
@@ -129,4 +151,12 @@ def test_a_plain_assertion_counts_against_the_rules_of_its_test(bench: Bench) ->
     )
     result = bench.run("test_own.py")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*fail: LAY-3, LAY-4 broken*", "again: *test_own.py::test_own*", "LAY-3 *0      1 *"])
+    result.stdout.fnmatch_lines(
+        [
+            "a rule is broken: LAY-3, LAY-4",
+            "LAY-3  the name is a decimal id*",
+            "LAY-4  *",
+            "again: *test_own.py::test_own*",
+            "LAY-3 *0      1 *",
+        ]
+    )

@@ -21,7 +21,13 @@ from pytest_iommu.settings import Settings
 PANIC = "kernel-crash: panic while it ran a batch: Kernel panic - not syncing: VFS: x\nconsole, last lines:\n    secret"
 ROWS = [
     Row("a.iommu.yaml::a::one[s1-4k]", "passed", rules=("RNG-1", "RNG-4")),
-    Row("a.iommu.yaml::a::map[4096]", "failed", kind="fail", broke=("RNG-1",), text="fail: RNG-1 broken\nok 1 x\n1..7"),
+    Row(
+        "a.iommu.yaml::a::map[4096]",
+        "failed",
+        kind="fail",
+        broke=("RNG-1",),
+        text="the dump is wrong: RNG-1\nok 1 x\n1..7",
+    ),
     Row("a.iommu.yaml::a::map[65536]", "failed", kind="kernel-crash", fingerprint="panic:f", text=PANIC),
     Row("a.iommu.yaml::a::map[-1]", "failed", kind="kernel-hang", text="kernel-hang: no answer\nKTAP version 1"),
     Row("a.iommu.yaml::a::map[1]", "skipped", "no # SKIP device\nhere, at Zürich: reboot: System halted"),
@@ -51,7 +57,7 @@ def test_every_outcome_has_its_line() -> None:
         ("SKIP", "no SKIP device here, at Z\\xfcrich: reboot; System halted"),
     ]
     assert tests["a"][0].diagnostics == ("test: a.iommu.yaml::a::one[s1-4k]", "rules: RNG-1 RNG-4")
-    assert tests["a"][1].diagnostics[1:] == ("broke: RNG-1", "  fail: RNG-1 broken", "  ok, 1 x", "  1..7")
+    assert tests["a"][1].diagnostics[1:] == ("broke: RNG-1", "  the dump is wrong: RNG-1", "  ok, 1 x", "  1..7")
     assert "fingerprint: panic:f" in tests["a"][2].diagnostics
     assert "secret" not in ktap.text(ROWS)
     assert [(line.name, line.status) for line in tests["test-b-TestC"]] == [("test-d", "XFAIL")]

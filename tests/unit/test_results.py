@@ -8,16 +8,26 @@ from typing import Any, Literal
 
 import pytest
 
+from pytest_iommu.outcomes import ForeignError, GuestLost, KernelCrash, KernelHang, SetupError, Verdict
 from pytest_iommu.report.results import SCHEMA_FILE, RunFacts, document
 from pytest_iommu.report.rows import Collected, Finished, Row, guests_of
-from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KIND, KNOWN, RULES
+from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KIND, KNOWN, RULES, VERDICT
 
 FACTS = RunFacts("0.1.0", "qemu", 100, 1795392000.0, 12.3456, 1, "stopping after 1 failures")
 KERNELS = {"smmuv3/plain": ("Linux 7.3.4", "QEMU 10.0.2")}
 ROWS = [
     Row("a.py::a", "passed", rules=("RNG-1",), guest="smmuv3/plain", seconds=0.12345),
     Row("a.py::b", "failed", kind="kernel-crash", guest="smmuv3/plain/races", fingerprint="oops:f:g", text="x"),
-    Row("a.py::c", "failed", kind="fail", rules=("RNG-1",), broke=("RNG-1", "LVL-2"), text="x", retried="killed"),
+    Row(
+        "a.py::c",
+        "failed",
+        kind="fail",
+        rules=("RNG-1",),
+        broke=("RNG-1", "LVL-2"),
+        text="x",
+        retried="killed",
+        verdict="dump-wrong",
+    ),
     Row("a.py::d", "skipped", "no device"),
     Row("a.py::e", "xfailed", "known issue 7: x", kind="fail", known="7", broke=("RNG-1",), text="x"),
     Row("a.py::f", "not-run", "not run: the run ended", guest="smmuv3s1/debug", made=True),
@@ -48,6 +58,7 @@ def test_the_document_is_as_its_schema_says(validator: Any) -> None:
         Row("a.py::a", "skipped"),
         Row("a.py::a", "passed", kind="fail"),
         Row("a.py::a", "error"),
+        Row("a.py::a", "failed", kind="fail", verdict="the dump is wrong"),
         Row("a.py::a", "passed", fingerprint="oops: f+0x10/0x20"),
     ],
 )
@@ -83,6 +94,13 @@ def test_the_document() -> None:
     assert found["tests"][1]["guest"]["manner"] == "races"
 
 
+def test_the_schema_knows_every_verdict() -> None:
+    """Of a check that failed a Verdict, of anything else its kind."""
+    verdicts = set(schema()["$defs"]["test"]["properties"]["verdict"]["enum"])
+    kinds = {one.kind for one in (SetupError, KernelCrash, KernelHang, GuestLost, ForeignError)}
+    assert verdicts == {*map(str, Verdict), *kinds}
+
+
 def report(
     nodeid: str,
     outcome: Literal["passed", "failed", "skipped"],
@@ -105,13 +123,14 @@ def rows(*reports: pytest.TestReport, collected: tuple[str, ...] = (), ended: st
 
 def test_a_row_is_made_of_three_reports() -> None:
     stated = [(RULES, "RNG-1,RNG-2"), (GUEST, "smmuv3/plain"), (KIND, "kernel-crash"), (BROKEN, "RNG-1")]
+    stated.append((VERDICT, "kernel-crash"))
     three = [
         report("a", "passed", "setup"),
         report("a", "failed", "call", *stated, (FINGERPRINT, "oops:f"), sections=[("iommu", "our text")]),
         report("a", "passed", "teardown", *stated),
     ]
     row = Row("a", "failed", "", "kernel-crash", ("RNG-1", "RNG-2"), ("RNG-1",), "smmuv3/plain", "oops:f")
-    row.text, row.seconds = "our text", 1.5
+    row.text, row.seconds, row.verdict = "our text", 1.5, "kernel-crash"
     assert rows(*three) == [row]
 
 
