@@ -88,7 +88,7 @@ def _describe(item: pytest.Item, report: pytest.TestReport, run: Run, error: Iom
     folder = run.folder.save(item.nodeid, draft | failure.files(error), failed=True)
     if folder is not None:
         if isinstance(error, CheckFailed) and getattr(item, "as_left", True):
-            run.save_memory(key_of(item), folder)
+            run.save_memory(key_of(item), folder, error.domains)
         names = {path.name for path in folder.iterdir()}
         place = replace(place, artefacts=near(folder, start), names=names)
     shown = failure.text(error, place)

@@ -230,8 +230,11 @@ class Run:
         state = self._states.get(guest)
         return state.changes(touched) if state is not None else []
 
-    def save_memory(self, key: Key, folder: Path) -> None:
-        """Put what the IOMMU of the live guest reads into a folder; nothing where there is no guest, or no room."""
+    def save_memory(self, key: Key, folder: Path, failed: Sequence[str] = ()) -> None:
+        """Put what the IOMMU of the live guest reads into a folder; nothing where there is no guest, or no room.
+
+        ``failed`` are the names of the domains that the test failed by.
+        """
         from pytest_iommu.witnesses.in_ram import in_ram
 
         guest = self.pool.live(key)
@@ -239,7 +242,7 @@ class Run:
         if witness is None:
             return
         try:
-            witness.save(folder)
+            witness.save(folder, failed)
         except (OSError, IommuError):
             pass  # the failure that it is for must not be hidden by this
 

@@ -22,7 +22,7 @@ from pytest_iommu.run import plug
 from pytest_iommu.targets.protocol import Guest, Op, Reply, Result
 from pytest_iommu.testmodule import command_ops, parse_status, status_text
 from pytest_iommu.witnesses.done import Done
-from pytest_iommu.witnesses.in_ram import in_ram
+from pytest_iommu.witnesses.in_ram import forget, in_ram
 from pytest_iommu.witnesses.streams import Streams, Wanted
 
 if TYPE_CHECKING:
@@ -216,6 +216,9 @@ class Scenario:
             words = lines[number - 1].lstrip("? ").split()
             if words[0] == "reset":
                 self._ids.clear()
+                forget(self._guest)
+            elif words[0] == "destroy" and row.errno is None:
+                forget(self._guest, words[1])
             elif words[0] == "domain" and row.errno is None:
                 self._ids[words[1]] = row.values.get("id", "-")
             elif words[0] == "domain" and row.errno == "EOPNOTSUPP":

@@ -18,6 +18,7 @@ from pytest_iommu.lifecycle import key_of, needs_guest
 from pytest_iommu.outcomes import GuestLost, KernelCrash, KernelHang
 from pytest_iommu.run import RUN, Run
 from pytest_iommu.testmodule import MODULE, command_ops, parse_status, status_text
+from pytest_iommu.witnesses.in_ram import forget
 
 if TYPE_CHECKING:
     from pytest_iommu.targets.protocol import Guest
@@ -61,6 +62,7 @@ def _settle(item: pytest.Item, run: Run, guest: Guest) -> None:
     batch = [jobs.reset_jobs(), ops.close_all(), *command_ops("reset\n"), ops.read_file(CALLBACKS)]
     try:
         _, closed, *control, _ = guest.run(batch, TIMEOUT).results
+        forget(guest)
         changes = run.changes(guest, handle.touched) if isinstance(handle, GuestHandle) else []
     except (KernelCrash, KernelHang, GuestLost) as error:
         error.message = f"at the end of the test, its domains being freed: {error.message}"

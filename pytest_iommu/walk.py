@@ -1,25 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``pytest-iommu walk``: the dump of a page table, or of a stream, from a saved image of a guest's memory."""
+"""``pytest-iommu walk``: the dump of a page table, or of a stream, from a saved image of a guest's memory.
+
+Without options it is the domain by which the test failed, or the only one that there is.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_iommu import formats
 from pytest_iommu.model import TableConfig, parse_size
 from pytest_iommu.oracle.guest_memory import FILES, walk
-from pytest_iommu.oracle.saved_memory import SavedMemory, SavedMemoryError, open_image
+from pytest_iommu.oracle.saved_memory import SavedDomain, SavedMemory, SavedMemoryError, open_image
 from pytest_iommu.oracle.stream_table import STRTAB_BASE, STRTAB_BASE_CFG, SmmuV3
 from pytest_iommu.outcomes import SetupError
 from pytest_iommu.targets.protocol import OutsideMemory
 
 STREAM_FILES = ("ste", "cd")
 EPILOG = """\
-An image is RAM, byte for byte. One that oracle.saved_memory.save_image() made has its registers beside it, which are
-found by name; any other needs --base, and --strtab-base and --strtab-cfg, or --format and --top:
+The image is ram.img of a test's artefacts, which has domains, tables and registers in it. Any other is RAM byte for
+byte and needs --base, and --strtab-base and --strtab-cfg, or --format and --top:
 
+  pytest-iommu walk ram.img
+  pytest-iommu walk ram.img --domain d --file entries
   pytest-iommu walk ram.img --stream 8
   pytest-iommu walk ram.img --base 0x40000000 --strtab-base 0x41200000 --strtab-cfg 0x10210 --all --file ste
   pytest-iommu walk ram.img --base 0x40000000 --format amdv1 --top 0x41000000 --levels 4 --file entries
@@ -33,14 +39,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "walk", help=about, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("image", type=Path, help="RAM, byte for byte")
+    parser.add_argument("image", type=Path, help="ram.img of a test's artefacts, or RAM byte for byte")
     parser.add_argument("--file", choices=(*FILES, *STREAM_FILES), default=FILES[0], help="default: %(default)s")
     parser.add_argument("--base", type=number, metavar="ADDR", help="where RAM begins")
     which = parser.add_argument_group("what to print").add_mutually_exclusive_group()
-    which.add_argument("--stream", type=number, metavar="SID", help="of this stream; without it, of the only one")
-    which.add_argument("--all", action="store_true", help="of every stream that translates, each under its number")
+    which.add_argument("--domain", metavar="NAME", help="of the domain that the test calls so")
+    which.add_argument("--stream", type=number, metavar="SID", help="of this stream")
+    which.add_argument(
+        "--all", action="store_true", help="of every stream that translates, and of every domain without one"
+    )
     streams = parser.add_argument_group("streams")
-    streams.add_argument("--registers", type=Path, metavar="JSON", help="what the SMMU held; default: IMAGE.json")
+    streams.add_argument(
+        "--registers", type=Path, metavar="JSON", help="what the SMMU held; default: in the image, or IMAGE.json"
+    )
     streams.add_argument("--strtab-base", type=number, metavar="VALUE", help="of SMMU_STRTAB_BASE, instead of a file")
     streams.add_argument("--strtab-cfg", type=number, metavar="VALUE", help="of SMMU_STRTAB_BASE_CFG")
     streams.add_argument("--ssid", type=number, default=0, metavar="SSID", help="substream, for page tables")
@@ -59,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.format is not None:
             print(_of_table(arguments, memory), end="")
             return 0
-        for text in _of_streams(arguments, memory):
+        for text in _chosen(arguments, memory):
             print(text, end="")
     except (SavedMemoryError, formats.ConfigError) as error:
         raise SetupError(str(error)) from None
@@ -75,25 +86,68 @@ def _of_table(arguments: argparse.Namespace, memory: SavedMemory) -> str:
     return walk(memory, config, arguments.top, arguments.levels).text(arguments.file)
 
 
-def _of_streams(arguments: argparse.Namespace, memory: SavedMemory) -> Iterator[str]:
-    memory, smmu = _smmu(arguments, memory)
+def _chosen(arguments: argparse.Namespace, memory: SavedMemory) -> Iterator[str]:
+    """The texts that were asked for, or the one that can only be meant."""
     if arguments.all:
-        for sid in smmu.sids():
-            text = _of_stream(arguments, memory, smmu, sid)
-            if text is not None:
-                yield f"# stream {sid}\n{text}"
+        yield from _all(arguments, memory)
         return
+    domain = _domain(arguments, memory)
+    if domain is not None and arguments.file in FILES:
+        yield walk(memory, domain.config, domain.top, domain.levels).text(arguments.file)
+        return
+    memory, smmu = _smmu(arguments, memory)
     sid = arguments.stream
     if sid is None:
-        sids = list(smmu.sids())
+        sids = list(smmu.sids()) if domain is None else list(domain.streams)
         if len(sids) != 1:
-            found = ", ".join(str(sid) for sid in sids) or "none"
-            raise SetupError(f"--stream=SID or --all: streams that translate: {found}")
-        sid = sids[0]
+            raise SetupError(f"--domain=NAME, --stream=SID or --all: {_what_there_is(memory, smmu)}")
+        (sid,) = sids
     text = _of_stream(arguments, memory, smmu, sid)
     if text is None:
         raise SetupError(f"stream {sid} has no {'page table' if arguments.file in FILES else arguments.file}")
     yield text
+
+
+def _domain(arguments: argparse.Namespace, memory: SavedMemory) -> SavedDomain | None:
+    """The domain that is meant; None where it is a stream, or nobody knows."""
+    if arguments.domain is not None:
+        if arguments.domain not in memory.domains:
+            raise SetupError(f"no domain {arguments.domain} in the image; there are: {_names(memory)}")
+        return memory.domains[arguments.domain]
+    if arguments.stream is not None:
+        return None
+    every = list(memory.domains.values())
+    meant = [domain for domain in every if domain.failed] or every
+    if len(meant) != 1:
+        return None
+    print(f"# domain {meant[0].name}, {meant[0].config.format}, top 0x{meant[0].top:016x}", file=sys.stderr)
+    return meant[0]
+
+
+def _all(arguments: argparse.Namespace, memory: SavedMemory) -> Iterator[str]:
+    """Every stream that translates, and the domains that none of them is on."""
+    seen = set()
+    if memory.smmu is not None or arguments.strtab_base is not None or not memory.domains:
+        memory, smmu = _smmu(arguments, memory)
+        for sid in smmu.sids():
+            text = _of_stream(arguments, memory, smmu, sid)
+            seen.add(sid)
+            if text is not None:
+                yield f"# stream {sid}\n{text}"
+    for domain in memory.domains.values():
+        if arguments.file in FILES and not seen & set(domain.streams):
+            text = walk(memory, domain.config, domain.top, domain.levels).text(arguments.file)
+            yield f"# domain {domain.name}\n{text}"
+
+
+def _names(memory: SavedMemory) -> str:
+    return ", ".join(memory.domains) or "none"
+
+
+def _what_there_is(memory: SavedMemory, smmu: SmmuV3) -> str:
+    sids = ", ".join(str(sid) for sid in smmu.sids()) or "none"
+    domains = f"domains: {_names(memory)}; " if memory.domains else ""
+    return f"{domains}streams that translate: {sids}"
 
 
 def _of_stream(arguments: argparse.Namespace, memory: SavedMemory, smmu: SmmuV3, sid: int) -> str | None:
@@ -107,7 +161,7 @@ def _of_stream(arguments: argparse.Namespace, memory: SavedMemory, smmu: SmmuV3,
 def _smmu(arguments: argparse.Namespace, memory: SavedMemory) -> tuple[SavedMemory, SmmuV3]:
     given = {STRTAB_BASE[0]: arguments.strtab_base, STRTAB_BASE_CFG[0]: arguments.strtab_cfg}
     if None not in given.values():
-        memory = SavedMemory(arguments.image, memory.base, given, 0)
+        memory = memory.with_registers(given)
     if memory.smmu is None:
         raise SetupError("no SMMU: --registers=JSON, --strtab-base and --strtab-cfg, or a table by --format and --top")
     return memory, SmmuV3(memory, memory.smmu)

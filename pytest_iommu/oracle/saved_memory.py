@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A guest's memory in a file: what the walkers read of a live one, kept to be walked again when the guest is gone.
 
-The image is RAM as it lay there, byte for byte from its base on, with holes where nothing was kept; a JSON file beside
-it says where RAM begins and what the SMMU's registers held.
+An image is a ZIP archive, so that nothing that copies or uploads it makes gigabytes of holes. It has a member for each
+run of pages that was kept, named by its address, and ABOUT: where RAM begins, what the SMMU's registers held, where the
+tables of the test's domains are. Images of RAM byte for byte, with ABOUT's JSON in a file beside them, are read, too.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterable, Mapping
+import zipfile
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, Protocol
 
 from pytest_iommu.model import TableConfig
 from pytest_iommu.oracle.guest_memory import walk
@@ -19,34 +26,88 @@ from pytest_iommu.targets.protocol import Memory, OutsideMemory
 
 PAGE = 4096
 SUFFIX = ".json"
+ABOUT = "about.json"
+_MAGIC = b"PK\x03\x04"
 
 
 class SavedMemoryError(ValueError):
     """A file that is no saved memory; the message says what is wrong with it."""
 
 
-class SavedMemory:
-    """Memory from a file: RAM from ``base`` on, and ``registers`` by physical address. Neither can be written.
+@dataclass(frozen=True, slots=True)
+class SavedDomain:
+    """A domain of the test that an image is of: its table, the streams that lead to it, whether the test failed by it.
 
-    ``smmu`` is where those of an SMMU begin, None where none were saved.
+    ``levels`` are those in use, None where the format has no choice.
     """
 
-    def __init__(self, image: Path, base: int, registers: Mapping[int, int], smmu: int | None = None) -> None:
-        self.base = base
-        self.smmu = smmu
-        self._registers = registers
+    name: str
+    config: TableConfig
+    top: int
+    levels: int | None = None
+    streams: tuple[int, ...] = ()
+    failed: bool = False
+
+
+class _Ram(Protocol):
+    def read(self, address: int, size: int) -> memoryview:
+        """OutsideMemory when not all of it is there."""
+
+
+class _Whole:
+    """RAM byte for byte, in a file."""
+
+    def __init__(self, image: Path, base: int) -> None:
+        self._base = base
         try:
             with image.open("rb") as file:
-                self._ram = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as error:
+                self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except ValueError as error:
             raise SavedMemoryError(f"{image}: {error}") from None
 
     def read(self, address: int, size: int) -> memoryview:
-        """RAM, read only. OutsideMemory when not all of it is in the file."""
-        start = address - self.base
-        if size < 0 or start < 0 or start + size > len(self._ram):
+        start = address - self._base
+        if size < 0 or start < 0 or start + size > len(self._bytes):
             raise OutsideMemory(f"{size} bytes at {address:#x} are not in the image")
-        return self._ram[start : start + size]
+        return self._bytes[start : start + size]
+
+
+class _Runs:
+    """Pages that were kept, by the address where a run of them begins."""
+
+    def __init__(self, runs: Mapping[int, bytes]) -> None:
+        self._starts = sorted(runs)
+        self._runs = [memoryview(runs[start]) for start in self._starts]
+
+    def read(self, address: int, size: int) -> memoryview:
+        at = bisect_right(self._starts, address) - 1
+        start = address - self._starts[at] if at >= 0 else -1
+        if size < 0 or start < 0 or start + size > len(self._runs[at]):
+            raise OutsideMemory(f"{size} bytes at {address:#x} are not in the image")
+        return self._runs[at][start : start + size]
+
+
+class SavedMemory:
+    """Memory from a file, and ``registers`` by physical address. Neither can be written.
+
+    ``smmu`` is where the registers of an SMMU begin, None where none were saved; ``domains`` are those of the test.
+    """
+
+    def __init__(
+        self,
+        ram: _Ram,
+        registers: Mapping[int, int],
+        smmu: int | None = None,
+        domains: Iterable[SavedDomain] = (),
+    ) -> None:
+        self.smmu = smmu
+        self.domains = {domain.name: domain for domain in domains}
+        self._registers = registers
+        self._ram = ram
+
+    def read(self, address: int, size: int) -> memoryview:
+        """RAM, read only. OutsideMemory when not all of it is in the file."""
+        return self._ram.read(address, size)
 
     def write(self, address: int, data: bytes) -> None:
         """A saved memory stays as it is: TypeError."""
@@ -59,6 +120,10 @@ class SavedMemory:
     def set_register(self, address: int, value: int, size: int = 4) -> None:
         """A saved memory stays as it is: TypeError."""
         raise TypeError("a saved memory cannot be written")
+
+    def with_registers(self, registers: Mapping[int, int]) -> SavedMemory:
+        """The same with other registers, by their offsets in an SMMU."""
+        return SavedMemory(self._ram, registers, 0, self.domains.values())
 
 
 class _Noted:
@@ -81,31 +146,65 @@ def save_image(
     size: int,
     smmu_base: int | None,
     path: Path,
-    tables: Iterable[tuple[TableConfig, int, int]] = (),
+    domains: Iterable[SavedDomain] = (),
 ) -> None:
-    """Save what an IOMMU reads of ``memory``, for ``pytest-iommu walk``: ``path``, and its registers in ``path``.json.
+    """Save what an IOMMU reads of ``memory``, for ``pytest-iommu walk``, in ``path``.
 
-    RAM has ``size`` bytes from ``ram_base`` on. Kept are the pages that the walkers read, the rest are holes: of the
-    SMMU at ``smmu_base`` (None: there is none) stream table, context descriptors, page tables and event queue, and each
-    of ``tables`` (configuration, top, levels), which no stream need lead to.
+    RAM has ``size`` bytes from ``ram_base`` on. Kept are the pages that the walkers read: of the SMMU at ``smmu_base``
+    (None: there is none) stream table, context descriptors, page tables and event queue, and the tables of ``domains``,
+    which no stream need lead to.
     """
-    noted = _Noted(memory)
+    noted, domains = _Noted(memory), list(domains)
     said: dict[str, object] = {"ram": f"{ram_base:#x}"}
     if smmu_base is not None:
         registers = {offset: memory.register(smmu_base + offset, width) for offset, width in REGISTERS}
         said["smmu"] = f"{smmu_base:#x}"
         said["registers"] = {f"{offset:#x}": f"{value:#x}" for offset, value in registers.items()}
         _read_streams(noted, smmu_base)
-    for config, top, levels in tables:
-        _read_table(noted, config, top, levels)
-    with path.open("wb") as file:
-        file.truncate(size)
-        for page in sorted(noted.pages):
-            start = max(page * PAGE, ram_base)
-            end = min((page + 1) * PAGE, ram_base + size)
-            file.seek(start - ram_base)
-            file.write(memory.read(start, end - start))
-    path.with_name(path.name + SUFFIX).write_text(json.dumps(said, indent=2) + "\n")
+    for domain in domains:
+        _read_table(noted, domain.config, domain.top, domain.levels)
+    said["domains"] = [_as_json(domain) for domain in domains]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        # ZipInfo has a fixed date: the same memory makes the same file.
+        archive.writestr(_member(ABOUT), json.dumps(said, indent=2) + "\n")
+        for first, last in _runs(noted.pages):
+            start, end = max(first * PAGE, ram_base), min((last + 1) * PAGE, ram_base + size)
+            archive.writestr(_member(f"{start:#x}"), memory.read(start, end - start))
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
+
+
+def _runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Pages that follow each other, as the first and the last of them."""
+    ordered = sorted(pages)
+    breaks = [at for at, (one, other) in enumerate(pairwise(ordered), 1) if other != one + 1]
+    for first, last in pairwise([0, *breaks, len(ordered)]):
+        if last > first:
+            yield ordered[first], ordered[last - 1]
+
+
+def _as_json(domain: SavedDomain) -> dict[str, Any]:
+    config = asdict(domain.config) | {"features": sorted(domain.config.features)}
+    return asdict(domain) | {"config": config, "top": f"{domain.top:#x}"}
+
+
+def _domain(said: Mapping[str, Any]) -> SavedDomain:
+    """What _as_json() made. KeyError, TypeError or ValueError where it did not."""
+    config = dict(said["config"])
+    config |= {"page_sizes": tuple(config["page_sizes"]), "features": frozenset(config["features"])}
+    levels = None if said["levels"] is None else int(said["levels"])
+    return SavedDomain(
+        str(said["name"]),
+        TableConfig(**config),
+        int(said["top"], 0),
+        levels,
+        tuple(map(int, said["streams"])),
+        bool(said["failed"]),
+    )
 
 
 def _read_streams(memory: Memory, base: int) -> None:
@@ -127,20 +226,49 @@ def _read_table(memory: Memory, config: TableConfig, top: int, levels: int | Non
 
 
 def open_image(image: Path, registers: Path | None = None, base: int | None = None) -> SavedMemory:
-    """A saved memory. ``registers`` is its JSON file, else the one beside it; ``base`` overrides where RAM begins.
+    """A saved memory. ``registers`` is a JSON file to be used instead of the image's own, or of the one beside it.
 
-    SavedMemoryError where a file is missing or not what it should be, or nobody says where RAM begins.
+    ``base`` overrides where RAM begins in an image that is not packed. SavedMemoryError where a file is missing or not
+    what it should be, or nobody says where RAM begins.
     """
-    beside = registers or image.with_name(image.name + SUFFIX)
-    if registers is None and not beside.exists():
-        if base is None:
-            raise SavedMemoryError(f"{image}: no {beside.name} beside it, so give --base, where RAM begins")
-        return SavedMemory(image, base, {})
     try:
-        said = json.loads(beside.read_text())
-        ram = int(said["ram"], 0) if base is None else base
+        with image.open("rb") as file:
+            packed = file.read(len(_MAGIC)) == _MAGIC
+        if packed:
+            return _packed(image, registers)
+        beside = registers or image.with_name(image.name + SUFFIX)
+        if registers is None and not beside.exists():
+            if base is None:
+                raise SavedMemoryError(f"{image}: no {beside.name} beside it, so give --base, where RAM begins")
+            return SavedMemory(_Whole(image, base), {})
+        said, smmu, held, domains = _about(beside, beside.read_text)
+        return SavedMemory(_Whole(image, int(said["ram"], 0) if base is None else base), held, smmu, domains)
+    except OSError as error:
+        raise SavedMemoryError(f"{error.filename or image}: {error.strerror}") from None
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise SavedMemoryError(f"{image}: {error}") from None
+
+
+def _packed(image: Path, registers: Path | None) -> SavedMemory:
+    with zipfile.ZipFile(image) as archive:
+        names = archive.namelist()
+        if ABOUT not in names:
+            raise SavedMemoryError(f"{image}: an archive without {ABOUT}")
+        runs = {int(name, 0): archive.read(name) for name in names if name.startswith("0x")}
+        about = (registers, registers.read_text) if registers else (image, lambda: archive.read(ABOUT).decode())
+        _, smmu, held, domains = _about(*about)
+    return SavedMemory(_Runs(runs), held, smmu, domains)
+
+
+def _about(
+    where: Path, read: Callable[[], str]
+) -> tuple[dict[str, Any], int | None, dict[int, int], list[SavedDomain]]:
+    """The JSON, and of that the SMMU, its registers and the domains."""
+    try:
+        said = json.loads(read())
+        int(said["ram"], 0)
         smmu = int(said["smmu"], 0) if "smmu" in said else None
         held = {(smmu or 0) + int(at, 0): int(value, 0) for at, value in said.get("registers", {}).items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SavedMemoryError(f"{beside}: {type(error).__name__}: {error}") from None
-    return SavedMemory(image, ram, held, smmu)
+        return said, smmu, held, [_domain(one) for one in said.get("domains", ())]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SavedMemoryError(f"{where}: {type(error).__name__}: {error}") from None

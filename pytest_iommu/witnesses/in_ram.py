@@ -7,16 +7,15 @@ the address that the test module gives of its table, which is the one made out f
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.oracle.guest_memory import walk
-from pytest_iommu.oracle.saved_memory import save_image
+from pytest_iommu.oracle.saved_memory import SavedDomain, save_image
 from pytest_iommu.oracle.stream_table import SmmuV3
 from pytest_iommu.outcomes import CheckFailed, Verdict
 
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
 
 IMAGE = "ram.img"
-KEPT = 16
-"""Tables that a saved image has besides those that streams lead to: the last ones looked at."""
+KEPT = 64
+"""Domains that a saved image has at most: the last ones that were looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +38,17 @@ class InRam:
     memory: Memory
     machine: Machine
     smmu: SmmuV3 | None
-    walked: deque[tuple[TableConfig, int, int]] = field(default_factory=lambda: deque(maxlen=KEPT), compare=False)
+    #: the domains that were looked at, by name, the last one last
+    walked: dict[str, SavedDomain] = field(default_factory=dict, compare=False)
 
-    def save(self, folder: Path) -> None:
-        """Save what the walks read, and the stream table, for `pytest-iommu walk`. OSError when the disk is full."""
+    def save(self, folder: Path, failed: Collection[str] = ()) -> None:
+        """Save what the walks read, and the stream table, for `pytest-iommu walk`. OSError when the disk is full.
+
+        ``failed`` names the domains that the test failed by.
+        """
         machine = self.machine
-        save_image(self.memory, machine.ram, machine.memory, machine.smmu, folder / IMAGE, self.walked)
+        domains = [replace(domain, failed=domain.name in failed) for domain in self.walked.values()]
+        save_image(self.memory, machine.ram, machine.memory, machine.smmu, folder / IMAGE, domains[-KEPT:])
 
     def texts(self, config: TableConfig, row: DomainRow) -> Mapping[str, str] | None:
         """The files that a true dump of this domain has, of info what memory knows; None where no one knows its top.
@@ -68,7 +72,9 @@ class InRam:
         if top is None:
             return None
         found_walk = walk(self.memory, config, top, row.levels)
-        self.walked.append((config, top, found_walk.levels))
+        sids = [sid for device in row.attached for sid in self.machine.device(device).sids]
+        self.walked.pop(row.name, None)
+        self.walked[row.name] = SavedDomain(row.name, config, top, found_walk.levels, tuple(dict.fromkeys(sids)))
         return {**found_walk.texts(), "info": f"levels: {found_walk.levels}\ntop: 0x{top:016x}\n"}
 
     def _hold_memory_types(self, device: str) -> None:
@@ -104,3 +110,12 @@ def in_ram(guest: Guest, machine: Machine) -> InRam | None:
         smmu = None if machine.smmu is None else SmmuV3(guest.memory, machine.smmu)
         _KNOWN[guest] = InRam(guest.memory, machine, smmu)
     return _KNOWN[guest]
+
+
+def forget(guest: Guest, name: str = "") -> None:
+    """The domain of that name is freed, or all are: the next one may have the same name."""
+    known = _KNOWN.get(guest)
+    if known is not None and name:
+        known.walked.pop(name, None)
+    elif known is not None:
+        known.walked.clear()

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from pytest_iommu.dialects.smmuv3 import parse_cd, parse_ste
 from pytest_iommu.formats import configure
 from pytest_iommu.model import Prot, TableConfig
 from pytest_iommu.oracle import TableModel
-from pytest_iommu.oracle.saved_memory import open_image, save_image
+from pytest_iommu.oracle.saved_memory import SavedDomain, open_image, save_image
 from pytest_iommu.oracle.stream_table import SmmuV3
 from pytest_iommu.targets.protocol import OutsideMemory
 
@@ -36,7 +37,7 @@ def table(memory: SyntheticMemory, config: TableConfig, *iovas: int) -> Written:
 
 
 class Machine:
-    """Streams 8 (stage 1) and 16 (stage 2), and a table of AMD's that no stream leads to."""
+    """Streams 8 (stage 1) and 16 (stage 2), and a domain `soft`, a table of AMD's that no stream leads to."""
 
     def __init__(self) -> None:
         self.memory = memory = SyntheticMemory(SIZE)
@@ -51,10 +52,27 @@ class Machine:
             memory.registers[SMMU + offset] = value
         self.streams = streams
 
-    def save(self, folder: Path) -> Path:
+    def domains(self, *failed: str) -> list[SavedDomain]:
+        """The three of them, by the names of a test."""
+        loose = self.loose
+        return [
+            SavedDomain("one", STAGE1, self.one.top, 4, (8,), "one" in failed),
+            SavedDomain("two", STAGE2, self.two.top, 4, (16,), "two" in failed),
+            SavedDomain("soft", loose.expected.config, loose.top, loose.expected.top + 1, (), "soft" in failed),
+        ]
+
+    def save(self, folder: Path, domains: Sequence[SavedDomain] = ()) -> Path:
         path = folder / "ram.img"
-        loose = self.loose.expected.config, self.loose.top, self.loose.expected.top + 1
-        save_image(self.memory, BASE, SIZE, SMMU, path, [loose])
+        save_image(self.memory, BASE, SIZE, SMMU, path, domains)
+        return path
+
+    def save_unpacked(self, folder: Path) -> Path:
+        """As it was saved once: RAM byte for byte, the registers in a file beside it."""
+        path = folder / "old.img"
+        path.write_bytes(self.memory.ram)
+        held = {f"{at - SMMU:#x}": f"{value:#x}" for at, value in self.memory.registers.items()}
+        said = {"ram": f"{BASE:#x}", "smmu": f"{SMMU:#x}", "registers": held}
+        path.with_name("old.img.json").write_text(json.dumps(said))
         return path
 
 
@@ -74,8 +92,9 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
     return run
 
 
-def test_saved_image(machine: Machine, tmp_path: Path, say: Say) -> None:
-    image = machine.save(tmp_path)
+@pytest.mark.parametrize("save", [Machine.save, Machine.save_unpacked])
+def test_saved_image(machine: Machine, tmp_path: Path, say: Say, save: Callable[[Machine, Path], Path]) -> None:
+    image = save(machine, tmp_path)
     for sid, written in ((8, machine.one), (16, machine.two)):
         texts = render(written.dump())
         assert say(image, "--stream", sid) == (0, texts["page_table"], "")
@@ -88,34 +107,86 @@ def test_saved_image(machine: Machine, tmp_path: Path, say: Say) -> None:
 
 
 def test_all_streams(machine: Machine, tmp_path: Path, say: Say) -> None:
-    image = machine.save(tmp_path)
-    one, two = (render(written.dump())["page_table"] for written in (machine.one, machine.two))
-    assert say(image, "--all") == (0, f"# stream 8\n{one}# stream 16\n{two}", "")
+    one, two, soft = (render(written.dump())["page_table"] for written in (machine.one, machine.two, machine.loose))
+    assert say(machine.save(tmp_path), "--all") == (0, f"# stream 8\n{one}# stream 16\n{two}", "")
+    text = f"# stream 8\n{one}# stream 16\n{two}# domain soft\n{soft}"
+    assert say(machine.save(tmp_path, machine.domains()), "--all") == (0, text, "")
+
+
+def test_a_domain_by_its_name(machine: Machine, tmp_path: Path, say: Say) -> None:
+    image = machine.save(tmp_path, machine.domains())
+    for name, written in (("one", machine.one), ("two", machine.two), ("soft", machine.loose)):
+        for file in ("page_table", "entries", "stats"):
+            assert say(image, "--domain", name, "--file", file) == (0, render(written.dump())[file], "")
+    assert parse_ste(say(image, "--domain", "two", "--file", "ste")[1]).sid == 16
+    assert "no domain three in the image; there are: one, two, soft" in say(image, "--domain", "three")[2]
+    assert "no domain one in the image; there are: none" in say(machine.save(tmp_path), "--domain", "one")[2]
+
+
+def test_without_options_it_is_the_domain_that_can_only_be_meant(machine: Machine, tmp_path: Path, say: Say) -> None:
+    soft = render(machine.loose.dump())["page_table"]
+    told = f"# domain soft, amdv1, top 0x{machine.loose.top:016x}\n"
+    assert say(machine.save(tmp_path, machine.domains("soft"))) == (0, soft, told)
+    assert say(machine.save(tmp_path, machine.domains()[2:])) == (0, soft, told)
+    for domains in (machine.domains(), machine.domains("one", "soft")):
+        status, text, said = say(machine.save(tmp_path, domains))
+        assert (status, text) == (2, "")
+        assert "--domain=NAME, --stream=SID or --all: domains: one, two, soft; streams that translate: 8, 16" in said
 
 
 def test_saved_image_is_what_was_read(machine: Machine, tmp_path: Path) -> None:
     machine.memory.write(BASE + SIZE - 4096, b"nobody reads this" * 100)
-    saved = open_image(machine.save(tmp_path))
-    ram, live = bytes(saved.read(BASE, SIZE)), bytes(machine.memory.ram)
-    pages = [at for at in range(0, SIZE, 4096) if any(ram[at : at + 4096])]
-    assert all(ram[at : at + 4096] == live[at : at + 4096] for at in pages)
-    assert 10 < len(pages) < 40
+    image = machine.save(tmp_path, machine.domains())
+    saved, live = open_image(image), machine.memory.ram
+    kept = []
+    for at in range(0, SIZE, 4096):
+        try:
+            page = bytes(saved.read(BASE + at, 4096))
+        except OutsideMemory:
+            continue
+        assert page == live[at : at + 4096]
+        kept.append(at)
+    assert 10 < len(kept) < 40
+    assert SIZE - 4096 not in kept
     assert saved.smmu == SMMU
+    assert list(saved.domains.values()) == machine.domains()
     (event,) = SmmuV3(saved, SMMU).events()
     assert (event.name, event.iova) == ("F_TRANSLATION", 0x1234000)
     assert saved.register(SMMU + 0x80, 8) == machine.streams | 1 << 62
-    with pytest.raises(OutsideMemory):
-        saved.read(BASE + SIZE - 4, 8)
+    for address, size in ((BASE + SIZE - 4, 8), (BASE - 4096, 8), (BASE + SIZE - 4096, 8)):
+        with pytest.raises(OutsideMemory):
+            saved.read(address, size)
     with pytest.raises(TypeError):
         saved.write(BASE, b"0")
 
 
-def test_table_without_a_stream(machine: Machine, tmp_path: Path, say: Say) -> None:
-    image = machine.save(tmp_path)
+def test_an_image_is_small_wherever_it_is_copied(machine: Machine, tmp_path: Path) -> None:
+    """Without holes, in one file, and the same for the same memory."""
+    image = machine.save(tmp_path, machine.domains())
+    assert image.stat().st_size < 8192
+    assert [path.name for path in tmp_path.iterdir()] == ["ram.img"]
+    with zipfile.ZipFile(image) as archive:
+        assert archive.testzip() is None
+        addresses = [int(name, 0) for name in archive.namelist() if name != "about.json"]
+        assert addresses == sorted(addresses)
+    first = image.read_bytes()
+    assert machine.save(tmp_path, machine.domains()).read_bytes() == first
+
+
+def test_a_table_by_its_address(machine: Machine, tmp_path: Path, say: Say) -> None:
+    image = machine.save(tmp_path, machine.domains())
     texts = render(machine.loose.dump())
     words = (image, "--format", "amdv1", "--top", hex(machine.loose.top), "--levels", machine.loose.expected.top + 1)
     assert say(*words) == (0, texts["page_table"], "")
     assert say(*words, "--file", "entries") == (0, texts["entries"], "")
+
+
+def test_what_was_not_kept_is_not_empty(machine: Machine, tmp_path: Path, say: Say) -> None:
+    """A table that nobody looked at is not in the image: that must not look like a table without entries."""
+    image = machine.save(tmp_path)
+    said = say(image, "--format", "amdv1", "--top", hex(machine.loose.top), "--levels", 3)
+    assert said[:2] == (2, "")
+    assert "the top of the table is not in the image" in said[2]
 
 
 def test_bare_image(machine: Machine, tmp_path: Path, say: Say) -> None:
@@ -150,14 +221,14 @@ def test_parameters(tmp_path: Path, say: Say) -> None:
     [
         (("--stream", "9"), "stream 9 has no page table"),
         (("--stream", "99", "--file", "ste"), "stream 99 has no ste"),
-        ((), "--stream=SID or --all: streams that translate: 8, 16"),
+        ((), "--domain=NAME, --stream=SID or --all: streams that translate: 8, 16"),
         (("--format", "amdv1"), "--format goes with --top"),
         (("--format", "amdv1", "--top", "0x40000000", "--file", "ste"), "--format goes with --top"),
         (("--format", "amdv1", "--top", "0x1000"), "the top of the table is not in the image"),
         (("--format", "amdv1", "--top", "0", "--set", "granule"), "--set takes NAME=VALUE"),
         (("--format", "amdv1", "--top", "0", "--set", "vasz=x"), "--set vasz takes a number"),
         (("--format", "amdv1", "--top", "0", "--set", "levels=9"), "amdv1 has 2 to 6 levels"),
-        (("--registers", "/nonexistent"), "FileNotFoundError"),
+        (("--registers", "/nonexistent"), "/nonexistent: No such file or directory"),
     ],
 )
 def test_what_cannot_be_walked(machine: Machine, tmp_path: Path, say: Say, words: tuple[str, ...], error: str) -> None:
@@ -174,6 +245,19 @@ def test_images_that_are_none(tmp_path: Path, say: Say) -> None:
     image.write_bytes(bytes(4096))
     assert "give --base" in say(image, "--all")[2]
     assert "no SMMU" in say(image, "--base", 0, "--all")[2]
-    for text in ("[]", "{", "{}", '{"ram": 5}', '{"ram": "0", "registers": []}'):
+    for text in ("[]", "{", "{}", '{"ram": 5}', '{"ram": "0", "registers": []}', '{"ram": "0", "domains": [{}]}'):
         (tmp_path / "ram.json").write_text(text)
         assert "ram.json: " in say(image, "--all")[2]
+
+
+def test_archives_that_are_no_images(machine: Machine, tmp_path: Path, say: Say) -> None:
+    image = machine.save(tmp_path)
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    assert "ram.img: File is not a zip file" in say(image, "--all")[2]
+    with zipfile.ZipFile(image, "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    assert "an archive without about.json" in say(image, "--all")[2]
+    with zipfile.ZipFile(image, "w") as archive:
+        archive.writestr("about.json", "{}")
+    assert "ram.img: KeyError: 'ram'" in say(image, "--all")[2]
