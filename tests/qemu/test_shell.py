@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pexpect
 import pytest
@@ -15,7 +16,9 @@ from pytest_iommu.settings import Settings
 from pytest_iommu.targets.qemu import Boot
 
 
-def test_a_shell_in_the_guest(boot: Boot, iommu_settings: Settings) -> None:
+@pytest.fixture
+def shell(boot: Boot, iommu_settings: Settings) -> Iterator[pexpect.spawn]:
+    """A shell whose prompt has come; all that was shown before is in ``before``."""
     if iommu_settings.offline:
         pytest.skip("a shell's busybox may have to be fetched, --iommu-offline")
     try:
@@ -29,15 +32,37 @@ def test_a_shell_in_the_guest(boot: Boot, iommu_settings: Settings) -> None:
     )
     try:
         child.expect("Run /init as init process")
-        child.expect(r"# ")
-        child.sendline('ls /sys/kernel/debug/iommu_ptdump_test; echo do"ne"')
-        child.expect("control")
-        child.expect("done")
-        child.send("\x01x")
-        child.expect(pexpect.EOF)
+        child.expect(r"\n[^\n]*# ")
+        yield child
     finally:
         child.close(force=True)
-    assert child.exitstatus == 0
+
+
+def test_a_shell_says_where_things_are(shell: pexpect.spawn) -> None:
+    greeting = shell.before
+    for words in (
+        "/sys/kernel/debug/iommu/domains/ID/{info,page_table,entries,stats}",
+        "/sys/kernel/debug/iommu_ptdump_test/control",
+        "exit, Ctrl-D or poweroff",
+    ):
+        assert words in greeting
+    # What it says can be typed.
+    tries = [line.partition("  ")[2].strip() for line in greeting.splitlines() if "  " in line]
+    for line in (line.removeprefix("to try it").strip() for line in tries):
+        if line.startswith(("cd ", "echo ", "cat ")):
+            shell.sendline(line)
+    shell.sendline('echo do"ne"')
+    shell.expect("0x0000000000001000-0x0000000000001fff 0x0000000041000000 ")
+    shell.expect("done")
+    assert "error" not in shell.before
+
+
+@pytest.mark.parametrize("leave", ["exit\n", "\x04", "poweroff\n", "reboot\n", "\x01x"])
+def test_the_guest_ends_with_its_shell(shell: pexpect.spawn, leave: str) -> None:
+    shell.send(leave)
+    shell.expect(pexpect.EOF, timeout=60)
+    shell.close()
+    assert shell.exitstatus == 0
 
 
 def test_the_same_guest_as_tests_have(boot: Boot) -> None:

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #define PORT_NAME "iommu.agent"
 #define PORTS "/sys/class/virtio-ports"
 #define BUSYBOX "/bin/busybox"
+#define DEBUGFS "/sys/kernel/debug"
 
 static void mount_one(const char *source, const char *target, const char *type,
 		      struct buffer *errors)
@@ -78,6 +80,40 @@ static bool on_command_line(const char *word)
 	return false;
 }
 
+/* Where things are, and how to leave: the first lines above the prompt */
+static void greet(void)
+{
+	static const struct {
+		const char *what, *path, *more;
+	} places[] = {
+		{ "page tables of domains", DEBUGFS "/iommu/domains",
+		  "/ID/{info,page_table,entries,stats}" },
+		{ "streams of the SMMU", DEBUGFS "/iommu/arm_smmu_v3",
+		  "/*/stream_table/SID/{ste,cd}" },
+		{ "the test module", DEBUGFS "/iommu_ptdump_test/control",
+		  " (answers: status)" },
+	};
+
+	printf("\nThis is the guest that the tests run in.\n\n");
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+		if (!access(places[i].path, F_OK))
+			printf("  %-24s%s%s\n", places[i].what, places[i].path, places[i].more);
+	printf("  %-24s%s\n", "to try it", "cd " DEBUGFS);
+	printf("  %-24s%s\n", "", "echo domain d dev=edu0 stage=1 >iommu_ptdump_test/control");
+	printf("  %-24s%s\n", "", "echo map d 0x1000 0x41000000 0x1000 rw >iommu_ptdump_test/control");
+	printf("  %-24s%s\n", "", "cat iommu_ptdump_test/domains iommu/domains/*/page_table");
+	printf("  %-24s%s\n\n", "to leave", "exit, Ctrl-D or poweroff");
+	fflush(stdout);
+}
+
+/* What init does for poweroff, halt and reboot, which is one thing here: QEMU ends */
+static void end_guest(int signal)
+{
+	(void)signal;
+	sync();
+	reboot(RB_POWER_OFF);
+}
+
 /*
  * A shell on the console; who leaves it leaves the guest. A process of its own
  * waits for it: without a host at the port the agent is stuck in its HELLO.
@@ -86,10 +122,16 @@ static void spawn_shell(void)
 {
 	pid_t shell;
 
-	if (fork())
+	if (fork()) {
+		/* busybox's poweroff, halt and reboot */
+		signal(SIGUSR2, end_guest);
+		signal(SIGUSR1, end_guest);
+		signal(SIGTERM, end_guest);
 		return;
+	}
 	shell = fork();
 	if (!shell) {
+		greet();
 		setsid();
 		ioctl(0, TIOCSCTTY, 1);
 		setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin", 1);
