@@ -36,6 +36,7 @@ class _Held:
 
     def __init__(self, file: str, text: str) -> None:
         self._file = file
+        self.text = frozenset(text.splitlines())
         self._lines: dict[tuple[str, ...], str] = {}
         self._spans: list[tuple[int, int, str]] = []
         for line in text.splitlines():
@@ -100,7 +101,8 @@ def beside_memory(differences: Iterable[Difference], memory: Mapping[str, str]) 
         if one.alone or line is None or one.file not in held:
             yield one
             continue
-        found = held[one.file].beside(line)
+        lines = held[one.file]
+        found = one.dumped if one.dumped in lines.text else lines.beside(line)
         expected = found if found is not None and _placed(one.expected, found) else one.expected
         yield replace(one, expected=expected, memory=found)
 

@@ -358,6 +358,7 @@ def test_no_line_is_made_up(name: str) -> None:
                 continue
             held = seen[one.file].splitlines()
             assert one.memory in (None, SILENT) or one.memory in held, one
+            assert one.alone or one.memory == one.dumped or one.dumped not in held, one
             if one.memory is None:  # then nothing is there, not even a part of a longer line
                 (line,) = {one.expected, one.dumped} - {None, SILENT} if one.expected is None else {one.expected}
                 assert line not in held, one
