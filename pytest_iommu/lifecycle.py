@@ -23,6 +23,7 @@ from pytest_iommu.report.terminal import Reporter
 from pytest_iommu.report.watch import HANDED_BACK, Watch, known_of
 from pytest_iommu.run import RUN, Run, uncaptured
 from pytest_iommu.settings import EXIT_SETUP
+from pytest_iommu.signals import Signals
 
 if TYPE_CHECKING:
     from pytest_iommu.scheduler import GuestScheduling
@@ -47,6 +48,8 @@ def configure(config: pytest.Config) -> None:
     if handed is not None:
         config.stash[RUN] = Run.taken_over(config, handed)
         config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
+        # Ctrl-C is the controller's to handle.
+        _handle(config, Signals(lambda error: None), ctrl_c=False)
         return
     try:
         options.check_keys(config)
@@ -61,7 +64,14 @@ def configure(config: pytest.Config) -> None:
     config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
     watch = Watch()
     config.pluginmanager.register(watch, "iommu-watch")
-    config.pluginmanager.register(Reporter(run, watch), "iommu-reporter")
+    signals = Signals(watch.signalled)
+    _handle(config, signals, ctrl_c=not config.getoption("usepdb"))
+    config.pluginmanager.register(Reporter(run, watch, signals), "iommu-reporter")
+
+
+def _handle(config: pytest.Config, signals: Signals, ctrl_c: bool) -> None:
+    signals.install(ctrl_c)
+    config.add_cleanup(signals.restore)
 
 
 def header(config: pytest.Config) -> list[str]:

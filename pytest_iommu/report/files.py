@@ -18,15 +18,24 @@ def write(settings: Settings, rows: Sequence[Row], run: RunFacts, kernels: Mappi
     """Write what was asked for; what could not be written is told, a line each."""
     problems = []
     if settings.report is not None:
-        try:
-            rules.write(settings.report, rules.document(rows, RULES, LATER, kernels))
-        except OSError as error:
-            problems.append(_unwritten("--iommu-report", settings.report, error))
+        for name, text in rules.texts(rules.document(rows, RULES, LATER, kernels)).items():
+            problems += _put("--iommu-report", settings.report / name, text)
     if settings.json is not None:
         problems += _put("--iommu-json", settings.json, results.text(results.document(rows, run, kernels)))
     if settings.ktap is not None:
         problems += _put("--iommu-ktap", settings.ktap, ktap.text(rows, _header(rows, run, kernels)))
     return problems
+
+
+def remove(settings: Settings) -> None:
+    """Remove what an earlier run has written to the same places; pipes and devices stay."""
+    found = [settings.json, settings.ktap]
+    if settings.report is not None:
+        found += [settings.report / name for name in rules.FILES]
+    for path in found:
+        if path is not None and path.is_file() and not path.is_symlink():
+            with suppress(OSError):  # it is said when it cannot be written
+                path.unlink()
 
 
 def _header(rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -42,7 +51,7 @@ def _put(option: str, path: Path, text: str) -> list[str]:
     fresh = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():
+        if path.is_symlink() or (path.exists() and not path.is_file()):
             path.write_text(text, encoding="utf-8")  # a pipe, /dev/stdout
             return []
         fresh.write_text(text, encoding="utf-8")

@@ -27,6 +27,7 @@ def complete(
     xml = config.stash.get(xml_key, None)
     if xml is None:
         return
+    xml.global_properties = [one for one in xml.global_properties if one[0] not in properties]
     for name, value in properties.items():
         xml.add_global_property(name, value)
     for row in rows:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from pytest_iommu.report.rows import Count, Row, guests_of, per_rule
 
 SCHEMA = 1
 """Raised when a field changes its meaning or goes; a new field raises nothing."""
+
+FILES = ("rules.json", "rules.md")
 
 
 def outcome_of(rule: str, rows: Iterable[Row], later: Mapping[str, str]) -> str:
@@ -107,8 +108,6 @@ def _skipped(report: Mapping[str, Any]) -> list[str]:
     return ["", "## Skipped", "", *rows]
 
 
-def write(directory: Path, report: Mapping[str, Any]) -> None:
-    """Write both files; the directory is made. OSError when that is not possible."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "rules.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (directory / "rules.md").write_text(markdown(report), encoding="utf-8")
+def texts(report: Mapping[str, Any]) -> dict[str, str]:
+    """Both files, by name."""
+    return dict(zip(FILES, (json.dumps(report, indent=1) + "\n", markdown(report)), strict=True))

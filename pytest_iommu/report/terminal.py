@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from pytest_iommu.report.rows import Row, guests_of, rows_of
 from pytest_iommu.report.tally import Tally, reasons, table, tally
 from pytest_iommu.report.watch import Watch
 from pytest_iommu.settings import EXIT_SETUP, listing
+from pytest_iommu.signals import Signals
 
 if TYPE_CHECKING:
     from pytest_iommu.run import Run
@@ -25,16 +27,37 @@ PYARGS = "the conformance suite is run by: pytest --pyargs pytest_iommu.conforma
 class Reporter:
     """A plugin of the process that reports: the controller, or the only one."""
 
-    def __init__(self, run: Run, watch: Watch) -> None:
+    def __init__(self, run: Run, watch: Watch, signals: Signals) -> None:
         self._run = run
         self._watch = watch
+        self._signals = signals
+        self._session: pytest.Session | None = None
+        self._wrote = ""
         self._began = time.time()
         self._empty = False
-        self._closed = False
+        self._in_junit: set[str] = set()
+        self._junit_is_written = False
         self._told: list[str] = []
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """A run that is killed must not leave the files of an earlier one: they would look like its own."""
+        self._session = session
+        if _runs_tests(session.config):
+            from pytest_iommu.report import files
+
+            files.remove(self._run.settings)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None]:
+        """Write the files, before the others do their part: that may take long, and be interrupted."""
+        with self._signals.held():
+            self._finish(session, exitstatus)
+        result = yield
+        self._junit_is_written = True
+        return result
+
+    def _finish(self, session: pytest.Session, exitstatus: int) -> None:
         """Failures of the set-up alone have their own exit status; with --iommu-strict, so has a run without checks."""
         self._empty = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
         if exitstatus == pytest.ExitCode.INTERRUPTED and self._watch.by_maxfail:
@@ -44,18 +67,25 @@ class Reporter:
             session.exitstatus = EXIT_SETUP
         elif exitstatus == pytest.ExitCode.OK and self._strict_and_empty(session.config):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+        if self._watch.by_signal and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.INTERRUPTED):
+            session.exitstatus = self._watch.exit_status
         session.exitstatus = self._close(session.config, session, session.exitstatus)
 
     def pytest_unconfigure(self, config: pytest.Config) -> None:
-        """A run that was ended before it began, by a kernel that does not build, has no other end."""
-        if self._watch.finished.ended and not self._closed:
-            self._close(config, None, self._watch.exit_status)
+        """The end of a run that was ended before it began, as by a kernel that does not build; or while it ended."""
+        ended = self._watch.finished.ended
+        if not _runs_tests(config) or not ended or (self._junit_is_written and self._wrote == ended):
+            return
+        with self._signals.held():
+            if self._wrote != ended:
+                status = self._close(config, None, self._watch.exit_status)
+                if self._session is not None and self._watch.by_signal:
+                    self._session.exitstatus = status
             junit.write(config)
 
     def _close(self, config: pytest.Config, session: pytest.Session | None, status: int) -> int:
         """Write the files, also of a run that failed or was interrupted, and return the exit status."""
-        self._closed = True
-        if config.option.collectonly or listing(config):
+        if not _runs_tests(config):
             return status
         from pytest_iommu.report import files
 
@@ -80,8 +110,11 @@ class Reporter:
             exit_status=int(status),
             ended=self._watch.finished.ended,
         )
+        self._wrote = facts.ended
         stated = {"target": target, "seed": str(settings.seed), "ended": facts.ended}
-        junit.complete(config, rows, junit.properties(guests_of(rows, kernels), stated), self._watch.nodes)
+        new = [row for row in rows if row.nodeid not in self._in_junit]
+        self._in_junit |= {row.nodeid for row in rows if row.made}
+        junit.complete(config, new, junit.properties(guests_of(rows, kernels), stated), self._watch.nodes)
         problems = files.write(settings, rows, facts, kernels)
         self._told += problems
         return EXIT_SETUP if problems and status == pytest.ExitCode.OK else status
@@ -132,8 +165,12 @@ class Reporter:
         return tally(rows_of(self._watch.finished.reports).values())
 
     def _strict_and_empty(self, config: pytest.Config) -> bool:
-        strict = self._run.settings.strict and not config.option.collectonly and not listing(config)
-        return strict and self._tally().nothing_checked
+        return self._run.settings.strict and _runs_tests(config) and self._tally().nothing_checked
+
+
+def _runs_tests(config: pytest.Config) -> bool:
+    """Whether this is no listing, which has no results."""
+    return not config.option.collectonly and not listing(config)
 
 
 def _add_to_last_line(terminalreporter: pytest.TerminalReporter, text: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pytest_iommu.report.rows import RUN, Collected, Finished, Row
 from pytest_iommu.report.summary import GUEST, RULES, split
 from pytest_iommu.settings import EXIT_SETUP
+from pytest_iommu.signals import Terminated
 
 HANDED_BACK = "iommu"
 """Where a worker that ends early puts what it knows of the tests: node id -> rules by comma, guest."""
@@ -18,14 +19,21 @@ HANDED_BACK = "iommu"
 MAXFAIL = "stopping after "
 """How pytest and xdist begin the reason when --maxfail ended a run."""
 
+WORKER_INTERRUPTED = "received keyboard-interrupt"
+"""How xdist ends the reason when a worker was interrupted."""
+
 
 class Watch:
-    """A plugin that makes a run's ``finished``; ``nodes`` are the workers of tests that began, by node id."""
+    """A plugin that makes a run's ``finished``; ``nodes`` are the workers of tests that began, by node id.
+
+    ``exit_status`` is that of a run that was broken off, ``by_signal`` says that Ctrl-C or another signal did that.
+    """
 
     def __init__(self) -> None:
         self.finished = Finished()
         self.nodes: dict[str, object] = {}
         self.exit_status = int(pytest.ExitCode.INTERRUPTED)
+        self.by_signal = False
         self._kind = ""
         self._broke_off = False
 
@@ -56,11 +64,23 @@ class Watch:
         self.finished.reports.append(report)
         self.nodes[report.nodeid] = getattr(report, "node", None)
 
-    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Ctrl-C, pytest.exit(), or pytest's and xdist's own ways to stop."""
-        error = excinfo.value
+    def signalled(self, error: KeyboardInterrupt) -> None:
+        """A signal came. It ends the run, even if another one hinders pytest from saying so."""
+        if self.by_signal:
+            return
+        self.by_signal = self._broke_off = True
         self._kind, self.finished.ended = "interrupted", str(error) or "interrupted"
-        self._broke_off = type(error) is KeyboardInterrupt
+        # As a shell tells of a process that a signal has ended; of Ctrl-C pytest has its own.
+        self.exit_status = 128 + error.number if isinstance(error, Terminated) else int(pytest.ExitCode.INTERRUPTED)
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Ctrl-C, another signal, pytest.exit(), or pytest's and xdist's own ways to stop."""
+        error = excinfo.value
+        if isinstance(error, Terminated) or type(error) is KeyboardInterrupt:
+            self.signalled(error)
+            return
+        self._kind, self.finished.ended = "interrupted", str(error) or "interrupted"
+        self._broke_off = self.finished.ended.endswith(WORKER_INTERRUPTED)
         if isinstance(error, pytest.exit.Exception):
             self._broke_off = True
             self.finished.ended = error.msg

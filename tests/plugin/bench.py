@@ -50,5 +50,22 @@ class Bench:
     def run(self, *arguments: str) -> pytest.RunResult:
         return self.pytester.runpytest_subprocess(f"--iommu-target=replay:{self.recording}", *arguments)
 
+    def tell_reports(self) -> None:
+        """Have the process that reports make a file ``reported-<test>`` when it has the last report of a test."""
+        self.pytester.makeconftest(
+            """
+            import pathlib
+
+            class Reported:
+                def pytest_runtest_logreport(self, report):
+                    if report.when == "teardown":
+                        pathlib.Path("reported-" + report.nodeid.rpartition("::")[2]).touch()
+
+            def pytest_configure(config):
+                if not hasattr(config, "workerinput"):
+                    config.pluginmanager.register(Reported())
+            """
+        )
+
     def artefacts(self) -> Path:
         return self.pytester.path / ".pytest-iommu" / "latest"

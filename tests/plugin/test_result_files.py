@@ -212,12 +212,14 @@ def test_what_was_tested_is_said(recorded: Bench, workers: str) -> None:
 # With workers Ctrl-C reaches the controller while a worker's test still runs, and no report is on its way.
 CTRL_C = {
     "-n0": "def test_z(): raise KeyboardInterrupt",
-    "-n2": """import os, signal, time
+    "-n2": """import os, pathlib, signal, time
 
 def test_z():
-    time.sleep(3)
+    while not pathlib.Path("reported-test_a").exists():
+        time.sleep(0.01)
     os.kill(os.getppid(), signal.SIGINT)
-    time.sleep(8)
+    while True:
+        signal.pause()  # until the controller ends this worker
 """,
 }
 
@@ -225,6 +227,7 @@ def test_z():
 @pytest.mark.parametrize("workers", CTRL_C)
 def test_what_there_is_of_an_interrupted_run_is_written(recorded: Bench, workers: str) -> None:
     recorded.pytester.makepyfile(test_a="def test_a(): pass", test_z=CTRL_C[workers])
+    recorded.tell_reports()
     result = recorded.run(*FILES, workers, "test_a.py", "test_z.py", "basics.iommu.yaml")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     found = Results(recorded)
