@@ -95,6 +95,14 @@ class GuestHandle:
         return found
 
     @property
+    def kernel_config(self) -> frozenset[str] | None:
+        """The lines of the kernel's configuration; None where nobody knows it."""
+        kernel = self._run.kernels.get(self.key.kernel)
+        if kernel is None or kernel.config is None:
+            return None
+        return frozenset(kernel.config.read_text(encoding="utf-8").splitlines())
+
+    @property
     def in_ram(self) -> InRam | None:
         """The witness that reads the guest's memory; None where there is none to look into."""
         return in_ram(self._guest, self.machine)

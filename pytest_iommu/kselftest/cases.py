@@ -40,6 +40,7 @@ from pytest_iommu.outcomes import SetupError
 from pytest_iommu.report.names import clean
 from pytest_iommu.scenario import DomainSpec, Instance, Phase, Plan, compile_plan, load
 from pytest_iommu.targets.manners import FUNCTIONAL
+from pytest_iommu.witnesses.streams import DEFAULT
 
 MACHINE, KERNEL = "smmuv3", "plain"
 HEAD = "# SPDX-License-Identifier: GPL-2.0-only\n# Made by pytest-iommu of {}; not to be edited.\n"
@@ -108,6 +109,8 @@ def suitable(instance: Instance) -> Plan | None:
     plan = compile_plan(instance)
     if any(phase.plugs or phase.dma for phase in plan.phases):
         return None
+    if any(stream.config == DEFAULT for phase in plan.phases for stream in phase.streams):
+        return None  # it does not look up what a default domain is
     if any(not read.same for phase in plan.phases for read in phase.reads):
         return None
     return plan

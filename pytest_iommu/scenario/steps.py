@@ -31,8 +31,8 @@ from pytest_iommu.scenario.schema import (
 FILES = ("info", "page_table", "entries", "stats")
 ERRNOS = frozenset(errno.errorcode.values())
 ACTIONS = ("exists", "mode", "open", "read", "write", "ioctl")
-#: Config of a STE, as STE-2 words it
-CONFIGS = ("ABORT", "BYPASS", "only S1_TRANS", "only S2_TRANS", "S1+S2_TRANS", "UNKNOWN")
+#: Config of a STE, as STE-2 words it, or that of the device's default domain
+CONFIGS = ("ABORT", "BYPASS", "only S1_TRANS", "only S2_TRANS", "S1+S2_TRANS", "UNKNOWN", "default")
 #: what a transfer can end in (SMMU specification IHI 0070, 7.3)
 EVENTS = ("F_TRANSLATION", "F_PERMISSION", "F_ADDR_SIZE", "F_ACCESS")
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ROOT = f"{DEBUGFS}/arm_smmu_v3"
 SHOWN = 4
 """Lines of a file that are shown where it differs."""
+DEFAULT = "default"
+BYPASS = "BYPASS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ class StreamText:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a device's streams must say: the words of Config, and the id of the domain it is on (`-` for none)."""
+    """What a device's streams must say: the words of Config, and the id of the domain it is on (`-` for none).
+
+    ``config`` may be DEFAULT: that of the device's default domain.
+    """
 
     device: str
     config: str | None = None
@@ -95,11 +100,25 @@ class Streams:
         names = [name.rstrip("@/") for name in ops.text_of(listed).splitlines()]
         return {name: known[name] if name in known else (requester_id(name),) for name in names}
 
+    def default_config(self, name: str) -> str:
+        """Config of a device that is on its default domain, of the type that sysfs tells: BYPASS, or translating."""
+        device = f"/sys/bus/pci/devices/0000:{self._device(name).address}"
+        (kind,) = self._run([ops.read_file(f"{device}/iommu_group/type")]).results
+        if not kind.ok:
+            raise SetupError(f"{device}/iommu_group/type cannot be read: {ops.errno_name(kind.value)}")
+        if ops.text_of(kind).strip() == "identity":
+            return BYPASS
+        return "only S1_TRANS" if "s1" in self._machine.stages else "only S2_TRANS"
+
     def check(self, wanted: Sequence[Wanted] = ()) -> list[CheckFailed]:
         """Hold every stream against memory and the domains' info, and those of ``wanted`` against what they must be."""
         owners = self.devices()
         listed = self._listing()
         problems = list(self._directories(owners, listed))
+        wanted = [
+            replace(want, config=self.default_config(want.device)) if want.config == DEFAULT else want
+            for want in wanted
+        ]
         texts = self.read(listed)
         ids = self._tops()
         for sid, text in texts.items():

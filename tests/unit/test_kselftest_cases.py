@@ -48,6 +48,10 @@ cases:
     rules: [STE-1]
     stages: [s1]
     do: [{unplug: {device: edu2}}]
+  - name: whatever-its-default-domain-is
+    rules: [STE-2]
+    stages: [s1]
+    do: [{check: {stream: edu0, config: default}}]
 """
 
 
