@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Can the suite fail? Seeds one bug at a time and looks whether it is found, and under the right rule.
 
-A mutant of the kernel changes a copy of the reference implementation: one incremental build, one run of the suite. It
-is caught when a test fails whose first-named rule is the mutant's. A mutant of the parser changes a copy of this
-project, and the unit tests have to fail. Exit status: 0 when all are caught, 1 when not, 2 for other trouble.
+A mutant of the dump changes a copy of the reference implementation, one of the kernel the tree that it is put into:
+one incremental build, one run of the suite. It is caught when a test fails whose first-named rule is the mutant's. A
+mutant of the parser changes a copy of this project, and the unit tests have to fail. Exit status: 0 when all are
+caught, 1 when not, 2 for other trouble.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ import verdicts
 from mutant import Mutant, MutantError
 
 from pytest_iommu import paths
+from pytest_iommu.images import source
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.store import Store
+from pytest_iommu.images.tree import reference_changes
+from pytest_iommu.outcomes import SetupError
 from pytest_iommu.report.summary import INFRASTRUCTURE
 from pytest_iommu.rules import RULES
 
@@ -133,7 +139,7 @@ def entries(cache: Path) -> set[Path]:
 
 
 def run_kernel(one: Mutant, cache: Path, seconds: int, extra: Sequence[str]) -> Outcome:
-    """Build and run one mutant of the reference implementation; what it leaves in the cache is removed.
+    """Build and run one mutant of the dump or of the kernel; what it leaves in the cache is removed.
 
     Nothing else is, though it be new: another session may have put it there meanwhile.
     """
@@ -194,7 +200,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=description, epilog="What follows `--` goes to pytest.")
     parser.add_argument("names", nargs="*", help="only mutants with one of these in their name")
     parser.add_argument("--cache", type=Path, help="as pytest's --iommu-cache")
-    parser.add_argument("--only", choices=("kernel", "parser"), help="only mutants of the kernel, or of the parser")
+    parser.add_argument("--only", choices=("dump", "kernel", "parser"), help="only mutants of one kind")
     parser.add_argument("--seconds", type=int, default=10, help="let a run go on for so long (default 10)")
     parser.add_argument("--check", action="store_true", help="only look whether the patches apply")
     words = sys.argv[1:]
@@ -202,20 +208,35 @@ def main() -> int:
     given, extra = parser.parse_args(words[:at]), words[at + 1 :]
     cache = (given.cache or paths.default_cache()).absolute()
     try:
-        kernel = chosen(mutant.of_kernel(RULES), given.names) if given.only != "parser" else []
-        own = chosen(mutant.of_parser(), given.names) if given.only != "kernel" else []
+        kinds = {"dump": mutant.of_dump(RULES), "kernel": mutant.of_tree(RULES), "parser": mutant.of_parser()}
+        found = {kind: chosen(all_, given.names) for kind, all_ in kinds.items() if given.only in (None, kind)}
+        kernel, own = [*found.get("dump", []), *found.get("kernel", [])], found.get("parser", [])
+        tree = kernel_source(cache) if found.get("kernel") else None
         with scratch(cache) as folder:
-            check(folder, kernel, own)
+            check(folder, kernel, own, tree)
         if given.check:
             return 0
         return run(kernel, own, cache, given.seconds, extra)
-    except MutantError as error:
+    except (MutantError, SetupError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def check(folder: Path, kernel: Sequence[Mutant], own: Sequence[Mutant]) -> None:
-    """Apply every patch to a copy of its own. MutantError for the first one that does not fit any more."""
+def kernel_source(cache: Path) -> Path:
+    """The kernel tree that the suite builds, fetched if it is not in the cache. SetupError when it cannot be had."""
+    store, progress = Store(cache), Progress(sys.stderr)
+    found = source.cached(store)
+    if found is None:
+        with store.locked(progress):
+            found = source.cached(store) or source.fetch(store, progress, offline=False)
+    return found.path
+
+
+def check(folder: Path, kernel: Sequence[Mutant], own: Sequence[Mutant], tree: Path | None) -> None:
+    """Apply every patch to a copy of its own. MutantError for the first one that does not fit any more.
+
+    ``tree`` is a kernel tree, for those of the kernel itself.
+    """
     for one in (*kernel, *own):
         copy = folder / one.name
         if one.rule:
@@ -223,6 +244,11 @@ def check(folder: Path, kernel: Sequence[Mutant], own: Sequence[Mutant]) -> None
         else:
             shutil.copytree(ROOT / "pytest_iommu", copy / "pytest_iommu", ignore=LEFT_OUT)
         one.apply(copy)
+        if one.of_tree and tree is not None:
+            try:
+                reference_changes(tree, copy, folder / f"{one.name}-patched")
+            except SetupError as error:
+                raise MutantError(f"{one.path.name}: {error.message}") from error
         shutil.rmtree(copy)
 
 
