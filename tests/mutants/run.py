@@ -224,11 +224,8 @@ def main() -> int:
 
 def kernel_source(cache: Path) -> Path:
     """The kernel tree that the suite builds, fetched if it is not in the cache. SetupError when it cannot be had."""
-    store, progress = Store(cache), Progress(sys.stderr)
-    found = source.cached(store)
-    if found is None:
-        with store.locked(progress):
-            found = source.cached(store) or source.fetch(store, progress, offline=False)
+    store = Store(cache)
+    found = source.cached(store) or source.fetch(store, Progress(sys.stderr), offline=False)
     return found.path
 
 
