@@ -85,6 +85,9 @@ class Run:
         name = self.settings.target
         if name not in kinds:
             raise SetupError(f"no target {name!r}; there are: {', '.join(sorted(kinds))}")
+        argument = self.settings.target_argument
+        if argument and not kinds[name].takes_argument:
+            raise SetupError(f"--iommu-target={name}:{argument}: {name} takes no argument")
         return kinds[name]
 
     @property

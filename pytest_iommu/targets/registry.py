@@ -26,7 +26,8 @@ class TargetKind:
     is None. ``emulated`` says that guests are the machines of qemu-images/, or answer as those; what a test in Python
     says of a machine it needs is then true. ``programs``: programs of ours can be put on its guests. ``live``: a kernel
     runs there, so a test is not over before what it made is freed. ``note`` is for the header: what cannot be seen.
-    ``ignores`` are the options, without --iommu-, that have no effect there.
+    ``ignores`` are the options, without --iommu-, that have no effect there. ``takes_argument``: something may follow
+    the name of the target, behind a colon.
     """
 
     make: Callable[[Settings, Machine, Key, Artefacts | None], Target]
@@ -36,6 +37,7 @@ class TargetKind:
     live: bool = True
     note: str = ""
     ignores: tuple[str, ...] = ()
+    takes_argument: bool = True
 
 
 def _qemu(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
@@ -90,7 +92,7 @@ BUILD_OPTIONS = ("config", "make-arg")
 _START_OPTIONS = ("append", "qemu", "qemu-arg", "image")
 
 BUILTIN: Mapping[str, TargetKind] = {
-    "qemu": TargetKind(_qemu),
+    "qemu": TargetKind(_qemu, takes_argument=False),
     "replay": TargetKind(
         _replay,
         needs_kernel=False,
@@ -100,9 +102,21 @@ BUILTIN: Mapping[str, TargetKind] = {
         ignores=(*BUILD_OPTIONS, *_START_OPTIONS, "kernel", "modules", "cache", "offline"),
     ),
     "local": TargetKind(
-        _local, needs_kernel=False, emulated=False, note=_NOT_OURS, ignores=(*BUILD_OPTIONS, *_START_OPTIONS)
+        _local,
+        needs_kernel=False,
+        emulated=False,
+        note=_NOT_OURS,
+        ignores=(*BUILD_OPTIONS, *_START_OPTIONS),
+        takes_argument=False,
     ),
-    "vng": TargetKind(_vng, needs_kernel=False, emulated=False, note=_NOT_OURS, ignores=BUILD_OPTIONS),
+    "vng": TargetKind(
+        _vng,
+        needs_kernel=False,
+        emulated=False,
+        note=_NOT_OURS,
+        ignores=BUILD_OPTIONS,
+        takes_argument=False,
+    ),
     "ssh": TargetKind(
         _ssh, needs_kernel=False, emulated=False, note=_NOT_OURS, ignores=(*BUILD_OPTIONS, *_START_OPTIONS)
     ),

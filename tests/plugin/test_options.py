@@ -25,6 +25,7 @@ from pytest_iommu.images.store import Store
 from pytest_iommu.outcomes import SetupError
 from pytest_iommu.run import Run
 from pytest_iommu.settings import OPTIONS, Settings
+from pytest_iommu.targets import registry
 from pytest_iommu.targets.qemu import boot_of
 from pytest_iommu.targets.registry import BUILTIN, TargetKind
 
@@ -196,6 +197,26 @@ def test_the_manual_has_every_option() -> None:
     table = (ROOT / "README.md").read_text().partition("## Options\n")[2].partition("\n## ")[0]
     cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| --")]
     assert sorted(re.findall(r"--iommu-[\w-]+", " ".join(cells))) == sorted(option.flag for option in OPTIONS)
+
+
+def test_the_manual_has_every_target() -> None:
+    rows = [row for row in (ROOT / "docs" / "targets.md").read_text().splitlines() if row.startswith("| `")]
+    first = [row.split("`")[1] for row in rows]
+    assert {name.partition(":")[0] for name in first} == set(BUILTIN)
+    assert {name.partition(":")[0] for name in first if ":" in name} == {
+        name for name, kind in BUILTIN.items() if kind.takes_argument
+    }
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_what_a_target_is_said_to_ignore_it_does_not_read(name: str) -> None:
+    running = ("running", "stdio")
+    modules = {"ssh": ("ssh", *running), "local": ("local", *running), "vng": ("vng", *running)}.get(name, (name,))
+    sources = [(Path(registry.__file__).parent / f"{module}.py").read_text() for module in modules]
+    read = set(re.findall(r"settings\.(\w+)", "\n".join(sources)))
+    attributes = {"qemu-arg": "qemu_args", "make-arg": "make_args"}
+    for ignored in BUILTIN[name].ignores:
+        assert attributes.get(ignored, ignored) not in read
 
 
 def test_keep_all_keeps_what_passed_too(recorded: Bench) -> None:

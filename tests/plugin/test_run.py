@@ -160,6 +160,8 @@ def test_ini_twins(recorded: Bench) -> None:
     ("option", "message"),
     [
         ("--iommu-target=nowhere", "*no target 'nowhere'; there are: local, qemu, replay, ssh*"),
+        ("--iommu-target=qemu:smmuv3topo", "*--iommu-target=qemu:smmuv3topo: qemu takes no argument*"),
+        ("--iommu-target=local:board", "*--iommu-target=local:board: local takes no argument*"),
         ("--iommu-machine=pdp11", "*no machine 'pdp11'; there are: *smmuv3*"),
         ("--iommu-keep=some", "*--iommu-keep is one of failed, all, none, not 'some'*"),
         ("--iommu-kernel=/nowhere", "*--iommu-kernel: no such directory: /nowhere*"),
