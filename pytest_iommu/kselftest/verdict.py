@@ -19,6 +19,7 @@ from pytest_iommu import outcomes
 from pytest_iommu.guest.ops import errno_name
 from pytest_iommu.kselftest.ktap import Output, Result, parse
 from pytest_iommu.outcomes import CheckFailed, IommuError
+from pytest_iommu.report.side_by_side import stacked
 
 NOT_STARTED = 127
 SKIPPED = 4
@@ -29,6 +30,9 @@ LINES = 60
 
 # `not ok` follows these: all rules that the test is about, and in brackets the one that its judge found broken.
 _ABOUT = re.compile(r"^\S+: ((?:[A-Z]{3}-\d+ ?)+)$")
+END = "(the end)"
+"""What our programs print in the place of a line that is not there."""
+_EXPECTED, _DUMPED = re.compile(r"^  expected +(.*)"), re.compile(r"^  dumped +(.*)")
 _BROKEN = re.compile(r"\(([A-Z]{3}-\d+): ")
 
 
@@ -102,11 +106,14 @@ class _Judge:
         line += f" # {one.directive} {one.reason}".rstrip() if one.directive else ""
         broken, about = _rules(one.diagnostics)
         rules = broken or about or self._tests[name]
-        message = "\n".join([*_shortened(one.diagnostics), f"{self._program}: {line}"])
+        differs = any(_EXPECTED.match(text) for text in one.diagnostics)
+        message = "\n".join([*_shortened(_stacked(one.diagnostics)), f"{self._program}: {line}"])
         related = tuple(rule for rule in about if rule not in rules)
         failure = self._failure(name, message, rules, related)
-        # The judge in the guest has compared the dump with what it mapped.
-        return Verdict("failed", error=failure.told(message, verdict=outcomes.Verdict.UNDECIDED) if broken else failure)
+        if broken or differs:
+            # The judge in the guest has compared the dump with what was mapped, and cannot look into memory.
+            failure = failure.told(message, verdict=outcomes.Verdict.UNDECIDED)
+        return Verdict("failed", error=failure)
 
     def _end(self) -> tuple[int, IommuError] | None:
         """In which test the program ended before its time, and how."""
@@ -195,6 +202,21 @@ def _rules(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     broken = [rule for line in lines for rule in _BROKEN.findall(line)]
     about = [rule for line in lines if (match := _ABOUT.match(line)) for rule in match[1].split()]
     return tuple(dict.fromkeys(broken)), tuple(dict.fromkeys(about))
+
+
+def _stacked(lines: Sequence[str]) -> list[str]:
+    """Expected and dumped lines that follow each other as they are shown elsewhere."""
+    found: list[str] = []
+    expected: str | None = None
+    for line in lines:
+        left, right = _EXPECTED.match(line), _DUMPED.match(line)
+        if right is not None and expected is not None:
+            pair = {"expected": expected, "dumped": right[1]}
+            found[-1:] = stacked({name: None if text == END else text for name, text in pair.items()}, "  ")
+        else:
+            found.append(line)
+        expected = left[1] if left is not None else None
+    return found
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:

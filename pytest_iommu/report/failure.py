@@ -62,7 +62,9 @@ def text(error: IommuError, place: Place) -> str:
     about = f", about {' '.join(place.rules)}" if place.rules else ""
     parts.append(f"test:      {place.where}{about}")
     if evidence is not None:
-        console = evidence.console.rstrip().splitlines()
+        # What is in the report above is not shown a second time.
+        told = set(evidence.splat.splitlines())
+        console = [line for line in evidence.console.rstrip().splitlines() if line not in told]
         if console and (evidence.splat or not check):
             parts += ["", CONSOLE, *_indented(console[-CONSOLE_LINES:])]
         if evidence.command and "command.txt" not in place.names:

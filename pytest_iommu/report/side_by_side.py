@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 ANY = "(any)"
-"""A column of an expected line that may hold anything; it is never marked."""
+"""A column of an expected line that may hold anything, `*` in the kselftest; it is never marked."""
 NO_LINE = "(no line)"
 INDENT = "    "
 _CELL = re.compile(r"\s*\S+|\s+$")
@@ -87,7 +87,7 @@ def _marks(table: Sequence[Sequence[str]]) -> str:
     marks = ""
     for column in table:
         width = max(map(len, column))
-        if any(cell.strip() == ANY for cell in column):
+        if any(cell.strip() in (ANY, "*") for cell in column):
             marks += " " * width
             continue
         words = [cell.lstrip() for cell in column]

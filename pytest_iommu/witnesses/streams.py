@@ -287,6 +287,8 @@ def _differs(file: str, sid: int, have: str, want: str) -> CheckFailed:
         rule = "STE-6" if file == "cd" else "STE-2"
     else:
         rule = _rule(file, lines[0][1])
+    if rule == "STE-3":
+        what = f"{file} of stream {sid} does not name the domain whose top its words in RAM have"
     shown = [line for dumped, held in lines[:SHOWN] for line in stacked({"dumped": dumped, "in RAM": held})]
     if len(lines) > SHOWN:
         shown.append(f"... and {len(lines) - SHOWN} more lines that differ")

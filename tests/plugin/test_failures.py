@@ -81,6 +81,8 @@ def test_a_kernel_that_breaks(bench: Bench, ending: IommuError, headline: str) -
         ]
     )
     result.stdout.no_fnmatch_line("*qemu-system-aarch64*")
+    # The report is not shown once more as the end of the console.
+    assert result.stdout.str().count("WARNING: drivers/iommu/iommu.c:10") == 2
     folder = bench.artefacts() / "basics-basics-one-page-smmuv3-s1-4k"
     assert (folder / "command.txt").read_text() == "qemu-system-aarch64 -machine virt\n"
     assert sorted(path.name for path in folder.iterdir()) == ["command.txt", "console.txt", "failure.txt", "splat.txt"]
