@@ -10,7 +10,8 @@ import pytest
 from pytest_iommu.kselftest import cases, programs
 from pytest_iommu.kselftest.programs import CASES, CHOSEN, FILES, PROGRAMS, STORM
 from pytest_iommu.kselftest.verdict import Ran, Verdict, judge
-from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, SetupError, Verdict
+from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, SetupError
+from pytest_iommu.outcomes import Verdict as Blame
 
 TESTS = {f"test-{number}": (f"RNG-{number}",) for number in range(1, 6)}
 HEAD = "TAP version 13\n1..5\n"
@@ -50,13 +51,14 @@ def test_every_outcome() -> None:
 
 def test_lines_that_differ_are_shown_one_above_the_other() -> None:
     text = (
-        f"{HEAD}# entries, line 1\n#   expected  3 0x1000 table -  * raw 0x7\n#   dumped    3 0x1000 table -  0x4000 raw 0x3\n"
+        f"{HEAD}# entries, line 1\n#   expected  3 0x1000 table -  * raw 0x7\n"
+        "#   dumped    3 0x1000 table -  0x4000 raw 0x3\n"
         "# page_table, line 2\n#   expected  (the end)\n#   dumped    0x2000\n# test-1: RNG-2\nnot ok 1 test-1\n"
         "ok 2 test-2\nok 3 test-3\nok 4 test-4\nok 5 test-5\n"
     )
     error = judge("prog", TESTS, Ran(text, 1))["test-1"].error
     assert isinstance(error, CheckFailed)
-    assert error.verdict is Verdict.UNDECIDED
+    assert error.verdict is Blame.UNDECIDED
     assert error.message.splitlines() == [
         "entries, line 1",
         "  expected  3 0x1000 table -  *      raw 0x7",
