@@ -21,9 +21,6 @@ from pytest_iommu.targets.manners import FUNCTIONAL
 if TYPE_CHECKING:
     from pytest_iommu.scenario import Instance, Suite
 
-SUFFIX = ".iommu.yaml"
-"""Our own suffix: the plugin sees every YAML file of every project in its environment."""
-
 
 def guest_of(nodeid: str) -> str:
     """The part of a scenario's node id that names its guest: machine, and flavour where it asks for one."""

@@ -1,26 +1,38 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Fixtures for tests in Python: a guest, domains in it, their dumps, and the check that all witnesses agree."""
+"""Fixtures for tests in Python: a guest, domains in it, their dumps, and the check that all witnesses agree.
+
+Every project where this package is installed imports this file; what a fixture needs is imported when it is used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_iommu import marks
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
-from pytest_iommu.lifecycle import key_of
-from pytest_iommu.model import Dump
-from pytest_iommu.races.holds import Hold
-from pytest_iommu.races.race import Race
-from pytest_iommu.run import NO_TARGET, RUN
-from pytest_iommu.settings import Settings
+if TYPE_CHECKING:
+    from pytest_iommu.domains import Domain, GuestHandle, Iommu
+    from pytest_iommu.model import Dump
+    from pytest_iommu.races.holds import Hold
+    from pytest_iommu.races.race import Race
+    from pytest_iommu.run import Run
+    from pytest_iommu.settings import Settings
+
+
+def _run(config: pytest.Config) -> Run:
+    """This process's Run, also for a fixture that a test asks for while it runs."""
+    from pytest_iommu.plugin import activate
+    from pytest_iommu.run import RUN
+
+    activate(config)
+    return config.stash[RUN]
 
 
 @pytest.fixture(scope="session")
 def iommu_settings(pytestconfig: pytest.Config) -> Settings:
     """What the user chose; frozen."""
-    return pytestconfig.stash[RUN].settings
+    return _run(pytestconfig).settings
 
 
 @pytest.fixture
@@ -29,8 +41,13 @@ def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
 
     One that crashes, hangs or is tainted is replaced before the next test.
     """
+    from pytest_iommu import marks
+    from pytest_iommu.domains import GuestHandle
+    from pytest_iommu.lifecycle import key_of
+    from pytest_iommu.run import NO_TARGET
+
     item = request.node
-    run = request.config.stash[RUN]
+    run = _run(request.config)
     if run.settings.target is None:
         pytest.skip(NO_TARGET)
     key = key_of(item)
@@ -49,6 +66,8 @@ def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
 @pytest.fixture
 def iommu(iommu_guest: GuestHandle, request: pytest.FixtureRequest) -> Iterator[Iommu]:
     """Makes domains in the guest; at the end everything it made is freed, and must be gone from debugfs."""
+    from pytest_iommu.domains import Iommu
+
     made = Iommu(iommu_guest, request.node)
     yield made
     made.finish()
@@ -75,6 +94,8 @@ def iommu_race(iommu: Iommu, iommu_guest: GuestHandle) -> Callable[..., Race]:
     """
 
     def start(domain: Domain, hold: Hold, file: str = "page_table", chunk: int = 0) -> Race:
+        from pytest_iommu.races.race import Race
+
         return Race(iommu_guest, iommu, domain, hold, file, chunk)
 
     return start

@@ -28,8 +28,6 @@ from pytest_iommu.signals import Signals
 if TYPE_CHECKING:
     from pytest_iommu.scheduler import GuestScheduling
 
-HANDOVER = "iommu"
-
 
 def without_workers(config: pytest.Config) -> None:
     """Undo -n for a listing; xdist's own hook has run already, or runs next."""
@@ -44,15 +42,14 @@ def configure(config: pytest.Config) -> None:
     for formats in config.hook.pytest_iommu_formats(config=config):
         for one in formats:
             register(one)
-    handed = getattr(config, "workerinput", {}).get(HANDOVER)
-    if handed is not None:
-        config.stash[RUN] = Run.taken_over(config, handed)
-        config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
+    config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and options.HANDOVER in worker:
+        config.stash[RUN] = Run.taken_over(config, worker[options.HANDOVER])
         # Ctrl-C is the controller's to handle.
         _handle(config, Signals(lambda error: None), ctrl_c=False)
         return
     try:
-        options.check_keys(config)
         run = Run(config, options.load(config, run_folder(config.rootpath)))
         if run.settings.target is not None:
             for name in run.settings.machines:
@@ -61,7 +58,8 @@ def configure(config: pytest.Config) -> None:
     except SetupError as error:
         raise pytest.UsageError(error.message) from error
     config.stash[RUN] = run
-    config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
+    if worker is not None:
+        return
     watch = Watch()
     config.pluginmanager.register(watch, "iommu-watch")
     signals = Signals(watch.signalled)
@@ -93,6 +91,12 @@ def header(config: pytest.Config) -> list[str]:
 def kernel_lines(run: Run) -> list[str]:
     """What is tested: kernel and QEMU of every prepared guest."""
     return [f"iommu: {key}: {kernel.describe()}" for key, kernel in run.kernels.items()]
+
+
+def check_marks(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    """Refuse wrong marks; note what the others say of the tests, where it travels with the reports."""
+    marks.check(items, config.stash[RUN])
+    note_rules(items)
 
 
 def note_rules(items: Iterable[pytest.Item]) -> None:

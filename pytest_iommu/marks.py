@@ -7,7 +7,6 @@ mark whose name begins with ``iommu_`` is checked at collection. Marks that some
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -134,6 +133,8 @@ def _unknown(what: str, name: object, known: Collection[str]) -> str | None:
     """What is wrong with a name that is not among ``known``, and the one that was probably meant."""
     if isinstance(name, str) and name in known:
         return None
+    import difflib
+
     close = difflib.get_close_matches(str(name), known, 1)
     told = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}" if known else ""
     return f"unknown {what} {name!r}{told}"
@@ -173,6 +174,14 @@ MARKS = {
         MarkSpec("iommu_manner", '"races"', f"how the test's guest is booted: {', '.join(MANNERS)}", _manner),
     )
 }
+
+
+def ours(item: pytest.Item) -> bool:
+    """Whether a test has one of our marks or fixtures, or what looks like one."""
+    fixtures = getattr(item, "fixturenames", ())
+    return any(name == "iommu" or name.startswith(PREFIX) for name in fixtures) or any(
+        mark.name.startswith(PREFIX) for mark in item.iter_markers()
+    )
 
 
 def problems(items: Iterable[pytest.Item], run: Run) -> list[str]:

@@ -9,6 +9,11 @@ from pathlib import Path
 
 from pytest_iommu.outcomes import SetupError
 
+SCENARIOS = ".iommu.yaml"
+"""How the names of scenario files end: the plugin sees every YAML file of every project in its environment."""
+PROGRAMS = ".iommu-ksft"
+"""How the names of files end that list programs of the kernel selftest."""
+
 PACKAGE = Path(__file__).resolve().parent
 MODULE = "iommu_ptdump_test"
 _UNFIT = re.compile(r"""[\s:#$%"'\\]""")

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The pytest hooks, and nothing else: options, collection, preparation on the controller, reports, the summary."""
+"""What pytest loads in every project where this package is installed: options, marks, fixtures, collection.
+
+All else is imported and registered by activate(), when there is a target, a file to write or a test of ours: a project
+that does not use the plugin must not notice it.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_iommu import again, lifecycle, marks, newhooks, nodeids, reporting, settings, settle
-from pytest_iommu.collect import SUFFIX, ScenarioFile
-from pytest_iommu.kselftest import nodes
-from pytest_iommu.outcomes import GuestLost
-from pytest_iommu.run import RUN
-from pytest_iommu.targets.registry import BUILTIN, TargetKind
+from pytest_iommu import again, marks, newhooks, nodeids, paths, settings
+from pytest_iommu.outcomes import SetupError
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.images import Artefacts, Machine, Progress
+    from pytest_iommu.targets.registry import TargetKind
 
 pytest_plugins = ("pytest_iommu.fixtures",)
+
+ACTIVE = "iommu-active"
+"""The name of active.py among pytest's plugins."""
+
+
+def activate(config: pytest.Config) -> None:
+    """Have everything that a run with guests needs, from now on. A wrong option ends pytest as a usage error."""
+    if not config.pluginmanager.has_plugin(ACTIVE):
+        from pytest_iommu import active, lifecycle
+
+        lifecycle.configure(config)
+        config.pluginmanager.register(active, ACTIVE)
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -45,34 +58,34 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """A listing needs no workers."""
-    lifecycle.without_workers(config)
+    if settings.listing(config):
+        from pytest_iommu import lifecycle
+
+        lifecycle.without_workers(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the settings, or take them over from the controller."""
+    """Register the marks, check the options, and see whether they want anything of us."""
     for mark in marks.MARKS.values():
         config.addinivalue_line("markers", f"{mark.signature}: {mark.help}")
-    lifecycle.configure(config)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """End the guests of this process, however the run ended."""
-    if RUN in config.stash:
-        config.stash[RUN].close()
-
-
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Target, machine, flavour; and the kernel where it is known by now."""
-    return lifecycle.header(config)
+    try:
+        settings.check(config)
+    except SetupError as error:
+        raise pytest.UsageError(error.message) from error
+    if settings.wanted(config):
+        activate(config)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Scenario files, and lists of the kselftest's programs."""
-    if file_path.name.endswith(SUFFIX):
-        return ScenarioFile.from_parent(parent, path=file_path, nodeid=nodeids.of_suite(file_path))
-    if file_path.name.endswith(nodes.SUFFIX):
-        return nodes.KselftestFile.from_parent(parent, path=file_path, nodeid=nodeids.of_suite(file_path))
-    return None
+    if not file_path.name.endswith((paths.SCENARIOS, paths.PROGRAMS)):
+        return None
+    activate(parent.config)
+    from pytest_iommu.collect import ScenarioFile
+    from pytest_iommu.kselftest.nodes import KselftestFile
+
+    kind = ScenarioFile if file_path.name.endswith(paths.SCENARIOS) else KselftestFile
+    return kind.from_parent(parent, path=file_path, nodeid=nodeids.of_suite(file_path))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,37 +97,12 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check our marks, and let the rules of every test travel with its report."""
-    marks.check(items, config.stash[RUN])
-    lifecycle.note_rules(items)
+    if any(marks.ours(item) for item in items):
+        activate(config)
+    if config.pluginmanager.has_plugin(ACTIVE):
+        from pytest_iommu import lifecycle
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """With workers: have the kernels ready before they start."""
-    lifecycle.prepare_before_workers(session)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """List, or have the kernels ready that the collected tests need."""
-    return lifecycle.before_tests(session)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Of a worker: what the controller has to know of tests that did not run."""
-    lifecycle.hand_back(session)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Hand the settings and the kernels over to a worker."""
-    node.workerinput[lifecycle.HANDOVER] = node.config.stash[RUN].handover()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_handlecrashitem(report: pytest.TestReport) -> None:
-    """Say how a worker of xdist ended: that says nothing of the kernel."""
-    reporting.worker_ended(report)
+        lifecycle.check_marks(config, items)
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
@@ -126,56 +114,12 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
     """With -n auto no more workers than there is memory for their guests."""
+    cores = yield
+    if settings.target(config) != "qemu":
+        return cores
     from pytest_iommu.scheduler import auto_workers
 
-    return auto_workers(config, (yield))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Distribute by guest and shard, unless another --dist was asked for."""
-    return lifecycle.scheduler(config, log)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
-    """Set a test up once more when its guest was lost meanwhile."""
-    try:
-        return (yield)
-    except GuestLost as error:
-        from pytest_iommu import lost
-
-        lost.set_up_again(item, error)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Run a test once more, from its set-up on, when its guest was lost."""
-    try:
-        return (yield)
-    except GuestLost as error:
-        from pytest_iommu import lost
-
-        lost.run_again(item, error)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
-    """Free what the test has left in its guest, and look whether the kernel is well."""
-    try:
-        return (yield)
-    finally:
-        settle.end_test(item, nextitem)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """The text, properties and artefacts of a failure."""
-    report = yield
-    reporting.finish_report(item, call, report)
-    return report
+    return auto_workers(config, cores)
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
@@ -203,6 +147,8 @@ def pytest_iommu_dialects(config: pytest.Config) -> Sequence[Dialect]:
 
 def pytest_iommu_targets(config: pytest.Config) -> Mapping[str, TargetKind]:
     """Those of targets/."""
+    from pytest_iommu.targets.registry import BUILTIN
+
     return BUILTIN
 
 
@@ -210,5 +156,6 @@ def pytest_iommu_targets(config: pytest.Config) -> Mapping[str, TargetKind]:
 def pytest_iommu_kernel(config: pytest.Config, machine: Machine, flavour: str, progress: Progress) -> Artefacts:
     """Built from a tree, or as given with --iommu-image."""
     from pytest_iommu import images
+    from pytest_iommu.run import RUN
 
     return images.prepare(config.stash[RUN].settings, machine, flavour, progress)

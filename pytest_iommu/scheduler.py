@@ -16,9 +16,9 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-from pytest_iommu.collect import SUFFIX, guest_of
+from pytest_iommu import paths
+from pytest_iommu.collect import guest_of
 from pytest_iommu.guest.limits import available_memory
-from pytest_iommu.kselftest.nodes import SUFFIX as PROGRAMS_SUFFIX
 from pytest_iommu.pool import LIMIT
 from pytest_iommu.targets.qemu import HEADROOM
 
@@ -41,7 +41,7 @@ def scopes(nodeids: Iterable[str]) -> dict[str, str]:
             # One run of the program is for all of them.
             found[nodeid] = nodeid.rpartition("::")[0]
             continue
-        group, size = (guest_of(nodeid), SHARD) if path.endswith(SUFFIX) else (path, PYTHON_SHARD)
+        group, size = (guest_of(nodeid), SHARD) if path.endswith(paths.SCENARIOS) else (path, PYTHON_SHARD)
         found[nodeid] = f"{group} {seen[group] // size}"
         seen[group] += 1
     return found
@@ -70,7 +70,7 @@ def auto_workers(config: pytest.Config, cores: int) -> int:
 
 def _of_program(name: str) -> bool:
     """Whether a node id, or a scope, is of the kselftest."""
-    return name.partition("::")[0].endswith(PROGRAMS_SUFFIX)
+    return name.partition("::")[0].endswith(paths.PROGRAMS)
 
 
 class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type marker

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,9 @@ from pytest_iommu.outcomes import SetupError
 if TYPE_CHECKING:
     from pytest_iommu.report.known_issues import Known
 
+HANDOVER = "iommu"
+"""Where a worker finds the settings and kernels of the controller."""
+
 KEY_PREFIX = "iommu_"
 KEEP = ("failed", "all", "none")
 EXIT_SETUP = 6
@@ -31,6 +32,9 @@ RELEASE_SEED = 100
 
 _HAS_KERNEL = ("local", "ssh", "vng")
 """Targets whose kernel is there already: a module may be given without an image."""
+
+_WANT = ("target", "list", "record", "strict", "report", "json", "ktap", "known")
+"""Options that ask for something even of a run without a test of ours."""
 
 _NOT_REPEATED = ("record", "keep", "list", "strict", "report", "json", "ktap", "seed")
 """What says nothing of how a test runs; the seed is put down as the number that it came to."""
@@ -172,6 +176,8 @@ def check_keys(config: pytest.Config) -> None:
     unknown = sorted(key for key in config._get_unknown_ini_keys() if key.startswith(KEY_PREFIX))
     if not unknown:
         return
+    import difflib
+
     known = [option.key for option in OPTIONS]
     overridden = {word.partition("=")[0] for word in config.getoption("override_ini") or ()}
     lines = []
@@ -207,6 +213,24 @@ def _value(config: pytest.Config, option: Option) -> Any:
     return ini if given is None else given
 
 
+def check(config: pytest.Config) -> None:
+    """SetupError for an unknown key of ours in the ini file, and for an option that has a value that cannot be."""
+    if not hasattr(config, "workerinput"):
+        check_keys(config)
+        load(config, config.rootpath)
+
+
+def wanted(config: pytest.Config) -> bool:
+    """Whether the options, or the controller of this worker, want anything of this run."""
+    asked = (_value(config, option) for option in OPTIONS if option.name in _WANT)
+    return any(asked) or HANDOVER in getattr(config, "workerinput", ())
+
+
+def target(config: pytest.Config) -> str:
+    """--iommu-target without its argument; also asked before there are settings."""
+    return str(config.getoption("iommu_target") or config.getini("iommu_target")).partition(":")[0]
+
+
 def listing(config: pytest.Config) -> bool:
     """Whether --iommu-list was given, or is in the ini file; also asked before there are settings."""
     given = config.getoption("iommu_list")
@@ -225,6 +249,12 @@ def _given(config: pytest.Config, seed: int) -> tuple[str, ...]:
         else:
             words += [f"{option.flag}={one}" for one in (value if isinstance(value, list) else [value])]
     return tuple(words if seed == RELEASE_SEED else [*words, f"--iommu-seed={seed}"])
+
+
+def _random() -> int:
+    import secrets
+
+    return secrets.randbits(32)
 
 
 def _number(text: str, flag: str) -> int:
@@ -248,9 +278,11 @@ def _exists(path: Path | None, flag: str, what: Literal["file", "directory", "pa
 
 
 def _known(path: Path | None) -> tuple[Known, ...]:
+    if path is None:
+        return ()
     from pytest_iommu.report import known_issues
 
-    return () if path is None else known_issues.load(path)
+    return known_issues.load(path)
 
 
 def _cache(given: Path | None, target: str) -> Path:
@@ -271,7 +303,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
     if value["modules"] and not value["image"] and target not in _HAS_KERNEL:
         raise SetupError("--iommu-modules goes with --iommu-image, or --iommu-target=vng, local or ssh")
     configs: Sequence[Path] = value["config"]
-    seed = secrets.randbits(32) if value["seed"] == "random" else _number(value["seed"], "--iommu-seed")
+    seed = _number(value["seed"], "--iommu-seed") if value["seed"] != "random" else _random()
     for path in configs:
         _exists(path, "--iommu-config", "file")
     return Settings(

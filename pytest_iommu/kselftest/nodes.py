@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pytest_iommu.kselftest.verdict import Ran, Verdict
     from pytest_iommu.targets.protocol import Guest
 
-SUFFIX = ".iommu-ksft"
 DIALECT = "io_ptdump"
 """What the kselftest is written for."""
 

@@ -8,13 +8,15 @@ writes the file; so it is added here, on the controller, before the file is writ
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
-from _pytest.junitxml import LogXML, xml_key
 
 from pytest_iommu.report.rows import Row
 from pytest_iommu.report.summary import GUEST, KIND, RULES
+
+if TYPE_CHECKING:
+    from _pytest.junitxml import LogXML
 
 
 def complete(
@@ -24,7 +26,7 @@ def complete(
 
     ``nodes`` are the workers of the tests that had begun to run, by node id.
     """
-    xml = config.stash.get(xml_key, None)
+    xml = _writer(config)
     if xml is None:
         return
     xml.global_properties = [one for one in xml.global_properties if one[0] not in properties]
@@ -37,12 +39,21 @@ def complete(
 
 def write(config: pytest.Config) -> None:
     """Have the file written of a run that ended before pytest began it: pytest itself writes none then."""
-    xml = config.stash.get(xml_key, None)
+    xml = _writer(config)
     if xml is None:
         return
     if not hasattr(xml, "suite_start"):
         xml.pytest_sessionstart()
     xml.pytest_sessionfinish()
+
+
+def _writer(config: pytest.Config) -> LogXML | None:
+    """What writes the file of --junitxml. It is private to pytest, so without the option nothing is asked of it."""
+    if not config.getoption("xmlpath", None):
+        return None
+    from _pytest.junitxml import xml_key
+
+    return config.stash.get(xml_key, None)
 
 
 def properties(guests: Iterable[Mapping[str, str | None]], run: Mapping[str, str]) -> dict[str, str]:

@@ -30,6 +30,9 @@ OUTCOMES = ("passed", "failed", "skipped", "xfailed", "not-run")
 RUN = "pytest-iommu::run"
 """The row of what is about no test: a run that was cut short, a known issue that nothing met."""
 
+_OF_PYTEST = ("passed", "failed", "skipped")
+"""Outcomes of reports that say how a test ended. Plugins have others, as ``rerun`` of one that is run again."""
+
 _WORSE = {"passed": 0, "skipped": 1, "not-run": 1, "xfailed": 2, "failed": 3}
 
 
@@ -113,6 +116,8 @@ def rows_of(reports: Iterable[pytest.TestReport]) -> dict[str, Row]:
     seconds: dict[str, float] = {}
     for report in reports:
         seconds[report.nodeid] = seconds.get(report.nodeid, 0.0) + getattr(report, "duration", 0.0)
+        if report.outcome not in _OF_PYTEST:
+            continue
         if report.when not in ("setup", "teardown") or not report.passed:
             _add(rows.setdefault(report.nodeid, Row(report.nodeid)), report)
     for row in rows.values():

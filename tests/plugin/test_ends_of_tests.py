@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import pytest
@@ -81,8 +82,11 @@ def test_a_helper_of_the_test_asserts_on_its_behalf(run: Run, pytester: pytest.P
     assert results(pytester)["test_it"]["broke"] == ["RNG-1"]
 
 
-def test_a_time_out_of_another_plugin_breaks_no_rule_and_costs_the_guest(run: Run, pytester: pytest.Pytester) -> None:
+def test_a_time_out_of_another_plugin_breaks_no_rule_and_costs_the_guest(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("pytest_timeout")
+    monkeypatch.setenv("PYTEST_ADDOPTS", os.environ["PYTEST_ADDOPTS"].replace("-pno:timeout", ""))
     test = """
         import pytest
         from pytest_iommu.guest import ops

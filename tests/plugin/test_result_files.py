@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from typing import Any
 from xml.etree import ElementTree
@@ -293,6 +294,19 @@ def test_a_file_that_cannot_be_collected(recorded: Bench, workers: str) -> None:
     assert "wrong.iommu.yaml:2" in by_name["wrong.collection"]["text"]
     others = {test["outcome"] for name, test in by_name.items() if name != "wrong.collection"}
     assert others == ({"not-run"} if workers == "-n0" else {"passed", "skipped"})
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_tests_that_are_run_again(bench: Bench, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+    """By pytest-rerunfailures; those before the last time count for nothing."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", os.environ["PYTEST_ADDOPTS"].replace("-pno:rerunfailures", ""))
+    bench.record(lambda case, file, text: text.replace("0x0000000041001000", "0x0000000041002000"))
+    result = bench.run(*FILES, workers, "--reruns=2")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=2, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*2 rerun*"])
+    found = Results(bench)
+    assert found.json["counts"] == {"passed": 2, "failed": 1, "skipped": 1, "xfailed": 0, "not-run": 0}
 
 
 def test_a_worker_that_dies(recorded: Bench) -> None:

@@ -121,6 +121,17 @@ def rows(*reports: pytest.TestReport, collected: tuple[str, ...] = (), ended: st
     return Finished(list(reports), [], known, ended).rows()
 
 
+def test_a_test_that_is_run_again_has_the_outcome_of_the_last_time() -> None:
+    """pytest-rerunfailures reports an outcome of its own for the times before that."""
+    again = report("a", "failed", "call", (RULES, "RNG-1"), (KIND, "fail"))
+    again.__dict__["outcome"] = "rerun"
+    last = [report("a", "passed", "setup"), report("a", "passed", "call", (RULES, "RNG-1"))]
+    (row,) = rows(report("a", "passed", "setup"), again, *last, report("a", "passed", "teardown"))
+    assert (row.outcome, row.kind, row.rules) == ("passed", "", ("RNG-1",))
+    (row,) = rows(again, collected=("a",), ended="interrupted")
+    assert row.outcome == "not-run"
+
+
 def test_a_row_is_made_of_three_reports() -> None:
     stated = [(RULES, "RNG-1,RNG-2"), (GUEST, "smmuv3/plain"), (KIND, "kernel-crash"), (BROKEN, "RNG-1")]
     stated.append((VERDICT, "kernel-crash"))
