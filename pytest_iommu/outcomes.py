@@ -62,6 +62,19 @@ class SetupError(IommuError):
     kind = "setup-error"
 
 
+class BootTimeout(SetupError):
+    """A kernel did not boot in all the time that it was given."""
+
+
+class NoGuest(SetupError):
+    """There is no guest of this key, and will be none in this run: ``reason`` is what prevented the first one."""
+
+    def __init__(self, key: object, reason: str, evidence: Evidence | None = None) -> None:
+        super().__init__(f"no guest of {key}: {reason}", evidence)
+        self.key = str(key)
+        self.reason = reason
+
+
 class KernelCrash(IommuError):
     """The kernel printed a panic, oops, WARN, KASAN, lockdep or RCU report."""
 

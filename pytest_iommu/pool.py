@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from pytest_iommu.outcomes import IommuError, SetupError
+from pytest_iommu.outcomes import BootTimeout, IommuError, KernelCrash, NoGuest, SetupError
 from pytest_iommu.targets.manners import FUNCTIONAL
 from pytest_iommu.targets.protocol import Guest
 
@@ -49,13 +49,15 @@ class Pool:
         self._limit = limit
         self._guests: OrderedDict[Key, Guest] = OrderedDict()
         self._broken: dict[Key, IommuError] = {}
+        self._booted: set[str] = set()
         self._unsettled: set[Key] = set()
         self.boots = 0
 
     def take(self, key: Key, fresh: bool = False) -> Guest:
         """The live guest of that key, else a new one; with ``fresh`` always a new one.
 
-        A key that did not boot twice is not tried again: three hundred tests would wait for it.
+        NoGuest when it cannot be had. A key that could not be had once is not tried again: three hundred tests would
+        wait for it. A KernelCrash while it booted is raised once, it is a verdict on the kernel.
         """
         if fresh:
             self._close(key)
@@ -110,10 +112,9 @@ class Pool:
             guest.close()
 
     def _boot(self, key: Key) -> Guest:
-        if key in self._broken:
-            error = self._broken[key]
-            first = error.message.partition("\n")[0]
-            raise SetupError(f"no guest of {key}, it did not boot before: {first}", error.evidence)
+        prevented = self._not_to_be_had(key)
+        if prevented is not None:
+            raise NoGuest(key, prevented.message, prevented.evidence)
         for live in self._guests.values():
             live.pause()
         while len(self._guests) >= self._limit:
@@ -121,15 +122,31 @@ class Pool:
         try:
             guest = self._start_twice(key)
             self._tell(guest)
-        except OSError as error:
-            # No descriptors left, files that may not grow: ours to have, and no fault of the kernel.
-            raise SetupError(f"this machine refuses a guest of {key}: {error}") from error
         except IommuError as error:
             self._broken[key] = error
-            raise
+            if isinstance(error, KernelCrash):
+                raise
+            raise NoGuest(key, error.message, error.evidence) from error
         self.boots += 1
+        self._booted.add(key.flavour)
         self._guests[key] = guest
         return guest
+
+    def _not_to_be_had(self, key: Key) -> IommuError | None:
+        """What prevented the guest of that key before.
+
+        One that has not booted in time has had minutes. The other machines and manners of its kernel are not given as
+        much, unless one of them has booted.
+        """
+        found = self._broken.get(key)
+        if found is None and key.flavour not in self._booted:
+            same = (error for other, error in self._broken.items() if other.flavour == key.flavour)
+            found = next((error for error in same if isinstance(error, BootTimeout)), None)
+        return found
+
+    def broken(self, key: Key) -> bool:
+        """Whether take() would raise NoGuest."""
+        return key not in self._guests and self._not_to_be_had(key) is not None
 
     def _tell(self, guest: Guest) -> None:
         """Tell the others about a new guest; when that raises something, nobody gets it."""
@@ -141,8 +158,12 @@ class Pool:
 
     def _start_twice(self, key: Key) -> Guest:
         try:
-            return self._start(key)
-        except SetupError:  # the same command line fails the same way
-            raise
-        except IommuError:
-            return self._start(key)
+            try:
+                return self._start(key)
+            except SetupError:  # the same command line fails the same way
+                raise
+            except IommuError:
+                return self._start(key)
+        except OSError as error:
+            # No descriptors left, files that may not grow: ours to have, and no fault of the kernel.
+            raise SetupError(f"this machine refuses a guest: {error}") from error

@@ -8,7 +8,7 @@ from dataclasses import replace
 import execnet
 import pytest
 
-from pytest_iommu import again
+from pytest_iommu import again, no_guest
 from pytest_iommu.again import near
 from pytest_iommu.collect import GuestItem
 from pytest_iommu.domains import GuestHandle, Iommu
@@ -16,10 +16,19 @@ from pytest_iommu.guest.console import Splat, scan
 from pytest_iommu.guest.process import ended
 from pytest_iommu.hookcalls import tell
 from pytest_iommu.lifecycle import key_of, needs_guest
-from pytest_iommu.outcomes import CheckFailed, ForeignError, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.outcomes import (
+    CheckFailed,
+    ForeignError,
+    GuestLost,
+    IommuError,
+    KernelCrash,
+    KernelHang,
+    NoGuest,
+    SetupError,
+)
 from pytest_iommu.report import blame, failure, known_issues
 from pytest_iommu.report.fingerprint import fingerprint
-from pytest_iommu.report.summary import BROKEN, FINGERPRINT, KERNEL, KIND, KNOWN, RULES, VERDICT
+from pytest_iommu.report.summary import BROKEN, FINGERPRINT, KERNEL, KIND, KNOWN, NOT_RUN, RULES, VERDICT
 from pytest_iommu.run import RUN, Run
 
 STATED: pytest.StashKey[list[tuple[str, object]]] = pytest.StashKey()
@@ -49,6 +58,10 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
             _keep(item)
         return
     run = item.config.stash[RUN]
+    if isinstance(error, NoGuest) and report.when != "teardown":
+        _state(item, report, (KIND, NOT_RUN))
+        no_guest.not_run(item, report, error, lambda: _text(item, run, error, f"no-guest-{error.key}", []))
+        return
     if error.evidence is None and needs_guest(item):
         guest = run.pool.live(key_of(item))
         error.evidence = guest.evidence() if guest is not None else None
@@ -76,23 +89,7 @@ def worker_ended(report: pytest.TestReport) -> None:
 def _describe(item: pytest.Item, report: pytest.TestReport, run: Run, error: IommuError) -> None:
     declared = _declared(report)
     name = fingerprint(error.evidence.splat, error.evidence.console) if error.evidence is not None else ""
-    start = item.config.invocation_params.dir
-    place = failure.Place(
-        where=f"{near(item.path, start)}:{(item.reportinfo()[1] or 0) + 1}",
-        rules=declared,
-        again=again.line(item, run.settings),
-        fingerprint=name,
-        verbose=item.config.get_verbosity() > 0,
-    )
-    draft = {failure.TEXT: failure.text(error, place).encode()}
-    folder = run.folder.save(item.nodeid, draft | failure.files(error), failed=True)
-    if folder is not None:
-        if isinstance(error, CheckFailed) and getattr(item, "as_left", True):
-            run.save_memory(key_of(item), folder, error.domains)
-        names = {path.name for path in folder.iterdir()}
-        place = replace(place, artefacts=near(folder, start), names=names)
-    shown = failure.text(error, place)
-    run.folder.save(item.nodeid, {failure.TEXT: f"{shown}\n".encode()}, failed=True)
+    shown = _text(item, run, error, item.nodeid, declared, name)
     if isinstance(item, GuestItem):
         report.longrepr = shown
     else:
@@ -108,6 +105,28 @@ def _describe(item: pytest.Item, report: pytest.TestReport, run: Run, error: Iom
     told = _classified(item, error)
     if told is not None:
         _expected(item, report, *told)
+
+
+def _text(item: pytest.Item, run: Run, error: IommuError, name: str, declared: list[str], fingerprint: str = "") -> str:
+    """The text of a failure, when its artefacts have been saved under that name."""
+    start = item.config.invocation_params.dir
+    place = failure.Place(
+        where=f"{near(item.path, start)}:{(item.reportinfo()[1] or 0) + 1}",
+        rules=declared,
+        again=again.line(item, run.settings),
+        fingerprint=fingerprint,
+        verbose=item.config.get_verbosity() > 0,
+    )
+    draft = {failure.TEXT: failure.text(error, place).encode()}
+    folder = run.folder.save(name, draft | failure.files(error), failed=True)
+    if folder is not None:
+        if isinstance(error, CheckFailed) and getattr(item, "as_left", True):
+            run.save_memory(key_of(item), folder, error.domains)
+        names = {path.name for path in folder.iterdir()}
+        place = replace(place, artefacts=near(folder, start), names=names)
+    shown = failure.text(error, place)
+    run.folder.save(name, {failure.TEXT: f"{shown}\n".encode()}, failed=True)
+    return shown
 
 
 def _keep(item: pytest.Item) -> None:

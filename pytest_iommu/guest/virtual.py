@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_iommu.guest import ops as operations
+from pytest_iommu.guest import refusal
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
 from pytest_iommu.guest.console import TAINT_MASK, Console, Splat, scan, taint_words
 from pytest_iommu.guest.devices import Devices
@@ -22,7 +23,7 @@ from pytest_iommu.guest.process import Child
 from pytest_iommu.guest.qmp import Qmp, QmpError
 from pytest_iommu.guest.qtest import Qtest
 from pytest_iommu.guest.waiting import Deadline
-from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.outcomes import BootTimeout, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.targets.protocol import Evidence, Op, Reply
 
 if TYPE_CHECKING:
@@ -103,7 +104,10 @@ class VirtualGuest:
         if splat is not None:
             raise self._crash(splat, "while booting")
         if "error" in self.hello:
-            raise SetupError(f"the guest's agent reports: {self.hello['error']}", self.evidence())
+            reported = self.hello["error"]
+            reason = refusal.why(refusal.number_of(reported), self._console.tail(KEPT))
+            told = f"{reported}: {reason}" if reason else reported
+            raise SetupError(f"the guest's agent reports: {told}", self.evidence())
         if self.machine.smmu is not None:
             self._look_for_iommu()
 
@@ -111,7 +115,8 @@ class VirtualGuest:
         """What did not boot, and reported no fault, is no verdict on the kernel."""
         panicked = isinstance(error, KernelCrash) and self._splat is not None and self._splat.kind == "panic"
         if panicked or isinstance(error, KernelHang):
-            return SetupError(f"the kernel does not boot: {error.message}{self._silence()}", error.evidence)
+            kind = BootTimeout if isinstance(error, KernelHang) else SetupError
+            return kind(f"the kernel does not boot: {error.message}{self._silence()}", error.evidence)
         return error
 
     def _silence(self) -> str:

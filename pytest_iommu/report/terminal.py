@@ -60,10 +60,12 @@ class Reporter:
     def _finish(self, session: pytest.Session, exitstatus: int) -> None:
         """Failures of the set-up alone have their own exit status; with --iommu-strict, so has a run without checks."""
         self._empty = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
-        if exitstatus == pytest.ExitCode.INTERRUPTED and self._watch.by_maxfail:
+        if exitstatus == pytest.ExitCode.INTERRUPTED and (self._watch.by_maxfail or self._watch.for_no_guest):
             # With workers -x is an interruption, without them a failure.
             exitstatus = session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if exitstatus == pytest.ExitCode.TESTS_FAILED and self._tally().only_infrastructure:
+        elif exitstatus == pytest.ExitCode.OK and self._watch.no_guests:
+            exitstatus = session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and self._only_infrastructure:
             session.exitstatus = EXIT_SETUP
         elif exitstatus == pytest.ExitCode.OK and self._strict_and_empty(session.config):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
@@ -129,6 +131,9 @@ class Reporter:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table of rules and what else the user has to know."""
+        for text in self._watch.no_guests.texts():
+            terminalreporter.section("no guest", red=True)
+            terminalreporter.write_line(text)
         for line in self._told:
             terminalreporter.write_line(line, red=True)
         found = self._tally()
@@ -159,6 +164,12 @@ class Reporter:
         deselected = terminalreporter.stats.get("deselected")
         if self._empty and not deselected and not listing(config):
             write(f"iommu: no test was collected; {PYARGS} --iommu-target={self._run.settings.target}")
+
+    @property
+    def _only_infrastructure(self) -> bool:
+        """Whether the run failed, and nothing that failed says anything of the kernel."""
+        found = self._tally()
+        return found.only_infrastructure or (bool(self._watch.no_guests) and not found.kinds)
 
     def _tally(self) -> Tally:
         """What the tests that were reported add up to, so far."""

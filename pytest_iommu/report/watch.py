@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_iommu.report.no_guests import ENDED, NoGuests
 from pytest_iommu.report.rows import RUN, Collected, Finished, Row
 from pytest_iommu.report.summary import GUEST, RULES, split
 from pytest_iommu.settings import EXIT_SETUP
@@ -34,6 +35,7 @@ class Watch:
         self.nodes: dict[str, object] = {}
         self.exit_status = int(pytest.ExitCode.INTERRUPTED)
         self.by_signal = False
+        self.no_guests = NoGuests()
         self._kind = ""
         self._broke_off = False
 
@@ -62,6 +64,7 @@ class Watch:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """One of a test's three reports."""
         self.finished.reports.append(report)
+        self.no_guests.add(report)
         self.nodes[report.nodeid] = getattr(report, "node", None)
 
     def signalled(self, error: KeyboardInterrupt) -> None:
@@ -94,6 +97,11 @@ class Watch:
         self.finished.ended = str(excrepr).strip().rpartition("\n")[2]
 
     @property
+    def for_no_guest(self) -> bool:
+        """Whether the run ended because no guest could be had."""
+        return self.finished.ended.startswith(ENDED)
+
+    @property
     def by_maxfail(self) -> bool:
         """Whether failures ended the run: with workers that comes as an interruption."""
         return self.finished.ended.startswith(MAXFAIL)
@@ -102,7 +110,7 @@ class Watch:
         """All rows at the end of the run. That it was broken off is a failure of its own."""
         if session is not None and not self.finished.ended:
             self.finished.ended = str(session.shouldfail or session.shouldstop or "")
-        rows = self.finished.rows()
+        rows = [*self.finished.rows(), *self.no_guests.rows()]
         if self.finished.ended and (self._broke_off or not any(row.outcome == "failed" for row in rows)):
             kind = self._kind or "interrupted"
             told = self.finished.ended.removeprefix(f"{kind}: ")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from pytest_iommu import paths
-from pytest_iommu.guest import ops
+from pytest_iommu.guest import ops, refusal
 from pytest_iommu.guest.channel import Channel
 from pytest_iommu.guest.waiting import Deadline, receive, send
 from pytest_iommu.outcomes import SetupError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_iommu.targets.protocol import Result
 
 DEBUGFS = "/sys/kernel/debug"
+FILESYSTEMS = "/proc/filesystems"
 MODULE = "iommu_ptdump_test"
 KO = f"{MODULE}.ko"
 SOURCES = "module.tar"
@@ -197,8 +198,12 @@ class RunningTarget:
 
     def _look(self, guest: AgentGuest) -> None:
         """Whether there is anything to test."""
-        mounted, dump = guest.run([ops.list_directory(DEBUGFS), ops.stat(f"{DEBUGFS}/iommu")]).results
+        mounted, dump, kinds = guest.run(
+            [ops.list_directory(DEBUGFS), ops.stat(f"{DEBUGFS}/iommu"), ops.read_file(FILESYSTEMS)]
+        ).results
         if not mounted.ok or not mounted.data:
+            if kinds.ok and "debugfs" not in ops.text_of(kinds).split():
+                raise SetupError(f"the kernel of {self.name} has no debugfs (CONFIG_DEBUG_FS, or debugfs=off)")
             raise SetupError(f"{self.name} has no debugfs mounted: mount -t debugfs debugfs {DEBUGFS}")
         if not dump.ok:
             kernel = guest.hello.get("kernel")
@@ -220,7 +225,9 @@ class RunningTarget:
         (done,) = reply.results
         if not done.ok:
             said = reply.kmsg.strip()
+            reason = refusal.why(-done.value, said, guest.run(refusal.asked()).results)
             what = f"{KO} cannot be loaded on {self.name}: {ops.errno_name(done.value)}"
+            what += f": {reason}" if reason else ""
             raise SetupError(f"{what}\n{said}" if said else what, guest.evidence())
         if not self._host.booted:
             guest.module = MODULE
