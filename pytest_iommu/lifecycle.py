@@ -23,7 +23,7 @@ from pytest_iommu.report.terminal import Reporter
 from pytest_iommu.report.watch import HANDED_BACK, Watch, known_of
 from pytest_iommu.run import RUN, Run, uncaptured
 from pytest_iommu.settings import EXIT_SETUP
-from pytest_iommu.signals import Signals
+from pytest_iommu.signals import Signals, Terminated
 
 if TYPE_CHECKING:
     from pytest_iommu.scheduler import GuestScheduling
@@ -179,6 +179,9 @@ def _prepare(run: Run, keys: Iterable[Key], show: bool = False, selftest: bool =
         except SetupError as error:
             print(f"\nsetup-error: {error.message}", file=sys.stderr)
             pytest.exit(f"setup-error: {error.message.splitlines()[0]}", returncode=EXIT_SETUP)
+        except Terminated as error:
+            # Before the session has begun pytest asks nobody for the exit status.
+            pytest.exit(str(error), returncode=128 + error.number)
         if show and run.kernels:
             print("\n".join(kernel_lines(run)), flush=True)
 

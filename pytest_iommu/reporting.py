@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from subprocess import TimeoutExpired
 
 import execnet
 import pytest
@@ -73,17 +75,21 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
 
 
 def worker_ended(report: pytest.TestReport) -> None:
-    """xdist's report of a test whose worker ended in the middle of it: the set-up's failure, with what is known."""
+    """xdist's report of a test whose worker ended in the middle of it.
+
+    One that was killed is the set-up's failure; one that has exited did so by what the test has done.
+    """
     gateway = getattr(getattr(report, "node", None), "gateway", None)
     if not isinstance(gateway, execnet.Gateway):
         return
-    lines = [str(report.longrepr)]
     popen = getattr(gateway._io, "popen", None)
-    status = popen.poll() if popen is not None else None
-    if status is not None and status < 0:
-        lines.append(f"worker {gateway.id} {ended(status)}")
-    report.longrepr = "\n".join(lines)
-    report.user_properties += [(KIND, SetupError.kind), (VERDICT, SetupError.kind)]
+    status = None
+    with suppress(TimeoutExpired):
+        status = popen.wait(5) if popen is not None else None
+    kind = SetupError.kind if status is None or status < 0 else ForeignError.kind
+    if status is not None:
+        report.longrepr = f"{report.longrepr}\nworker {gateway.id} {ended(status)}"
+    report.user_properties += [(KIND, kind), (VERDICT, kind)]
 
 
 def _describe(item: pytest.Item, report: pytest.TestReport, run: Run, error: IommuError) -> None:

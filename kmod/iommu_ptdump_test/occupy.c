@@ -7,9 +7,9 @@
  */
 #include <linux/fs.h>
 #include <linux/module.h>
+#include <linux/processor.h>
 #include <linux/sched/signal.h>
 #include <asm/barrier.h>
-#include <asm/processor.h>
 
 #include "ptdump_test.h"
 

@@ -34,7 +34,11 @@ def writes(batch, text):
 
 """
 
-FILES = {"/proc/modules": "iommu_ptdump_test 1 0 - Live 0x0\n", "/proc/mounts": "none / rootfs rw 0 0\n"}
+FILES = {
+    "/proc/modules": "iommu_ptdump_test 1 0 - Live 0x0\n",
+    "/proc/mounts": "none / rootfs rw 0 0\n",
+    "/proc/sys/vm/swappiness": "60\n",
+}
 LISTS = {
     "/sys/bus/pci/devices": "0000:00:01.0@",
     "/proc/sys/kernel": "panic\ntainted",

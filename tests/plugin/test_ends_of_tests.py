@@ -234,18 +234,18 @@ def test_a_scenario_is_not_over_before_its_domains_are_freed(run: Run, pytester:
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("iommu_guest.write('/sys/bus/pci/drivers/edu/unbind', 'x')", "*/driver: 'edu' after boot, 'none' now*"),
-        ("iommu_guest.write('/proc/sys/vm/swappiness', '1')", "*/proc/sys/vm/swappiness: * after boot, '1' now*"),
-        ("iommu_guest.run([ops.open_file(0, '/x')])", "*files left open in the agent: 1*"),
-        ("iommu_guest.run([ops.rmmod('iommu_ptdump_test')])", "*/proc/modules: * after boot, '' now*"),
-        ("iommu_guest.run([ops.run('/bin/x')])", "*/sys/bus/pci/devices: '0000:00:01.0@' after boot, '' now*"),
+        ("iommu_guest.write('/sys/bus/pci/drivers/edu/unbind', 'x')", "*:01.0/driver: 'edu' after boot, 'none' now*"),
+        ("iommu_guest.write('/proc/sys/vm/swappiness', '1')", "/proc/sys/vm/swappiness: '60' after boot, '1' now*"),
+        ("iommu_guest.run([ops.open_file(0, '/x')])", "files left open in the agent: 1"),
+        ("iommu_guest.run([ops.rmmod('iommu_ptdump_test')])", "/proc/modules: * after boot, '' now*"),
+        ("iommu_guest.run([ops.run('/bin/x')])", "/sys/bus/pci/devices: '0000:00:01.0@' after boot, '' now*"),
     ],
     ids=["unbound", "sysctl", "slot", "module", "slot-empty"],
 )
 def test_a_test_that_leaves_its_guest_changed_is_named(run: Run, statement: str, said: str) -> None:
     result = run(leaves("guest 2", statement, "iommu_guest"))
     result.assert_outcomes(passed=2, warnings=1)
-    result.stdout.fnmatch_lines(["*GuestLeftChanged: *::test_first left its guest changed*", said])
+    result.stdout.fnmatch_lines([f"*GuestLeftChanged: *::test_first left its guest changed, which is replaced: {said}"])
 
 
 def test_a_test_that_puts_everything_back_keeps_its_guest(run: Run) -> None:

@@ -18,7 +18,7 @@ from bench import Bench
 
 from pytest_iommu import settings as options
 from pytest_iommu.generate.written import shares
-from pytest_iommu.images import agent, artefacts, kernel, machines, qemu
+from pytest_iommu.images import agent, artefacts, bootimage, kernel, machines, qemu, toolchain
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.qemu import Qemu
 from pytest_iommu.images.store import Store
@@ -45,8 +45,8 @@ class Stage:
         (path / "linux" / "Kconfig").write_text("")
         (path / "modules").mkdir()
         (path / "modules" / "iommu_ptdump_test.ko").write_text("")
-        for name in ("Image", "fragment"):
-            (path / name).write_text("CONFIG_OF_THE_USER=y\n" if name == "fragment" else "")
+        (path / "fragment").write_text("CONFIG_OF_THE_USER=y\n")
+        (path / "Image").write_text("")
         (path / "known.json").write_text('{"schema": 1, "issues": []}')
 
     def load(self, *words: str) -> Settings:
@@ -74,7 +74,8 @@ class Stage:
 
         self._patch.setattr(qemu, "find", found)
         self._patch.setattr(qemu, "fetch", fetched)
-        self._patch.setattr(kernel, "compiler_identity", lambda machine, arguments: "gcc")
+        self._patch.setattr(toolchain, "identity", lambda *_: "gcc")
+        self._patch.setattr(bootimage, "check", lambda *_: None)
         self._patch.setattr(kernel, "Builder", Builder)
         self._patch.setattr(agent, "build", lambda *_: (_ for _ in ()).throw(SetupError("given")))
         self._patch.setattr(artefacts, "_given", lambda store, image, modules: done.append((image, modules)))

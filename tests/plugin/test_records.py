@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ def indexes(recording: Path) -> list[str]:
     return sorted(path.name for path in recording.glob("index-*.jsonl") if path.read_text())
 
 
-@pytest.mark.parametrize(("workers", "names"), [("-n0", ["index-main.jsonl"]), ("-n2", ["index-gw0.jsonl"])])
-def test_a_recorded_run_can_be_replayed(recorded: Bench, workers: str, names: list[str]) -> None:
+@pytest.mark.parametrize(("workers", "name"), [("-n0", "index-main.jsonl"), ("-n2", "index-gw[01].jsonl")])
+def test_a_recorded_run_can_be_replayed(recorded: Bench, workers: str, name: str) -> None:
     recorded.run(workers, "--iommu-record=again").assert_outcomes(passed=3, skipped=1)
     again = recorded.pytester.path / "again"
-    assert indexes(again) == names
+    (index,) = indexes(again)
+    assert re.fullmatch(name, index)
     result = recorded.pytester.runpytest_subprocess(f"--iommu-target=replay:{again}")
     result.assert_outcomes(passed=3, skipped=1)
 
@@ -26,7 +28,8 @@ def test_a_recorded_run_can_be_replayed(recorded: Bench, workers: str, names: li
 def test_a_recording_replaces_an_earlier_one(recorded: Bench) -> None:
     recorded.run("-n0", "--iommu-record=again")
     recorded.run("-n2", "--iommu-record=again").assert_outcomes(passed=3, skipped=1)
-    assert indexes(recorded.pytester.path / "again") == ["index-gw0.jsonl"]
+    (index,) = indexes(recorded.pytester.path / "again")
+    assert re.fullmatch("index-gw[01].jsonl", index)
 
 
 @pytest.mark.parametrize("option", ["--collect-only", "--iommu-list", "--deselect=basics.iommu.yaml"])

@@ -148,6 +148,7 @@ def test_the_others_run_on_a_fresh_guest(twenty: Bench, workers: str) -> None:
         "iommu_rules": "RNG-1,RNG-4",
         "iommu_guest": "smmuv3/plain",
         "iommu_outcome": "kernel-crash",
+        "iommu_verdict": "kernel-crash",
         "iommu_broken": "LAY-7,RNG-1,RNG-4",
         "iommu_fingerprint": FINGERPRINT,
     }
@@ -316,7 +317,7 @@ def test_a_worker_that_dies(recorded: Bench) -> None:
     found = Results(recorded)
     found.agree()
     by_id = {test["id"]: test for test in found.json["tests"]}
-    assert (by_id["test_a.py::test_a"]["kind"], by_id["test_a.py::test_a"]["guest"]) == ("fail", None)
+    assert (by_id["test_a.py::test_a"]["kind"], by_id["test_a.py::test_a"]["guest"]) == ("test-error", None)
     assert found.json["counts"]["passed"] == 3
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_iommu.report.coverage import collected, listing, problems
 from pytest_iommu.report.rows import Row, rows_of
-from pytest_iommu.report.rules import document, markdown, write
+from pytest_iommu.report.rules import document, markdown, texts
 from pytest_iommu.report.summary import BROKEN, GUEST, KIND, RULES
 from pytest_iommu.settings import RELEASE_SEED
 
@@ -101,13 +101,13 @@ def test_a_rule_that_is_known_to_be_broken_is_broken() -> None:
     assert rule["tests"] == [{"test": "a", "outcome": "skipped", "reason": "known", "kind": "fail", "broke": ["RNG-1"]}]
 
 
-def test_the_files(tmp_path: Path) -> None:
+def test_the_files() -> None:
     found = made(
         report("a", "passed"), report("b", "skipped"), report("c", "failed", "RNG-2", kind="fail", broke="RNG-2")
     )
-    write(tmp_path / "new" / "folder", found)
-    assert json.loads((tmp_path / "new" / "folder" / "rules.json").read_text()) == found
-    assert (tmp_path / "new" / "folder" / "rules.md").read_text() == markdown(found)
+    files = texts(found)
+    assert json.loads(files["rules.json"]) == found
+    assert files["rules.md"] == markdown(found)
     assert markdown(found).splitlines() == [
         "# Rules",
         "",

@@ -12,9 +12,11 @@ import pytest
 
 OURS = [
     "pytest_iommu",
+    "pytest_iommu.again",
     "pytest_iommu.fixtures",
     "pytest_iommu.marks",
     "pytest_iommu.newhooks",
+    "pytest_iommu.nodeids",
     "pytest_iommu.outcomes",
     "pytest_iommu.paths",
     "pytest_iommu.plugin",

@@ -388,7 +388,7 @@ def test_a_storm_becomes_a_plan(tmp_path: Path) -> None:
     plan = compile_plan(instance)
     assert plan.storm is not None
     assert (plan.storm.storm.gap, plan.storm.storm.operations) == (2 * PAGE, 99)
-    assert plan.storm.storm.command("d").endswith(" threads=2 ops=99 pause=200 seed=0")
+    assert plan.storm.storm.command("d").endswith(" threads=2 ops=99 more=100000 pause=200 seed=0")
     assert [(reader.file, reader.chunk) for reader in plan.storm.storm.readers] == [("stats", 60)]
     assert all(not phase.checks for phase in plan.after)
 
