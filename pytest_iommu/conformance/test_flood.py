@@ -33,7 +33,7 @@ BATCH = 10
 #: and the bound is near. Where vCPUs are threads of the host, a grace period takes as long as the host keeps one of
 #: them off its cores: 4 to 12 were measured, 25 beside ten busy processes. Half of all would be no bound any more.
 WAITING = {"functional": 6, "races": UNMAPS // 2}
-GROUPS = "/tmp/cgroup"
+GROUPS = "/sys/fs/cgroup"
 LIMITED = 40
 #: what the kernel charges ahead for each processor, and a writer's own memory
 MARGIN = 512 << 10
@@ -119,8 +119,6 @@ def limited(guest: GuestHandle, folder: str, op: Op, limit: int | None = None) -
 @pytest.fixture
 def groups(iommu_guest: GuestHandle) -> None:
     """Control groups that limit memory, at GROUPS. Skips where the kernel has none."""
-    if not iommu_guest.run([ops.stat(f"{GROUPS}/cgroup.procs")]).results[0].ok:
-        iommu_guest.run([ops.mkdir(GROUPS), ops.mount("none", GROUPS, "cgroup2")])
     (allowed,) = iommu_guest.run([ops.write_file(f"{GROUPS}/cgroup.subtree_control", b"+memory")]).results
     if not allowed.ok:
         pytest.skip(f"this kernel has no memory controller: {ops.errno_name(allowed.value)}")

@@ -42,7 +42,7 @@ class Snapshot:
         for path in sorted(self.values.keys() | now.values.keys()):
             before, after = self.values.get(path), now.values.get(path)
             if before != after:
-                found.append(f"{path}: {_shown(before)} after boot, {_shown(after)} now")
+                found.append(f"{path}: {before or 'absent'} after boot, {after or 'absent'} now")
         return found
 
 
@@ -96,13 +96,12 @@ class BootState:
             *(ops.read_file(path, chunk=512) for path in (LOADED, MOUNTS, *settings)),
         ]
         devices, *rest = self._send(batch).results
-        values = {DEVICES: " ".join(_names(devices))}
+        values = {f"device {name.rstrip('@')}": "there" for name in _names(devices)}
         for path, result in zip(drivers, rest[: len(drivers)], strict=True):
-            values[path] = ops.text_of(result).rpartition("/")[2] if result.ok else "none"
+            values[path] = ops.text_of(result).rpartition("/")[2] if result.ok else "not bound"
         modules, mounts, *others = rest[len(drivers) :]
-        # A module's address and use count say nothing of who loaded it.
-        values[LOADED] = " ".join(sorted(line.split()[0] for line in ops.text_of(modules).splitlines()))
-        values[MOUNTS] = ", ".join(sorted(line.split()[1] for line in ops.text_of(mounts).splitlines()))
+        values |= {f"module {line.split()[0]}": "loaded" for line in ops.text_of(modules).splitlines()}
+        values |= {f"mount {line.split()[1]}": "mounted" for line in ops.text_of(mounts).splitlines()}
         for path, result in zip(settings, others, strict=True):
             values[path] = ops.text_of(result).strip() if result.ok else ops.errno_name(result.value)
         return Snapshot(values)
@@ -112,13 +111,11 @@ class BootState:
         if not touched:
             return []
         now = self.look(Touched.SYSCTL in touched)
-        before = {path: value for path, value in self._first.values.items() if path in now.values}
+        if Touched.SYSCTL in touched:
+            return self._first.changes(now)
+        before = {path: value for path, value in self._first.values.items() if path not in self._sysctls}
         return Snapshot(before).changes(now)
 
 
 def _names(listed: Result) -> list[str]:
     return ops.text_of(listed).split() if listed.ok else []
-
-
-def _shown(value: str | None) -> str:
-    return "absent" if value is None else repr(value)

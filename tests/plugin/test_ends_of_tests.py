@@ -234,11 +234,14 @@ def test_a_scenario_is_not_over_before_its_domains_are_freed(run: Run, pytester:
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("iommu_guest.write('/sys/bus/pci/drivers/edu/unbind', 'x')", "*:01.0/driver: 'edu' after boot, 'none' now*"),
-        ("iommu_guest.write('/proc/sys/vm/swappiness', '1')", "/proc/sys/vm/swappiness: '60' after boot, '1' now*"),
+        ("iommu_guest.write('/sys/bus/pci/drivers/edu/unbind', 'x')", "*:01.0/driver: edu after boot, not bound now*"),
+        ("iommu_guest.write('/proc/sys/vm/swappiness', '1')", "/proc/sys/vm/swappiness: 60 after boot, 1 now*"),
         ("iommu_guest.run([ops.open_file(0, '/x')])", "files left open in the agent: 1"),
-        ("iommu_guest.run([ops.rmmod('iommu_ptdump_test')])", "/proc/modules: * after boot, '' now*"),
-        ("iommu_guest.run([ops.run('/bin/x')])", "/sys/bus/pci/devices: '0000:00:01.0@' after boot, '' now*"),
+        (
+            "iommu_guest.run([ops.rmmod('iommu_ptdump_test')])",
+            "module iommu_ptdump_test: loaded after boot, absent now*",
+        ),
+        ("iommu_guest.run([ops.run('/bin/x')])", "device 0000:00:01.0: there after boot, absent now*"),
     ],
     ids=["unbound", "sysctl", "slot", "module", "slot-empty"],
 )

@@ -29,6 +29,13 @@ static void mount_one(const char *source, const char *target, const char *type,
 		buffer_text(errors, "error=mount %s: %s\n", target, strerror(errno));
 }
 
+/* What a kernel may be built without */
+static void mount_if_there(const char *target, const char *type, struct buffer *errors)
+{
+	if (mount(type, target, type, 0, "") < 0 && errno != ENODEV && errno != ENOENT)
+		buffer_text(errors, "error=mount %s: %s\n", target, strerror(errno));
+}
+
 /* stdin, stdout and stderr: the initramfs may have come without /dev/console */
 static void open_console(void)
 {
@@ -165,6 +172,8 @@ void init_system(struct buffer *errors)
 	if (!on_command_line("debugfs=off"))
 		mount_one("debugfs", "/sys/kernel/debug", "debugfs", errors);
 	mount_one("tmpfs", "/tmp", "tmpfs", errors);
+	mount_if_there("/sys/kernel/security", "securityfs", errors);
+	mount_if_there("/sys/fs/cgroup", "cgroup2", errors);
 	load_modules(errors);
 	if (on_command_line("iommu.shell=1") && !access(BUSYBOX, X_OK))
 		spawn_shell();
