@@ -61,6 +61,7 @@ struct ptd_iter {
 static void ptd_iter_reset(struct ptd_iter *it)
 {
 	it->cursor = (struct iommu_ptd_cursor){ .level = U8_MAX };
+	it->line.item = (struct iommu_ptd_item){ .level = U8_MAX };
 	it->nr = 0;
 	it->next = 0;
 	it->pos = -1;
@@ -137,15 +138,28 @@ static bool ptd_next_range(struct ptd_iter *it)
 	return !it->error;
 }
 
+/*
+ * A table may be listed by one batch, and a leaf have taken its place before the
+ * next. Each place is listed once, with what was there first.
+ */
+static bool ptd_listed(const struct iommu_ptd_item *last,
+		       const struct iommu_ptd_item *item)
+{
+	return item->iova == last->iova && item->level >= last->level;
+}
+
 static bool ptd_next_entry(struct ptd_iter *it)
 {
-	struct iommu_ptd_item *item = ptd_peek(it);
+	struct iommu_ptd_item *item;
 
-	if (!item)
-		return false;
+	do {
+		item = ptd_peek(it);
+		if (!item)
+			return false;
+		it->next++;
+	} while (ptd_listed(&it->line.item, item));
 	it->line.item = *item;
 	it->line.last = ptd_item_last(item);
-	it->next++;
 	return true;
 }
 

@@ -70,7 +70,8 @@ struct iommu_ptd_item {
  *
  * An all zero cursor with @level set to U8_MAX starts at the beginning. Depth
  * first, the next entry begins at a greater position, or at the same one in a
- * lower table.
+ * lower table. Only what has taken the place of a table that was the last entry
+ * of a batch is reported at that place again.
  */
 struct iommu_ptd_cursor {
 	u64 pos;
