@@ -115,6 +115,16 @@ class Gdb:
         self._ask(f"Hgp1.{cpu + 1:x}", "OK")
         return int.from_bytes(bytes.fromhex(self._ask(f"p{number:x}", "[0-9a-f]+")), "little")
 
+    def registers(self, cpu: int) -> bytes:
+        """All general registers of a vCPU, in gdb's order and their sizes; little endian."""
+        self._ask(f"Hgp1.{cpu + 1:x}", "OK")
+        return bytes.fromhex(self._ask("g", "[0-9a-f]+"))
+
+    def set_register(self, cpu: int, number: int, value: int) -> None:
+        """Give a general register of 64 bits, of a little endian vCPU, this value."""
+        self._ask(f"Hgp1.{cpu + 1:x}", "OK")
+        self._ask(f"P{number:x}={value.to_bytes(8, 'little').hex()}", "OK")
+
     def detach(self) -> None:
         """Forget all points and let the guest run, all of it."""
         self.clear()

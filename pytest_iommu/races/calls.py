@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_iommu.races.arm64 import COUNTER
+
 #: numbers of arm64's registers in gdb's description
-FRAME, LINK, COUNTER = 29, 30, 32
+FRAME, LINK = 29, 30
 DEPTH = 24
 """Frames that are looked at: a read(2) of the dump has less."""
 # "Arm Architecture Reference Manual", C6.2, BL: a 26-bit offset in instructions

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from pytest_iommu.guest.gdb import GdbError, Point, Stop
 from pytest_iommu.guest.waiting import Deadline
 from pytest_iommu.outcomes import CheckFailed, GuestLost
-from pytest_iommu.races import calls
-from pytest_iommu.races.calls import COUNTER
+from pytest_iommu.races import arm64, calls
+from pytest_iommu.races.arm64 import COUNTER
 from pytest_iommu.races.holds import TIMEOUT
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Stand:
         self._gdb.set(Point.READ, address)
         if not self._caught(start, lambda stop: stop.address is not None, timeout):
             raise NotReached("no load of it was seen")
-        self._step()
+        self._load(address)
 
     def catch_store(self, address: int, start: Sequence[Op], timeout: float) -> None:
         """Run ``start``, and stop when CPU has stored to this address. NotReached after ``timeout`` seconds."""
@@ -94,6 +94,18 @@ class Stand:
         self._gdb.set(Point.EXECUTE, function, 4)
         if not self._caught(start, lambda stop: True, timeout):
             raise NotReached("no call of it was seen")
+
+    def _load(self, address: int) -> None:
+        """Do what _step() does for a load; for those that there are, without a stop after it (races/arm64.py)."""
+        counter = self._gdb.register(CPU, COUNTER)
+        code, value = self.word(counter), self.word(address)
+        register = arm64.loaded(code & 0xFFFFFFFF) if code is not None else None
+        if register is None or value is None:
+            self._step()
+            return
+        self._gdb.clear()
+        self._gdb.set_register(CPU, register, value)
+        self._gdb.set_register(CPU, COUNTER, counter + 4)
 
     def _step(self) -> None:
         """An Arm stops before the access: what it does must be done, or it would be done again once it goes on."""
@@ -147,22 +159,31 @@ class Stand:
     def wake(self, release: Sequence[Op]) -> None:
         """After freeze() or preempt(): the reader goes on, and the guest with it.
 
-        ``release`` is the batch that gives the processor back to the preempted reader. It must then be met with all
-        registers as they were, at the instruction it was held at: NotReached says that it was not held all the time.
+        ``release`` is the batch that gives the processor back to the preempted reader. It must then go on with all
+        registers as they were, at the instruction it was held at: it comes to load the address of that from where the
+        interrupt saved it. NotReached says that it was not held all the time.
         """
         self._halt()
         if not self._registers:
             self._detach()
             return
-        self._gdb.set(Point.EXECUTE, self._registers[COUNTER], 4)
+        top = self._registers[COUNTER - 1]
+        where = range(top - arm64.INTERRUPTED, top)
+        frame = arm64.saved(self._registers, self._read(where))
+        if frame is None:
+            raise NotReached("it was not held all the time: no interrupt has saved the registers it was held with")
+        kept = range(where.start + frame, where.start + frame + 8 * len(self._registers))
+        self._gdb.set(Point.READ, kept.start + 8 * COUNTER)
         self._go()
         self._sent = self._pool.submit(self._run, release)
         stop = self._meet(lambda stop: stop.cpu == CPU, TIMEOUT)
-        now = self._all() if stop is not None else ()
+        same = stop is not None and self._read(kept) == b"".join(
+            value.to_bytes(8, "little") for value in self._registers
+        )
         self._detach()
         self._answer()
-        if now != self._registers:
-            what = "was elsewhere" if now else f"did not come to 0x{self._registers[COUNTER]:x}"
+        if not same:
+            what = "was elsewhere" if stop is not None else f"did not come to 0x{self._registers[COUNTER]:x}"
             raise NotReached(f"it was not held all the time: once released it {what}")
 
     def close(self) -> BaseException | None:
@@ -184,7 +205,9 @@ class Stand:
         return failure
 
     def _all(self) -> tuple[int, ...]:
-        return tuple(self._gdb.register(CPU, number) for number in range(COUNTER + 1))
+        """x0 to x30, sp and pc."""
+        data = self._gdb.registers(CPU)
+        return tuple(int.from_bytes(data[at : at + 8], "little") for at in range(0, 8 * (COUNTER + 1), 8))
 
     def _meet(self, wanted: Callable[[Stop], bool], timeout: float) -> Stop | None:
         """Wait for a stop that is wanted; others go on."""

@@ -7,6 +7,7 @@ is left to chance but what the rules leave open: the lines that the reader had l
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -74,6 +75,8 @@ class Window:
         self._command = False
         self._gone = False
         self._grace: bool | None = None
+        #: when the grace period began that this window watches, in seconds of time.monotonic()
+        self._began: float | None = None
         self._other: Root | None = None
         self._problems: list[CheckFailed] = []
         self._files: dict[str, bytes] = {}
@@ -88,6 +91,8 @@ class Window:
             assert self._catch.root is not None
             assert self._catch.item is not None
             self._kept = Kept.of(self._memory, self._catch.root, self._catch.path, self._catch.item)
+            # What follows is a part of the time for which it must not be over.
+            self._begin_grace_period()
         elif self._memory is not None and self._catch.root is not None:
             self._whole = Kept(self._memory, self._place.config, self._catch.root.tables(self._memory))
 
@@ -147,13 +152,15 @@ class Window:
         do()
 
     def grace_period(self, inside: bool) -> None:
-        """A grace period that begins now: it waits for a reader inside the walk (CON-1), and for no other (CON-7)."""
+        """A grace period waits for a reader inside the walk (CON-1), and for no other (CON-7).
+
+        With a reader inside the walk it has begun when that was held, else it begins now.
+        """
         if self._grace is not None:
             return
-        wait = jobs.wait_job(GRACE, BLOCKED if inside else DONE)
-        started, over = self._ask([jobs.start_reader(GRACE, GRACE_PERIOD), wait])
-        if not started.ok:
-            raise SetupError(f"reading {GRACE_PERIOD}: {ops.errno_name(started.value)}")
+        began = self._begin_grace_period()
+        passed = round(1000 * (time.monotonic() - began))
+        (over,) = self._ask([jobs.wait_job(GRACE, max(0, BLOCKED - passed) if inside else DONE)])
         self._grace = ops.errno_name(over.value) != "ETIMEDOUT"
         if self._grace and not over.ok:
             raise SetupError(f"reading {GRACE_PERIOD}: {ops.errno_name(over.value)}")
@@ -162,6 +169,14 @@ class Window:
             self._problem(f"{what}: what was freed before it began is given away under the reader", "CON-1")
         if not self._grace and not inside:
             self._problem(f"a grace period is not over {DONE} ms after it began: {self._hold} is in its way", "CON-7")
+
+    def _begin_grace_period(self) -> float:
+        if self._began is None:
+            (started,) = self._ask([jobs.start_reader(GRACE, GRACE_PERIOD)])
+            if not started.ok:
+                raise SetupError(f"reading {GRACE_PERIOD}: {ops.errno_name(started.value)}")
+            self._began = time.monotonic()
+        return self._began
 
     def tables_kept(self) -> None:
         """CON-1: what the reader may still read is what it was, and nobody else has got it."""

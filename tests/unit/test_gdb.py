@@ -47,6 +47,13 @@ def test_a_packet_and_its_answer(ends: Ends) -> None:
     assert ends.stub.recv(100) == b"$Z3,1000,8#de+$m1000,2#8c+"
 
 
+def test_registers(ends: Ends) -> None:
+    ends.say("OK", "0100000000000000", "OK", "OK")
+    assert ends.gdb.registers(1) == bytes([1, *[0] * 7])
+    ends.gdb.set_register(1, 32, 0x1234)
+    assert ends.stub.recv(100) == b"$Hgp1.2#b0+$g#67+$Hgp1.2#b0+$P20=3412000000000000#f9+"
+
+
 def test_stops_that_nobody_waited_for_are_no_answers(ends: Ends) -> None:
     ends.monitor.sendall(READY)
     ends.say("T02thread:p01.01;", "PacketSize=1000;multiprocess+", "T02thread:p01.01;")

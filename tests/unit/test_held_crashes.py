@@ -20,6 +20,10 @@ from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
 
 CRASH = KernelCrash("kasan while it ran a batch: BUG: KASAN: use-after-free", Evidence(splat="BUG: KASAN"))
 STOP = Stop(1, 0x1234)
+#: x0 to x30, sp and pc, and how they lie below the stack of a reader that was interrupted
+TOP = 0x4000
+REGISTERS = bytes(31 * 8) + TOP.to_bytes(8, "little") + (0x1000).to_bytes(8, "little")
+MEMORY = REGISTERS.rjust(TOP, b"\0")
 
 
 class Gdbstub:
@@ -31,13 +35,15 @@ class Gdbstub:
         self.dead = False
 
     def __getattr__(self, name: str) -> Any:
-        def call(*_: object) -> object:
+        def call(*_: Any) -> object:
             self.dead |= name == self.dies
             if self.dead:
                 raise GdbError("QEMU closed the connection")
             if name == "wait":
                 return self.stops.pop(0) if self.stops else None
-            return {"register": 0x1000, "read": bytes(8)}.get(name)
+            if name == "read":
+                return MEMORY[_[0] : _[0] + _[1]].ljust(_[1], b"\0")
+            return {"register": 0x1000, "registers": REGISTERS}.get(name)
 
         return call
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Readers that are held: where items stand, which tables must keep what they hold, how one is brought to a stand."""
+"""Readers that are held: where items stand, which tables must keep what they hold, what a scenario says of it."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,15 @@ from synthetic_memory import SyntheticMemory, write_table
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render
 from pytest_iommu.formats import configure
-from pytest_iommu.guest.gdb import Point, Stop
 from pytest_iommu.model import Kind, Prot, TableConfig
 from pytest_iommu.oracle import TableModel
 from pytest_iommu.oracle.items import Root, Table, item_address
 from pytest_iommu.outcomes import CheckFailed
-from pytest_iommu.races.calls import COUNTER, FRAME, LINK, behind_calls
 from pytest_iommu.races.history import History, Window
 from pytest_iommu.races.holds import Hold
 from pytest_iommu.races.kept import Kept, Touch
 from pytest_iommu.races.lines import judge_text
-from pytest_iommu.races.stand import NotReached, Stand
-from pytest_iommu.races.symbols import Symbols
 from pytest_iommu.scenario import ScenarioError, compile_plan, load
-from pytest_iommu.targets.protocol import Op, Reply
 
 PAGE, BLOCK = 4096, 2 << 20
 BASE = 0x40000000
@@ -157,141 +151,6 @@ def test_every_line_of_entries_is_one_load() -> None:
     turned = "".join(reversed(text.splitlines(keepends=True)))
     (failed,) = judge_text("entries", turned, IO_PTDUMP, history, lambda row: span, span)
     assert failed.rules == ("CON-5",)
-
-
-class FakeGdb:
-    """A gdbstub whose guest stops as it is told."""
-
-    def __init__(self, stops: Sequence[Stop | None]) -> None:
-        self.stops = list(stops)
-        self.said: list[str] = []
-        self.registers = {COUNTER: 0x1000}
-        self.memory = bytearray(0x10000)
-
-    def attach(self) -> None:
-        self.said.append("attach")
-
-    def detach(self) -> None:
-        self.said.append("detach")
-
-    def set(self, point: Point, address: int, size: int = 8) -> None:
-        self.said.append(f"set {point.name} {address:x}")
-
-    def clear(self) -> None:
-        self.said.append("clear")
-
-    def go(self, cpus: Sequence[int] = ()) -> None:
-        self.said.append(f"go {list(cpus)}" if cpus else "go")
-
-    def step(self, cpu: int) -> None:
-        self.said.append(f"step {cpu}")
-
-    def halt(self) -> None:
-        self.said.append("halt")
-
-    def wait(self, timeout: float) -> Stop | None:
-        return self.stops.pop(0)
-
-    def register(self, cpu: int, number: int) -> int:
-        return self.registers.get(number, 0)
-
-    def read(self, address: int, size: int) -> bytes:
-        return bytes(self.memory[address : address + size])
-
-
-def stand(stops: Sequence[Stop | None]) -> tuple[Stand, FakeGdb]:
-    gdb = FakeGdb(stops)
-    made = Stand(gdb, lambda batch: Reply(()))  # type: ignore[arg-type]
-    made.attach()
-    return made, gdb
-
-
-def test_a_reader_is_caught_preempted_and_let_go() -> None:
-    """Processor 0 loads the item first, for a map: that does not count."""
-    made, gdb = stand([Stop(0, 0x100), Stop(1, 0x100), Stop(1)])
-    made.catch(0x100, [Op(1)], 1.0)
-    made.preempt([Op(2)])
-    made.wake([Op(3)])
-    made.close()
-    assert gdb.said == [
-        *("attach", "set READ 100", "go", "go", "clear", "step 1"),
-        *("clear", "go [0]", "halt", "go"),
-        *("halt", "set EXECUTE 1000", "go", "detach"),
-    ]
-
-
-def test_a_reader_that_went_on_is_noticed() -> None:
-    made, gdb = stand([Stop(1, 0x100), Stop(1)])
-    made.catch(0x100, [Op(1)], 1.0)
-    made.preempt([Op(2)])
-    gdb.registers[0] = 7
-    with pytest.raises(NotReached, match="once released it was elsewhere"):
-        made.wake([Op(3)])
-    made, gdb = stand([Stop(1, 0x100), None])
-    made.catch(0x100, [Op(1)], 1.0)
-    made.preempt([Op(2)])
-    with pytest.raises(NotReached, match="did not come to 0x1000"):
-        made.wake([Op(3)])
-
-
-#: a walk at 0x1000 that calls nothing, its caller with two ways out of its RCU section, who calls that one, who unlocks
-WALK, SECTION, ABOVE, UNLOCK, AFTER = 0x1000, 0x1100, 0x1200, 0x9000, 0x9100
-SYMBOLS = Symbols.parse(
-    "0000000000009000 T __rcu_read_unlock\n0000000000001000 t walk\n0000000000001200 t read\n"
-    "0000000000001100 t section\n0000000000009100 W last\n0000000000001104 d data\n"
-)
-
-
-def inside_a_section(stops: Sequence[Stop | None]) -> tuple[Stand, FakeGdb]:
-    made, gdb = stand([Stop(1, 0x100), *stops])
-    made.catch(0x100, [Op(1)], 1.0)
-    gdb.said.clear()
-    gdb.registers = {COUNTER: WALK + 8, LINK: WALK + 0x20, FRAME: 0x7000}
-    for address, word in {0x7000: 0x7040, 0x7008: SECTION + 0x10, 0x7040: 0, 0x7048: ABOVE + 0x10}.items():
-        gdb.memory[address : address + 8] = word.to_bytes(8, "little")
-    for caller in (SECTION + 0x14, SECTION + 0x40, ABOVE + 0x30):
-        gdb.memory[caller : caller + 4] = (0x94000000 | (UNLOCK - caller) >> 2).to_bytes(4, "little")
-    return made, gdb
-
-
-def test_the_way_out_of_a_section_is_the_readers_own() -> None:
-    """The innermost function with a call is the one, and nobody else is stopped by a point in it."""
-    made, gdb = inside_a_section([Stop(1)])
-    made.leave(UNLOCK, SYMBOLS, 1.0)
-    assert gdb.said == ["set EXECUTE 1118", "set EXECUTE 1144", "go", "clear"]
-
-
-def test_a_section_that_is_not_left() -> None:
-    made, _ = inside_a_section([None])
-    with pytest.raises(NotReached, match="did not come back from 0x9000 to 0x1118 or 0x1144"):
-        made.leave(UNLOCK, SYMBOLS, 1.0)
-    made, _ = inside_a_section([])
-    with pytest.raises(NotReached, match="no function that it is in calls 0x9100"):
-        made.leave(AFTER, SYMBOLS, 1.0)
-
-
-def test_calls_are_found_both_ways() -> None:
-    back = (0x94000000 | (WALK - SECTION >> 2) & 0x3FFFFFF).to_bytes(4, "little")
-    jump = (0x14000000 | (UNLOCK - SECTION - 4) >> 2).to_bytes(4, "little")
-    assert behind_calls(back + jump, SECTION, WALK) == [SECTION + 4]
-    assert behind_calls(back + jump, SECTION, UNLOCK) == []
-
-
-def test_symbols() -> None:
-    assert SYMBOLS.address("section") == SECTION
-    assert SYMBOLS.address("data") is None
-    assert SYMBOLS.around(SECTION + 0xFC) == range(SECTION, ABOVE)
-    assert not SYMBOLS.around(WALK - 4)
-    assert not SYMBOLS.around(AFTER)
-    assert not Symbols.parse("0000000000000000 t walk\n0000000000000000 t read\n").starts
-
-
-def test_a_point_that_is_not_met() -> None:
-    made, gdb = stand([None])
-    with pytest.raises(NotReached, match="no load of it was seen"):
-        made.catch(0x100, [Op(1)], 0.1)
-    made.close()
-    assert gdb.said[-1] == "detach"
 
 
 def test_holds_say_what_they_are() -> None:
