@@ -271,7 +271,7 @@ static unsigned int raced(const struct reader *readers, const char *log)
 
 static void weather(struct __test_metadata *_metadata, struct sky *sky, const char *file)
 {
-	unsigned int changes = ptd_slow() ? 500 : 4000, tries, races = 0, rounds = 0, i;
+	unsigned int changes = ptd_slow() ? 500 : 1500, tries, races = 0, rounds = 0, i;
 	struct ptd_text log = {};
 	char path[PTD_PATH], error[16];
 

@@ -99,6 +99,11 @@ def check_marks(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
     note_rules(items)
 
 
+def order(items: list[pytest.Item]) -> None:
+    """Leave the kselftest's programs for later: one of them runs for seconds before its first case has a verdict."""
+    items.sort(key=lambda item: isinstance(item, KselftestItem))
+
+
 def note_rules(items: Iterable[pytest.Item]) -> None:
     """Put the rules that a test is about, and the guest it runs on, into its properties."""
     for item in items:

@@ -96,13 +96,14 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check our marks, and let the rules of every test travel with its report."""
+    """Check our marks, let the rules of every test travel with its report, and begin with what is quick."""
     if any(marks.ours(item) for item in items):
         activate(config)
     if config.pluginmanager.has_plugin(ACTIVE):
         from pytest_iommu import lifecycle
 
         lifecycle.check_marks(config, items)
+        lifecycle.order(items)
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)

@@ -73,6 +73,22 @@ def _of_program(name: str) -> bool:
     return name.partition("::")[0].endswith(paths.PROGRAMS)
 
 
+def next_scope(queue: Iterable[str], first: bool) -> str:
+    """What a worker gets next, of all that is left; ``first``: it has had nothing yet.
+
+    It begins with scenarios: the first verdict comes as soon as a guest has booted. Then comes what takes longest, and
+    left for the end one worker would do it alone: programs of the kselftest, then tests in Python, the smallest shard
+    before, for what boots another kernel or a guest of its own is among them.
+    """
+    left = list(queue)
+    programs = [scope for scope in left if _of_program(scope)]
+    files = [scope for scope in left if ".py " in scope]
+    scenarios = [scope for scope in left if scope not in {*programs, *files}]
+    if scenarios and (first or not (programs or files)):
+        return scenarios[0]
+    return (programs or files)[-1]
+
+
 class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type marker
     """LoadScopeScheduling with our scopes; a test that killed its worker is not run again."""
 
@@ -87,12 +103,7 @@ class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has n
         super().schedule()
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        # What takes longest first, and left for the end one worker would do it alone: programs of the kselftest, then
-        # tests in Python, the smallest shard before, for what boots another kernel or a guest of its own is among them.
-        programs = [scope for scope in self.workqueue if _of_program(scope)]
-        files = programs or [scope for scope in self.workqueue if ".py " in scope]
-        if files:
-            self.workqueue.move_to_end(files[-1], last=False)
+        self.workqueue.move_to_end(next_scope(self.workqueue, not self.assigned_work.get(node)), last=False)
         super()._assign_work_unit(node)
 
     def remove_node(self, node: WorkerController) -> str | None:

@@ -12,6 +12,7 @@ taken, EBADF for one that there is not, EINVAL for a cpu that there is not.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -96,12 +97,13 @@ def start_writer(job: int, path: str, data: bytes, cpu: int | None = None, round
     return Op(Code.START_WRITER, job, 0, path, struct.pack("<2I", _cpu(cpu), rounds) + data)
 
 
-def await_rounds(job: int, rounds: int, milliseconds: int) -> Op:
-    """Wait until a reader or writer has done that many rounds that began after this -> the rounds it has done in all.
+def await_rounds(jobs: Iterable[int], rounds: int, milliseconds: int) -> Op:
+    """Wait until each of these readers and writers has done that many rounds that began after this.
 
-    Less when the job ended meanwhile. ETIMEDOUT when it has not done them by then, ESRCH when there is no such job.
+    -> the rounds that the one with the fewest has done in all. A job that ends meanwhile is waited for no longer.
+    ETIMEDOUT when they have not done them by then, ESRCH when there is no such job.
     """
-    return Op(Code.AWAIT_ROUNDS, job, rounds, data=struct.pack("<I", milliseconds))
+    return Op(Code.AWAIT_ROUNDS, 0, rounds, data=struct.pack("<I", milliseconds) + bytes(jobs))
 
 
 def start_spinner(job: int, cpu: int, path: str = "") -> Op:

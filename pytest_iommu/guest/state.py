@@ -19,6 +19,9 @@ MOUNTS = "/proc/mounts"
 
 # Counters, and what follows from the size of memory or from load: the kernel writes these itself.
 _VOLATILE = frozenset({"hung_task_detect_count", "ns_last_pid", "stat_refresh", "tainted"})
+# The agent's own spinner sets the one, and who reads either rebuilds the scheduling domains (sched_rt_handler(); up to
+# 7.3 lockdep reports that where processors are isolated).
+_LEFT_ALONE = frozenset({"sched_rt_period_us", "sched_rt_runtime_us"})
 
 _CHANGING = frozenset(
     {
@@ -81,7 +84,7 @@ class BootState:
             f"{folder}/{name}"
             for folder, listed in zip(SYSCTL, sysctls, strict=True)
             for name in _names(listed)
-            if not name.endswith("/") and name not in _VOLATILE
+            if not name.endswith("/") and name not in _VOLATILE | _LEFT_ALONE
         ]
         self._first = self.look(sysctl=True)
 

@@ -47,9 +47,9 @@ def run(send: Send, watches: Sequence[Watch], script: str, last: str = "") -> li
     control, patience = f"{MODULE}/control", int(PATIENCE * 500)
     started = [
         *(jobs.start_reader(number, one.path, one.chunk, one.cpu, rounds=0) for number, one in enumerate(watches)),
-        *(jobs.await_rounds(number, 0, patience) for number in readers),
+        jobs.await_rounds(readers, 0, patience),
         jobs.start_writer(writer, control, script.encode(), cpu=0, rounds=0),
-        *(jobs.await_rounds(number, ROUNDS, patience) for number in readers),
+        jobs.await_rounds(readers, ROUNDS, patience),
         jobs.signal_job(writer, Signal.STOP),
     ]
     written = [jobs.wait_job(writer, patience), ops.read_file(f"{MODULE}/status")]

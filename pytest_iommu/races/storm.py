@@ -157,9 +157,9 @@ def _happen(send: Send, table: Table, storm: Storm) -> tuple[bytes, list[tuple[i
     steps = [
         ("starting a reader", _ok, started),
         # One that does not come this far is met by read_job().
-        ("", None, [jobs.await_rounds(number, 0, patience) for number in range(count)]),
+        ("", None, [jobs.await_rounds(range(count), 0, patience)]),
         (commands[0], _passed, command_ops(f"{commands[0]}\n")),
-        ("", None, [jobs.await_rounds(number, ROUNDS, patience) for number in range(count)]),
+        ("", None, [jobs.await_rounds(range(count), ROUNDS, patience)]),
         (commands[1], _passed, command_ops(f"{commands[1]}\n")),
         # The first byte of the log comes when the storm is over; all of it would keep the readers going for nothing.
         ("the storm", _ok, [ops.open_file(SLOT, log), ops.read(SLOT, 1), ops.close(SLOT)]),

@@ -153,17 +153,17 @@ def test_rounds_are_awaited(agent: Agent, tmp_path: Path) -> None:
     path.write_bytes(b"x")
     started, read, writing, wrote, again, late = agent.run(
         jobs.start_reader(0, str(path), rounds=0),
-        jobs.await_rounds(0, 0, 60000),
+        jobs.await_rounds([0], 0, 60000),
         jobs.start_writer(1, str(path), b"y", rounds=0),
-        jobs.await_rounds(1, 2, 60000),
-        jobs.await_rounds(0, 3, 60000),
-        jobs.await_rounds(2, 1, 0),
+        jobs.await_rounds([1], 2, 60000),
+        jobs.await_rounds([0, 1], 3, 60000),
+        jobs.await_rounds([0, 2], 1, 0),
     )
     assert started.ok
     assert writing.ok
     assert read.value >= 1
     assert wrote.value >= 3
-    assert again.value >= read.value + 3
+    assert again.value >= min(read.value, wrote.value) + 3
     assert late.value == -errno.ESRCH
     stops = [jobs.signal_job(number, Signal.STOP) for number in range(2)]
     _, _, reader, writer = agent.run(*stops, jobs.wait_job(0, 60000), jobs.wait_job(1, 60000))
@@ -176,12 +176,12 @@ def test_rounds_are_awaited(agent: Agent, tmp_path: Path) -> None:
 
 def test_rounds_that_do_not_come(agent: Agent, fifo: Path) -> None:
     started, waited, early = agent.run(
-        jobs.start_reader(0, str(fifo)), jobs.await_rounds(0, 1, 20), jobs.await_rounds(0, 1 << 31, 20)
+        jobs.start_reader(0, str(fifo)), jobs.await_rounds([0], 1, 20), jobs.await_rounds([0], 1 << 31, 20)
     )
     assert started.ok
     assert [waited.value, early.value] == [-errno.ETIMEDOUT] * 2
     fifo.write_bytes(b"")
-    (ended,) = agent.run(jobs.await_rounds(0, 5, 60000))
+    (ended,) = agent.run(jobs.await_rounds([0], 5, 60000))
     assert ended.value == 1
 
 

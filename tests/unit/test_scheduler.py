@@ -10,7 +10,7 @@ import pytest
 
 from pytest_iommu import scheduler
 from pytest_iommu.collect import guest_of
-from pytest_iommu.scheduler import PYTHON_SHARD, SHARD, WORKER, fitting, scopes
+from pytest_iommu.scheduler import PYTHON_SHARD, SHARD, WORKER, fitting, next_scope, scopes
 from pytest_iommu.targets.qemu import HEADROOM
 
 
@@ -51,6 +51,21 @@ def test_tests_in_python_are_shards_of_their_file() -> None:
 def test_a_program_of_the_kselftest_is_one_piece_of_work() -> None:
     files = [f"c/k.iommu-ksft::{program}::case-{number}" for program in ("a", "b.sh") for number in range(SHARD * 3)]
     assert Counter(scopes(files).values()) == {"c/k.iommu-ksft::a": SHARD * 3, "c/k.iommu-ksft::b.sh": SHARD * 3}
+
+
+def test_the_first_verdicts_are_scenarios_and_long_work_comes_next() -> None:
+    """Two workers that take what is next until nothing is left."""
+    queue = ["c/k.iommu-ksft::a", "c/k.iommu-ksft::b", "smmuv3 0", "t/a.py 0", "smmuv3 1", "t/a.py 1", "smmuv3 2"]
+    taken = []
+    while queue:
+        taken.append(next_scope(queue, first=len(taken) < 2))
+        queue.remove(taken[-1])
+    assert taken == [
+        *("smmuv3 0", "smmuv3 1", "c/k.iommu-ksft::b", "c/k.iommu-ksft::a"),
+        *("t/a.py 1", "t/a.py 0", "smmuv3 2"),
+    ]
+    assert next_scope(["t/a.py 0", "t/a.py 1"], first=True) == "t/a.py 1"
+    assert next_scope(["c/k.iommu-ksft::a"], first=True) == "c/k.iommu-ksft::a"
 
 
 def test_workers_are_as_many_as_there_is_memory_for() -> None:

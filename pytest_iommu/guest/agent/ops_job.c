@@ -37,10 +37,15 @@ struct job {
 
 static struct job jobs[JOBS];
 
+static struct job *job_of(uint32_t number)
+{
+	return number < JOBS && jobs[number].kind ? &jobs[number] : NULL;
+}
+
 static struct job *find_job(const struct op *op, int32_t *error)
 {
 	*error = op->a < JOBS ? -ESRCH : -EBADF;
-	return op->a < JOBS && jobs[op->a].kind ? &jobs[op->a] : NULL;
+	return job_of(op->a);
 }
 
 /* Whoever reaps children that may be jobs' tells here */
@@ -295,31 +300,42 @@ int32_t op_wait_job(const struct op *op, struct buffer *out)
 	return value;
 }
 
+static uint32_t rounds_of(const struct job *job)
+{
+	return __atomic_load_n(&job->shared->rounds, __ATOMIC_ACQUIRE);
+}
+
 /*
- * Wait until the job has done so many whole rounds that began after now. One
- * that ends meanwhile does none any more. data: u32 milliseconds
+ * Wait until every one of these jobs has done so many whole rounds that began
+ * after now. One that ends meanwhile does none any more.
+ * data: u32 milliseconds, then u8 jobs
  */
 int32_t op_await_rounds(const struct op *op, struct buffer *out)
 {
-	int32_t error;
-	struct job *job = find_job(op, &error);
-	uint64_t end, wanted;
+	uint64_t end, wanted[JOBS];
+	uint32_t least = INT32_MAX;
+	struct job *job;
 
 	(void)out;
-	if (!job)
-		return error;
-	if (op->data_len != 4)
+	if (op->data_len < 5 || op->data_len > 4 + JOBS)
 		return -EINVAL;
 	end = now_ns() + get_u32(op->data) * 1000000ull;
-	/* the one that is under way does not count */
-	wanted = __atomic_load_n(&job->shared->rounds, __ATOMIC_ACQUIRE) + 1ull + op->b;
-	while (__atomic_load_n(&job->shared->rounds, __ATOMIC_ACQUIRE) < wanted) {
-		if (await_end(job, STEP_NS))
-			break;
-		if (now_ns() >= end)
-			return -ETIMEDOUT;
+	for (uint32_t i = 4; i < op->data_len; i++) {
+		job = job_of(op->data[i]);
+		if (!job)
+			return op->data[i] < JOBS ? -ESRCH : -EBADF;
+		/* the one that is under way does not count */
+		wanted[i - 4] = rounds_of(job) + 1ull + op->b;
 	}
-	return __atomic_load_n(&job->shared->rounds, __ATOMIC_ACQUIRE);
+	for (uint32_t i = 4; i < op->data_len; i++) {
+		job = job_of(op->data[i]);
+		while (rounds_of(job) < wanted[i - 4] && !await_end(job, STEP_NS))
+			if (now_ns() >= end)
+				return -ETIMEDOUT;
+		if (rounds_of(job) < least)
+			least = rounds_of(job);
+	}
+	return least;
 }
 
 /* The state's letter, the cpu, and where it sleeps: fields 3 and 39 of stat, wchan, stack */
