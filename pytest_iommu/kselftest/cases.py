@@ -39,6 +39,7 @@ from pytest_iommu.oracle import Expected
 from pytest_iommu.outcomes import SetupError
 from pytest_iommu.report.names import clean
 from pytest_iommu.scenario import DomainSpec, Instance, Phase, Plan, compile_plan, load
+from pytest_iommu.scenario.schema import DmaStep, PlugStep, ReadStep, StreamStep
 from pytest_iommu.targets.manners import FUNCTIONAL
 from pytest_iommu.witnesses.streams import DEFAULT
 
@@ -63,12 +64,12 @@ class Case:
     file: str
     name: str
     rules: tuple[str, ...]
-    plan: Plan
+    instance: Instance
 
     @property
     def text(self) -> str:
-        """Its lines."""
-        return "".join(f"{line}\n" for line in case_lines(self.name, self.plan))
+        """Its lines. ScenarioError where the scenario contradicts the model."""
+        return "".join(f"{line}\n" for line in case_lines(self.name, compile_plan(self.instance)))
 
 
 @cache
@@ -82,14 +83,13 @@ def find(folder: Path | None = None) -> tuple[Case, ...]:
     for path in sorted((folder or paths.conformance() / "scenarios").glob("*.iommu.yaml")):
         suite = load(path)
         for instance in suite.instances:
-            plan = suitable(instance)
-            if plan is None:
+            if not suitable(instance):
                 continue
             name = clean(f"{suite.name}-{instance.case.name}-{instance.variant}")
             if name.lower() in seen:
                 raise SetupError(f"{path}: two cases of kselftest would be named {name}")
             seen.add(name.lower())
-            found.append(Case(path.name.removesuffix(".iommu.yaml"), name, tuple(map(str, instance.rules)), plan))
+            found.append(Case(path.name.removesuffix(".iommu.yaml"), name, tuple(map(str, instance.rules)), instance))
     return tuple(found)
 
 
@@ -102,18 +102,17 @@ def compile_all(folder: Path | None = None) -> dict[str, str]:
     }
 
 
-def suitable(instance: Instance) -> Plan | None:
-    """The instance's plan, or None where it takes more than a guest: QEMU's monitor, DMA by a host's word, races."""
+def suitable(instance: Instance) -> bool:
+    """Whether a guest can carry it out alone: not what takes QEMU's monitor, DMA by a host's word, or races."""
     if instance.machine != MACHINE or instance.kernel != KERNEL or instance.manner != FUNCTIONAL:
-        return None
-    plan = compile_plan(instance)
-    if any(phase.plugs or phase.dma for phase in plan.phases):
-        return None
-    if any(stream.config == DEFAULT for phase in plan.phases for stream in phase.streams):
-        return None  # it does not look up what a default domain is
-    if any(not read.same for phase in plan.phases for read in phase.reads):
-        return None
-    return plan
+        return False
+    return not any(
+        isinstance(step, (PlugStep, DmaStep))
+        # It does not look up what a default domain is.
+        or (isinstance(step, StreamStep) and step.config == DEFAULT)
+        or (isinstance(step, ReadStep) and not step.same)
+        for step in instance.case.steps
+    )
 
 
 def case_lines(name: str, plan: Plan) -> Iterator[str]:

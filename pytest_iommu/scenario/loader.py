@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from pytest_iommu.dialects.base import DumpSyntaxError
@@ -36,7 +37,21 @@ FLAVOURS = ("plain", "debug", "64k", "kcsan")
 
 
 def load(path: Path) -> Suite:
-    """Read and check a file. ScenarioError (``file:line: message``) for the first mistake in it."""
+    """Read and check a file. ScenarioError (``file:line: message``) for the first mistake in it.
+
+    One that has not changed is read once: pytest collects the files that the kselftest's cases are made of.
+    """
+    try:
+        stat = path.stat()
+    except OSError as problem:
+        raise ScenarioError(path, 1, f"cannot be read: {problem.strerror}") from None
+    return _load(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=64)
+def _load(path: Path, changed: int, size: int) -> Suite:
+    """load() of the file that was changed then, and has that size."""
+    del changed, size
     top = read_file(path).fields(("suite", "defaults", "cases"), "a scenario file")
     name = _name(top.need("suite"))
     none = Fields(top.owner, {}, "defaults")

@@ -14,7 +14,8 @@ import pytest
 from pytest_iommu import paths
 from pytest_iommu.kselftest import cases, export
 from pytest_iommu.outcomes import SetupError
-from pytest_iommu.scenario import load
+from pytest_iommu.scenario import compile_plan, load
+from pytest_iommu.witnesses.streams import DEFAULT
 
 DATA = Path(__file__).parents[1] / "data" / "kselftest"
 OUTPUTS = sorted(DATA.glob("*.ktap"))
@@ -118,7 +119,20 @@ def test_what_needs_more_than_a_guest_is_no_case() -> None:
     for name in ("topology", "races"):
         path = folder / f"{name}.iommu.yaml"
         if path.exists():
-            assert [one.id for one in load(path).instances if cases.suitable(one) is not None] == []
+            assert [one.id for one in load(path).instances if cases.suitable(one)] == []
+
+
+def test_what_is_a_case_shows_in_its_plan() -> None:
+    """It is told by the steps, which is quick; the plan is what must not have more than a guest can do."""
+    for path in sorted((paths.conformance() / "scenarios").glob("*.iommu.yaml")):
+        for instance in load(path).instances:
+            if not cases.suitable(instance):
+                continue
+            for phase in compile_plan(instance).phases:
+                assert not phase.plugs
+                assert not phase.dma
+                assert all(stream.config != DEFAULT for stream in phase.streams)
+                assert all(read.same for read in phase.reads)
 
 
 def test_export_is_complete_and_replaces_only_itself(tmp_path: Path) -> None:
