@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A device is pulled out of its slot by QEMU's hand while readers are held: of its domain's table, and of its stream.
 
-The guest's root port gives it up 5 s of its clock after the button was pressed, so there are few of these.
+The guest's root port gives it up 5 s of its clock after the button was pressed, or once somebody inside asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -21,15 +22,17 @@ from pytest_iommu.outcomes import CheckFailed
 from pytest_iommu.races.holds import BATCH, LEAF, Hold
 from pytest_iommu.races.race import Race
 
-DEVICE = "edu6"
+DEVICE, SLOTS = "edu6", "/sys/bus/pci/slots"
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump", devices=(DEVICE,)),
     pytest.mark.iommu_manner("races"),
 ]
 
 BASE, OA, COUNT = 0x40000000, 0x912340000, 200
-BUTTON, PATIENCE = 6.0, 30.0
-"""Seconds until the slot's button works, and for what comes after it."""
+BEGUN, PATIENCE = 1.0, 30.0
+"""Seconds in which a removal is well on its way, and has ended."""
+HURRY = 12
+"""A job of the agent: the kernel keeps who writes to `power` until the device is out."""
 DONE = 5000
 """Milliseconds in which a reader ends that was released."""
 
@@ -60,6 +63,21 @@ def present(guest: GuestHandle) -> bool:
     return guest.run([ops.stat(slot(guest))]).results[0].ok
 
 
+@contextmanager
+def pulled(guest: GuestHandle) -> Iterator[None]:
+    """The button of its slot is pressed and works at once; afterwards the device is out."""
+    with guest.pulling(DEVICE):
+        bus = guest.machine.device(DEVICE).address.rpartition(".")[0]
+        listed = ops.text_of(guest.run([ops.list_directory(SLOTS)]).results[0]).split()
+        names = [name.rstrip("/@") for name in listed]
+        found = guest.run([ops.read_file(f"{SLOTS}/{name}/address") for name in names]).results
+        slots = [name for name, at in zip(names, found, strict=True) if bus.endswith(ops.text_of(at).strip()[5:])]
+        assert len(slots) == 1
+        (begun,) = guest.run([jobs.start_writer(HURRY, f"{SLOTS}/{slots[0]}/power", b"0")]).results
+        assert begun.ok
+        yield
+
+
 def gone(guest: GuestHandle, seconds: float) -> bool:
     """Wait until the guest's kernel has it no more."""
     deadline = Deadline(seconds)
@@ -83,8 +101,9 @@ def test_window_of_a_device_that_is_pulled_out(
 ) -> None:
     """Its removal may wait for a reader inside the walk, for a grace period's sake; then not a moment longer."""
     stream = f"{iommu_guest.streams.path}/{iommu_guest.streams.sid(DEVICE)}"
-    with iommu_guest.pulling(DEVICE), iommu_race(plugged, Hold(at, BASE + 5 * 4096)) as race:
-        left = gone(iommu_guest, BUTTON if at == LEAF else PATIENCE)
+    with ExitStack() as pulling, iommu_race(plugged, Hold(at, BASE + 5 * 4096)) as race:
+        pulling.enter_context(pulled(iommu_guest))
+        left = gone(iommu_guest, BEGUN if at == LEAF else PATIENCE)
         assert left or at == LEAF, f"the device does not go while there is {race.hold}"
     stream_is_gone(iommu_guest, stream)
 
@@ -99,7 +118,8 @@ def test_stuck_readers_of_a_device_that_is_pulled_out(plugged: Domain, iommu_gue
     assert all(result.ok for result in started)
     for job, path in enumerate(paths):
         await_stuck(iommu_guest, job, path)
-    iommu_guest.plug(DEVICE, add=False)
+    with pulled(iommu_guest):
+        pass
     stream_is_gone(iommu_guest, stream)
     for job, (path, text) in enumerate(zip(paths, whole, strict=True)):
         batch = [jobs.signal_job(job, Signal.RELEASE), jobs.wait_job(job, DONE)]
