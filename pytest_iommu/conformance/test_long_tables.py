@@ -103,7 +103,7 @@ class Table:
 
 
 def amount(guest: GuestHandle, shape: str) -> int:
-    """How many items a long table has: half a million, of empty ones four. Where KASAN looks on, a line is long work."""
+    """Items of a long table: half a million, of empty ones four million. Where KASAN looks on, a line is long work."""
     if guest.key.flavour == "plain":
         return {"emptied": 4 << 20}.get(shape, 1 << 19)
     return {"full": 1 << 17, "apart": 1 << 14, "emptied": 1 << 20}[shape]
