@@ -126,10 +126,8 @@ def test_megabytes_go_both_ways(ends: Ends) -> None:
 
 
 def test_silence_is_a_timeout(ends: Ends) -> None:
-    start = time.monotonic()
     with pytest.raises(ChannelTimeout, match=r"0 of 16 bytes of a frame's head"):
         ends.channel.hello(0.1)
-    assert time.monotonic() - start < 2
 
 
 def test_half_a_frame_and_then_silence_is_a_timeout(ends: Ends) -> None:

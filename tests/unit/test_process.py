@@ -22,7 +22,7 @@ def test_descriptors_are_passed_and_closed_here() -> None:
     fd = os.memfd_create("passed")
     kept = os.dup(fd)
     child = Child(["sh", "-c", f"echo hello > /proc/self/fd/{fd}"], [fd])
-    assert child.wait(5) == 0
+    assert child.wait(60) == 0
     assert os.pread(kept, 100, 0) == b"hello\n"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
@@ -32,7 +32,7 @@ def test_descriptors_are_passed_and_closed_here() -> None:
 
 def test_how_it_ended_and_what_it_said() -> None:
     child = Child(["sh", "-c", "echo bad option >&2; exit 3"])
-    assert child.wait(5) == 3
+    assert child.wait(60) == 3
     assert child.how_it_ended() == "ended with status 3"
     assert child.stderr() == "bad option\n"
     child.close()
@@ -77,11 +77,13 @@ def test_it_dies_with_a_killed_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
-    time.sleep(0.2)  # setpriv arms the signal before it becomes sleep
+    # setpriv arms the signal before it becomes sleep
+    while not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"):
+        time.sleep(0.01)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while _alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not _alive(pid)

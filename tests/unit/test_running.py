@@ -85,7 +85,7 @@ def test_a_killed_connection_leaves_nothing(guest: AgentGuest, tmp_path: Path) -
     """The shell that started the agent tidies up when it is hung up on."""
     os.kill(guest.child.pid, signal.SIGHUP)
     guest.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while list((tmp_path / "tmp").iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert list((tmp_path / "tmp").iterdir()) == []
