@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct buffer;
+
 #define NO_CPU 0xffffffffu
 
 /* Together they fit a frame, with room for other results of the batch */
@@ -101,6 +103,8 @@ extern const struct job_kind job_reader, job_writer, job_spinner, job_ticker;
 
 /* job_child.c: the child's life; false of job_await(): not within timeout_ns, which is 0 for ever */
 pid_t job_fork(unsigned int number, struct job_spec *spec, struct job_shared *shared);
+int32_t job_where(pid_t pid, const struct job_kind *kind, const struct job_shared *shared,
+		  struct buffer *out);
 bool job_await(uint32_t *word, uint64_t timeout_ns);
 void job_set(uint32_t *word);
 bool job_is_set(const uint32_t *word);

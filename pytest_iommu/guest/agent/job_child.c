@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A job's process: cut loose from the agent, set up, told to go, done. */
+/* A job's process: cut loose from the agent, set up, told to go, done; and where it is meanwhile. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "agent.h"
 #include "job.h"
 
 uint64_t now_ns(void)
@@ -96,4 +99,37 @@ pid_t job_fork(unsigned int number, struct job_spec *spec, struct job_shared *sh
 	job_await(&shared->go, 0);
 	shared->value = spec->kind->run(spec, shared);
 	_exit(0);
+}
+
+/* The state's letter, the cpu, and where it sleeps: fields 3 and 39 of stat, wchan, stack */
+int32_t job_where(pid_t pid, const struct job_kind *kind, const struct job_shared *shared,
+		  struct buffer *out)
+{
+	struct buffer text = {};
+	char path[64], *at;
+	int32_t error;
+	int field = 3;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	error = read_to_end(path, 4096, 4096, &text);
+	buffer_add(&text, "", 1);
+	/* the name before the state may have anything in it */
+	at = error < 0 ? NULL : strrchr((char *)text.data, ')');
+	if (!at || strlen(at) < 3) {
+		free(text.data);
+		return error < 0 ? error : -EIO;
+	}
+	at += 2;
+	buffer_text(out, "%c %s pid=%d cpu=", *at, kind->name, pid);
+	while (*at && field < 39)
+		field += *at++ == ' ';
+	buffer_text(out, "%.*s held=%u wchan=", (int)strcspn(at, " \n"), at,
+		    job_is_set(&shared->held));
+	free(text.data);
+	snprintf(path, sizeof(path), "/proc/%d/wchan", pid);
+	read_to_end(path, 4096, 4096, out);
+	buffer_text(out, "\n");
+	snprintf(path, sizeof(path), "/proc/%d/stack", pid);
+	read_to_end(path, 4096, 16384, out);
+	return 0;
 }

@@ -338,43 +338,17 @@ int32_t op_await_rounds(const struct op *op, struct buffer *out)
 	return least;
 }
 
-/* The state's letter, the cpu, and where it sleeps: fields 3 and 39 of stat, wchan, stack */
 int32_t op_job_state(const struct op *op, struct buffer *out)
 {
 	int32_t error;
 	struct job *job = find_job(op, &error);
-	struct buffer text = {};
-	char path[64], *at;
-	int field = 3;
 
 	if (!job)
 		return error;
-	if (await_end(job, 0)) {
-		buffer_text(out, "X %s ended, status 0x%x, value %d\n", job->kind->name, job->status,
-			    job->shared->value);
-		return 0;
-	}
-	snprintf(path, sizeof(path), "/proc/%d/stat", job->pid);
-	error = read_to_end(path, 4096, 4096, &text);
-	buffer_add(&text, "", 1);
-	/* the name before the state may have anything in it */
-	at = error < 0 ? NULL : strrchr((char *)text.data, ')');
-	if (!at || strlen(at) < 3) {
-		free(text.data);
-		return error < 0 ? error : -EIO;
-	}
-	at += 2;
-	buffer_text(out, "%c %s pid=%d cpu=", *at, job->kind->name, job->pid);
-	while (*at && field < 39)
-		field += *at++ == ' ';
-	buffer_text(out, "%.*s held=%u wchan=", (int)strcspn(at, " \n"), at,
-		    job_is_set(&job->shared->held));
-	free(text.data);
-	snprintf(path, sizeof(path), "/proc/%d/wchan", job->pid);
-	read_to_end(path, 4096, 4096, out);
-	buffer_text(out, "\n");
-	snprintf(path, sizeof(path), "/proc/%d/stack", job->pid);
-	read_to_end(path, 4096, 16384, out);
+	if (!await_end(job, 0))
+		return job_where(job->pid, job->kind, job->shared, out);
+	buffer_text(out, "X %s ended, status 0x%x, value %d\n", job->kind->name, job->status,
+		    job->shared->value);
 	return 0;
 }
 
