@@ -26,7 +26,7 @@ CONTROLLER = """
 import os, pathlib, signal, time
 
 def test_z():
-    while not pathlib.Path("reported-test_a").exists():
+    while not list(pathlib.Path().glob("reported-*")):
         time.sleep(0.01)
     os.kill(os.getppid(), signal.{name})
     while True:
@@ -73,7 +73,9 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(recorded: Bench, workers: str, name:
     found = Ended(recorded)
     found.by(name, STATUS[name])
     outcomes = {test["id"]: test["outcome"] for test in found.json["tests"]}
-    assert (outcomes["test_a.py::test_a"], outcomes["test_z.py::test_z"]) == ("passed", "not-run")
+    assert outcomes["test_z.py::test_z"] == "not-run"
+    # what was reported before: test_a, or with workers whatever came first
+    assert "passed" in outcomes.values()
 
 
 def test_a_signal_to_a_worker(recorded: Bench) -> None:
