@@ -74,8 +74,8 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(recorded: Bench, workers: str, name:
     found.by(name, STATUS[name])
     outcomes = {test["id"]: test["outcome"] for test in found.json["tests"]}
     assert outcomes["test_z.py::test_z"] == "not-run"
-    # what was reported before: test_a, or with workers whatever came first
-    assert "passed" in outcomes.values()
+    # What was reported before: test_a, or with workers whatever came first.
+    assert {"passed", "skipped"} & set(outcomes.values())
 
 
 def test_a_signal_to_a_worker(recorded: Bench) -> None:
