@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
     random.Random({seed}).shuffle(items)
 """
 
-ONLY_THERE = ("memory", "QEMU", "gdbstub", "storm", "not run")
+ONLY_THERE = ("memory", "QEMU", "gdbstub", "storm", "not run", "configuration of this kernel")
 """Words of the reasons why a test that was run cannot be replayed."""
 
 

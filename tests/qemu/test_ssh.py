@@ -140,12 +140,14 @@ def test_a_warning_of_a_board(board: Board, pytester: pytest.Pytester) -> None:
 def test_a_board_whose_root_we_are_not(board: Board) -> None:
     board.is_user(1000)
     result = board.run(paths.conformance() / "scenarios" / "basics.iommu.yaml", "-x")
-    result.stdout.fnmatch_lines(["*setup-error: on ssh://board we are user 1000: the agent has to be root*"])
+    result.stdout.fnmatch_lines(
+        ["*setup-error: no guest of smmuv3/plain: on ssh://board we are user 1000: the agent has to be root*"]
+    )
 
 
 def test_one_board_has_one_test_at_a_time(board: Board) -> None:
     result = board.run(paths.conformance() / "scenarios" / "basics.iommu.yaml", "-n2", "-x")
-    result.stdout.fnmatch_lines(["*setup-error: there is one ssh://board*run without -n*"])
+    result.stdout.fnmatch_lines(["*setup-error: no guest of smmuv3/plain: there is one ssh://board*run without -n*"])
 
 
 def test_the_module_is_loaded_where_it_is_not(guest: VirtualGuest, request: pytest.FixtureRequest) -> None:
