@@ -217,6 +217,7 @@ CTRL_C = {
     "-n2": """import os, pathlib, signal, time
 
 def test_z():
+    signal.alarm(600)  # a failure, and no run that never ends
     while not list(pathlib.Path().glob("reported-*")):
         time.sleep(0.01)
     os.kill(os.getppid(), signal.SIGINT)
