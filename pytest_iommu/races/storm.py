@@ -32,9 +32,6 @@ Send = Callable[["Sequence[Op]", float], "Reply"]
 PATIENCE = 120.0
 ROUNDS = 2
 """How often each reader reads its file while the storm goes on."""
-MOST = 600
-"""How often all readers together read at most: what is read is judged, and a quick reader among slow ones reads more
-than says anything new."""
 MORE = 100000
 """Changes that a storm may go on with for that, 100 microseconds apart."""
 SLOT = 63
@@ -154,7 +151,7 @@ def _happen(send: Send, table: Table, storm: Storm) -> tuple[bytes, list[tuple[i
     log = f"{MODULE}/storm"
     commands = [storm.command(table.name), f"enough {table.name}"]
     started = [
-        jobs.start_reader(number, f"{table.directory}/{reader.file}", reader.chunk, reader.cpu, rounds=MOST // count)
+        jobs.start_reader(number, f"{table.directory}/{reader.file}", reader.chunk, reader.cpu, rounds=0)
         for number, reader in enumerate(storm.readers)
     ]
     steps = [
