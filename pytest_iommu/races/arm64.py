@@ -8,10 +8,11 @@ ten times as long then. So what could be done by such a stop is done by watching
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 COUNTER = 32
 """The program counter's number in gdb's description, behind x0 to x30 and sp."""
+SAVED = 8 * (COUNTER + 1)
+"""Bytes of x0 to x30, sp and pc. struct user_pt_regs has them in gdb's order (arch/arm64/include/uapi/asm/ptrace.h): an
+interrupt saves them as they are here."""
 ZERO = 31
 INTERRUPTED = 1 << 10
 """Bytes below the stack pointer in which an interrupt has saved the registers; the kernel's struct pt_regs has 350."""
@@ -33,12 +34,6 @@ def loaded(instruction: int) -> int | None:
     return instruction & 31 if instruction & 31 != ZERO else None
 
 
-def saved(registers: Sequence[int], stack: bytes) -> int | None:
-    """The offset of these registers in the memory that an interrupt saved them to; None where they are not in it.
-
-    ``registers`` are x0 to x30, sp and pc; struct user_pt_regs has them in the same order
-    (arch/arm64/include/uapi/asm/ptrace.h).
-    """
-    wanted = b"".join(value.to_bytes(8, "little") for value in registers)
-    found = stack.find(wanted)
-    return found if found >= 0 else None
+def number(registers: bytes, which: int) -> int:
+    """The value of a register, by its number."""
+    return int.from_bytes(registers[8 * which : 8 * which + 8], "little")

@@ -47,7 +47,7 @@ class Stand:
         self._sent: Future[Reply] | None = None
         self._attached = False
         self._running = True
-        self._registers: tuple[int, ...] = ()
+        self._registers = b""
 
     def __enter__(self) -> Stand:
         return self
@@ -150,7 +150,7 @@ class Stand:
 
     def preempt(self, wake: Sequence[Op]) -> None:
         """Let all run after the batch ``wake`` has sent CPU an interrupt: it takes that before its next instruction."""
-        self._registers = self._all()
+        self._registers = self._gdb.registers(CPU)[: arm64.SAVED]
         self.freeze()
         self._run(wake)
         self._halt()
@@ -167,23 +167,21 @@ class Stand:
         if not self._registers:
             self._detach()
             return
-        top = self._registers[COUNTER - 1]
+        counter, top = arm64.number(self._registers, COUNTER), arm64.number(self._registers, COUNTER - 1)
         where = range(top - arm64.INTERRUPTED, top)
-        frame = arm64.saved(self._registers, self._read(where))
-        if frame is None:
+        at = self._read(where).find(self._registers)
+        if at < 0:
             raise NotReached("it was not held all the time: no interrupt has saved the registers it was held with")
-        kept = range(where.start + frame, where.start + frame + 8 * len(self._registers))
+        kept = range(where.start + at, where.start + at + len(self._registers))
         self._gdb.set(Point.READ, kept.start + 8 * COUNTER)
         self._go()
         self._sent = self._pool.submit(self._run, release)
         stop = self._meet(lambda stop: stop.cpu == CPU, TIMEOUT)
-        same = stop is not None and self._read(kept) == b"".join(
-            value.to_bytes(8, "little") for value in self._registers
-        )
+        now = self._read(kept) if stop is not None else b""
         self._detach()
         self._answer()
-        if not same:
-            what = "was elsewhere" if stop is not None else f"did not come to 0x{self._registers[COUNTER]:x}"
+        if now != self._registers:
+            what = "was elsewhere" if now else f"did not come to 0x{counter:x}"
             raise NotReached(f"it was not held all the time: once released it {what}")
 
     def close(self) -> BaseException | None:
@@ -203,11 +201,6 @@ class Stand:
         failure = sent.exception() if sent is not None else None
         self._pool.shutdown(wait=False)
         return failure
-
-    def _all(self) -> tuple[int, ...]:
-        """x0 to x30, sp and pc."""
-        data = self._gdb.registers(CPU)
-        return tuple(int.from_bytes(data[at : at + 8], "little") for at in range(0, 8 * (COUNTER + 1), 8))
 
     def _meet(self, wanted: Callable[[Stop], bool], timeout: float) -> Stop | None:
         """Wait for a stop that is wanted; others go on."""
