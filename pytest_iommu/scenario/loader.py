@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,17 +42,17 @@ def load(path: Path) -> Suite:
 
     One that has not changed is read once: pytest collects the files that the kselftest's cases are made of.
     """
-    try:
+    version = None
+    with suppress(OSError):  # read_file() says what is wrong
         stat = path.stat()
-    except OSError as problem:
-        raise ScenarioError(path, 1, f"cannot be read: {problem.strerror}") from None
-    return _load(path, stat.st_mtime_ns, stat.st_size)
+        version = stat.st_mtime_ns, stat.st_size
+    return _load(path, version)
 
 
 @lru_cache(maxsize=64)
-def _load(path: Path, changed: int, size: int) -> Suite:
-    """load() of the file that was changed then, and has that size."""
-    del changed, size
+def _load(path: Path, version: tuple[int, int] | None) -> Suite:
+    """load() of the file that was changed then, and has that size. What it raises is not kept."""
+    del version
     top = read_file(path).fields(("suite", "defaults", "cases"), "a scenario file")
     name = _name(top.need("suite"))
     none = Fields(top.owner, {}, "defaults")
