@@ -67,11 +67,11 @@ def present(guest: GuestHandle) -> bool:
 def pulled(guest: GuestHandle) -> Iterator[None]:
     """The button of its slot is pressed and works at once; afterwards the device is out."""
     with guest.pulling(DEVICE):
-        bus = guest.machine.device(DEVICE).address.rpartition(".")[0]
+        address = slot(guest).rpartition("/")[2].rpartition(".")[0]
         listed = ops.text_of(guest.run([ops.list_directory(SLOTS)]).results[0]).split()
         names = [name.rstrip("/@") for name in listed]
         found = guest.run([ops.read_file(f"{SLOTS}/{name}/address") for name in names]).results
-        slots = [name for name, at in zip(names, found, strict=True) if bus.endswith(ops.text_of(at).strip()[5:])]
+        slots = [name for name, at in zip(names, found, strict=True) if ops.text_of(at).strip() == address]
         assert len(slots) == 1
         (begun,) = guest.run([jobs.start_writer(HURRY, f"{SLOTS}/{slots[0]}/power", b"0")]).results
         assert begun.ok
