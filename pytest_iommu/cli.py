@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_iommu import doctor, paths, walk
-from pytest_iommu.kselftest import command as kselftest
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.commands import cmd_doctor, cmd_walk
+from pytest_iommu.commands import cmd_kselftest as kselftest
+from pytest_iommu.core import paths
+from pytest_iommu.core.outcomes import SetupError
 
 if TYPE_CHECKING:
     from pytest_iommu.images import Artefacts
@@ -57,8 +58,8 @@ def _cache_list(arguments: argparse.Namespace) -> int:
 
 
 def _cache_prune(arguments: argparse.Namespace) -> int:
+    from pytest_iommu.core.model import parse_size
     from pytest_iommu.images.store import prune
-    from pytest_iommu.model import parse_size
 
     try:
         limit = parse_size(arguments.max_size)
@@ -86,7 +87,8 @@ def _settings(arguments: argparse.Namespace) -> BuildSettings:
 
 
 def _prepare(arguments: argparse.Namespace, flavour: str) -> Artefacts:
-    from pytest_iommu.images import Progress, machines, prepare
+    from pytest_iommu.core import machines
+    from pytest_iommu.images import Progress, prepare
 
     return prepare(_settings(arguments), machines.get(arguments.machine), flavour, Progress(sys.stderr))
 
@@ -102,13 +104,13 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _shell(rest: Sequence[str]) -> int:
-    from pytest_iommu.guest import shell
+    from pytest_iommu.commands import cmd_shell
 
-    return int(shell.main(list(rest)) or 0)
+    return int(cmd_shell.main(list(rest)) or 0)
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from pytest_iommu.images.export import export_series
+    from pytest_iommu.images.series import export_series
 
     tree = arguments.kernel
     if tree is None:
@@ -134,8 +136,8 @@ def _flavours(arguments: argparse.Namespace) -> int:
 
 
 def _rules(arguments: argparse.Namespace) -> int:
-    from pytest_iommu.report import coverage
-    from pytest_iommu.rules import LATER, RULES
+    from pytest_iommu.commands import coverage
+    from pytest_iommu.core.rules import LATER, RULES
 
     tests = coverage.collected()
     wrong = coverage.problems(tests, RULES, LATER)
@@ -148,19 +150,20 @@ def _rules(arguments: argparse.Namespace) -> int:
 
 
 def _bisect_step(arguments: argparse.Namespace) -> int:
-    from pytest_iommu import bisect
+    from pytest_iommu.commands import cmd_bisect_step
 
-    return bisect.run(arguments.arguments, arguments.cache)
+    return cmd_bisect_step.run(arguments.arguments, arguments.cache)
 
 
 def _kcidb(arguments: argparse.Namespace) -> int:
-    from pytest_iommu.report import kcidb
+    from pytest_iommu.commands import cmd_kcidb
 
-    return kcidb.run(arguments)
+    return cmd_kcidb.run(arguments)
 
 
 def _kconfig(arguments: argparse.Namespace) -> int:
-    from pytest_iommu.images import config, machines
+    from pytest_iommu.core import machines
+    from pytest_iommu.images import config
 
     symbols = config.merged(machines.get(arguments.machine), arguments.flavour, arguments.config)
     arguments.directory.mkdir(parents=True, exist_ok=True)
@@ -223,8 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     kcidb.set_defaults(run=_kcidb)
 
     commands.add_parser("flavours", help="list the kernel flavours, by comma").set_defaults(run=_flavours)
-    doctor.add_parser(commands)
-    walk.add_parser(commands)
+    cmd_doctor.add_parser(commands)
+    cmd_walk.add_parser(commands)
     kselftest.add_parser(commands)
     commands.add_parser("shell", add_help=False, help="a shell in the same guest that tests run in")
     return parser

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_iommu import again, marks, newhooks, nodeids, paths, settings
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu import newhooks
+from pytest_iommu.core import paths
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.session import again, marks, nodeids, options
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.images import Artefacts, Machine, Progress
     from pytest_iommu.targets.registry import TargetKind
 
-pytest_plugins = ("pytest_iommu.fixtures",)
+pytest_plugins = ("pytest_iommu.session.fixtures",)
 
 ACTIVE = "iommu-active"
 """The name of active.py among pytest's plugins."""
@@ -31,7 +33,7 @@ ACTIVE = "iommu-active"
 def activate(config: pytest.Config) -> None:
     """Have everything that a run with guests needs, from now on. A wrong option ends pytest as a usage error."""
     if not config.pluginmanager.has_plugin(ACTIVE):
-        from pytest_iommu import active, lifecycle
+        from pytest_iommu.session import active, lifecycle
 
         lifecycle.configure(config)
         config.pluginmanager.register(active, ACTIVE)
@@ -39,7 +41,7 @@ def activate(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Options and their ini twins."""
-    settings.add_options(parser)
+    options.add_options(parser)
     again.remember(parser, pluginmanager)
 
 
@@ -58,8 +60,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """A listing needs no workers."""
-    if settings.listing(config):
-        from pytest_iommu import lifecycle
+    if options.listing(config):
+        from pytest_iommu.session import lifecycle
 
         lifecycle.without_workers(config)
 
@@ -69,10 +71,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark in marks.MARKS.values():
         config.addinivalue_line("markers", f"{mark.signature}: {mark.help}")
     try:
-        settings.check(config)
+        options.check(config)
     except SetupError as error:
         raise pytest.UsageError(error.message) from error
-    if settings.wanted(config):
+    if options.wanted(config):
         activate(config)
 
 
@@ -81,8 +83,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     if not file_path.name.endswith((paths.SCENARIOS, paths.PROGRAMS)):
         return None
     activate(parent.config)
-    from pytest_iommu.collect import ScenarioFile
-    from pytest_iommu.kselftest.nodes import KselftestFile
+    from pytest_iommu.session.collect import ScenarioFile
+    from pytest_iommu.session.kselftest_nodes import KselftestFile
 
     kind = ScenarioFile if file_path.name.endswith(paths.SCENARIOS) else KselftestFile
     return kind.from_parent(parent, path=file_path, nodeid=nodeids.of_suite(file_path))
@@ -100,7 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if any(marks.ours(item) for item in items):
         activate(config)
     if config.pluginmanager.has_plugin(ACTIVE):
-        from pytest_iommu import lifecycle
+        from pytest_iommu.session import lifecycle
 
         lifecycle.check_marks(config, items)
         lifecycle.order(items)
@@ -116,16 +118,16 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
     """With -n auto no more workers than there is memory for their guests."""
     cores = yield
-    if settings.target(config) != "qemu":
+    if options.target(config) != "qemu":
         return cores
-    from pytest_iommu.scheduler import auto_workers
+    from pytest_iommu.session.scheduler import auto_workers
 
     return auto_workers(config, cores)
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
     """Explain an assertion about the words of model.py with addresses in hexadecimal."""
-    if "pytest_iommu.model" not in sys.modules:
+    if "pytest_iommu.core.model" not in sys.modules:
         return None
     from pytest_iommu.report.asserted import differing
 
@@ -134,7 +136,7 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 
 def pytest_iommu_machines(config: pytest.Config) -> Sequence[Machine]:
     """Those of qemu-images/."""
-    from pytest_iommu.images import machines
+    from pytest_iommu.core import machines
 
     return [machines.get(name) for name in machines.names()]
 
@@ -157,6 +159,6 @@ def pytest_iommu_targets(config: pytest.Config) -> Mapping[str, TargetKind]:
 def pytest_iommu_kernel(config: pytest.Config, machine: Machine, flavour: str, progress: Progress) -> Artefacts:
     """Built from a tree, or as given with --iommu-image."""
     from pytest_iommu import images
-    from pytest_iommu.run import RUN
+    from pytest_iommu.session.run import RUN
 
     return images.prepare(config.stash[RUN].settings, machine, flavour, progress)

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_iommu.domains import GuestHandle, Iommu
+from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.reading import DEBUGFS
 from pytest_iommu.guest import ops
 from pytest_iommu.images import Progress
-from pytest_iommu.reading import DEBUGFS
-from pytest_iommu.run import RUN
+from pytest_iommu.session.run import RUN
 
 
 def beside(item: pytest.Item, guest: GuestHandle, flavour: str) -> GuestHandle:

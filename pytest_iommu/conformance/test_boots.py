@@ -10,19 +10,19 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.owners.default_domains import IDENTITY, configured, type_of
+from pytest_iommu.check.owners.drivers import group, vfio
+from pytest_iommu.check.owners.guest_program import Owner, Space
+from pytest_iommu.check.reading import DEBUGFS
+from pytest_iommu.check.witnesses.streams import BYPASS
 from pytest_iommu.conformance.test_directories import FILES
+from pytest_iommu.core.model import Range
 from pytest_iommu.dialects import IO_PTDUMP
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import ops
-from pytest_iommu.model import Range
+from pytest_iommu.guest.testmodule import MODULE, DomainRow, parse_domains
 from pytest_iommu.oracle import TableModel
-from pytest_iommu.owners.default_domains import IDENTITY, configured, type_of
-from pytest_iommu.owners.drivers import group, vfio
-from pytest_iommu.owners.program import Owner, Space
-from pytest_iommu.reading import DEBUGFS
 from pytest_iommu.scenario.variants import hardware, page_size
-from pytest_iommu.testmodule import MODULE, DomainRow, parse_domains
-from pytest_iommu.witnesses.streams import BYPASS
 
 LOCKDOWN = "/sys/kernel/security/lockdown"
 LEVELS = ("none", "integrity", "confidentiality")

@@ -7,8 +7,8 @@ import statistics
 
 import pytest
 
+from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.conformance.meminfo import PATH, meminfo
-from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.guest import ops
 
 pytestmark = pytest.mark.iommu_needs(dialect="io_ptdump")

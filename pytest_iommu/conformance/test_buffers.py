@@ -11,9 +11,9 @@ from itertools import count
 
 import pytest
 
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
-from pytest_iommu.model import Range
-from pytest_iommu.witnesses.done import BEFORE, pattern
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.witnesses.dma import BEFORE, pattern
+from pytest_iommu.core.model import Range
 
 pytestmark = [
     pytest.mark.iommu_needs(dialect="io_ptdump", devices=("edu0",)),

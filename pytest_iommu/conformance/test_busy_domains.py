@@ -13,13 +13,13 @@ from itertools import pairwise
 
 import pytest
 
-from pytest_iommu.domains import GuestHandle, Iommu
+from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.owners.default_domains import IDENTITY, type_of
+from pytest_iommu.check.owners.directories import DOMAINS, directories
+from pytest_iommu.check.owners.guest_program import Owner
+from pytest_iommu.core.model import Dump, Range
+from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.guest import ops
-from pytest_iommu.model import Dump, Range
-from pytest_iommu.outcomes import CheckFailed
-from pytest_iommu.owners.default_domains import IDENTITY, type_of
-from pytest_iommu.owners.directories import DOMAINS, directories
-from pytest_iommu.owners.program import Owner
 
 #: at least so many batches; at most so many, for a buffer to be met that is mapped for a moment only
 ROUNDS, MOST = 12, 300

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_iommu import formats
+from pytest_iommu.check.handles import CommandError, Domain, GuestHandle, Iommu
+from pytest_iommu.core.model import Dump, Entry, Kind
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render_entry
-from pytest_iommu.domains import CommandError, Domain, GuestHandle, Iommu
 from pytest_iommu.formats.base import ITEM_BYTES
 from pytest_iommu.guest import ops
-from pytest_iommu.model import Dump, Entry, Kind
 from pytest_iommu.oracle import count, merge_entries
 
 pytestmark = [

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.conformance.pairs import without_and_with
 from pytest_iommu.conformance.test_directories import make
-from pytest_iommu.domains import GuestHandle, Iommu
 from pytest_iommu.guest import ops
-from pytest_iommu.testmodule import MODULE
+from pytest_iommu.guest.testmodule import MODULE
 
 TICK = 16
 ROUNDS, REPEATED = 40, 5

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from pytest_iommu.domains import GuestHandle
-from pytest_iommu.owners.default_domains import (
+from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.owners.default_domains import (
     GROUPS,
     IDENTITY,
     INFO,
@@ -20,8 +20,8 @@ from pytest_iommu.owners.default_domains import (
     group_types,
     type_of,
 )
-from pytest_iommu.owners.directories import DOMAINS, directories
-from pytest_iommu.testmodule import MODULE
+from pytest_iommu.check.owners.directories import DOMAINS, directories
+from pytest_iommu.guest.testmodule import MODULE
 
 pytestmark = pytest.mark.iommu_needs(dialect="io_ptdump")
 ours = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.owners.directories import DOMAINS, directories
+from pytest_iommu.core.model import Dump, Kind
 from pytest_iommu.guest import ops
-from pytest_iommu.model import Dump, Kind
-from pytest_iommu.owners.directories import DOMAINS, directories
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
 

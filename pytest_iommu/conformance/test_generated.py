@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.domains import GuestHandle, Iommu
-from pytest_iommu.generate.drive import RULES, Search
-from pytest_iommu.generate.written import VARIANTS, Variant, shares
-from pytest_iommu.hookcalls import tell
+from pytest_iommu.check.generate.drive import RULES, Search
+from pytest_iommu.check.generate.written import VARIANTS, Variant, shares
+from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.core.hookcalls import tell
 from pytest_iommu.scenario.variants import page_size
-from pytest_iommu.settings import Settings
+from pytest_iommu.session.options import Settings
 
 PAGE = 4096
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import pytest
 
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.conformance.test_directories import FILES
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
+from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Read, Signal
-from pytest_iommu.guest.waiting import Deadline
-from pytest_iommu.testmodule import MODULE
+from pytest_iommu.guest.testmodule import MODULE
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu0",)),

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import pytest
 
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.races import symbols
+from pytest_iommu.check.races.stand import CPU, Stand
 from pytest_iommu.conformance.test_directories import FILES
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
+from pytest_iommu.guest.testmodule import MODULE, parse_domains
 from pytest_iommu.oracle.items import Root, item_address
-from pytest_iommu.races import symbols
-from pytest_iommu.races.holds import TIMEOUT
-from pytest_iommu.races.stand import CPU, Stand
-from pytest_iommu.testmodule import MODULE, parse_domains
+from pytest_iommu.scenario.races import TIMEOUT
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.conformance.meminfo import PATH, meminfo
 from pytest_iommu.conformance.test_directories import FILES, make
 from pytest_iommu.conformance.test_held_readers import await_stuck
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
-from pytest_iommu.testmodule import MODULE
+from pytest_iommu.guest.testmodule import MODULE
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
 

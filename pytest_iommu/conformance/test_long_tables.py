@@ -15,16 +15,16 @@ from itertools import islice
 
 import pytest
 
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.conformance.meminfo import meminfo
 from pytest_iommu.conformance.test_readers import make
+from pytest_iommu.core.model import Prot, Range
+from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.dialects.io_ptdump import render_range
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Digest, Read, Signal
-from pytest_iommu.model import Prot, Range
+from pytest_iommu.guest.testmodule import MODULE
 from pytest_iommu.oracle import TableModel
-from pytest_iommu.targets.protocol import Op, Result
-from pytest_iommu.testmodule import MODULE
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),

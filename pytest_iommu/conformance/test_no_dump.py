@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_iommu import formats
+from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.owners.directories import directories
 from pytest_iommu.conformance.test_boots import hold
-from pytest_iommu.domains import GuestHandle, Iommu
-from pytest_iommu.owners.directories import directories
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),

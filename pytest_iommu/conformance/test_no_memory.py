@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.conformance.test_directories import FILES, make
 from pytest_iommu.conformance.test_leaks import KMEMLEAK, scan_twice
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
+from pytest_iommu.core.model import Prot
+from pytest_iommu.core.protocol import Op
 from pytest_iommu.guest import ops
-from pytest_iommu.model import Prot
-from pytest_iommu.owners.directories import DOMAINS, directories
-from pytest_iommu.targets.protocol import Op
-from pytest_iommu.testmodule import MODULE, parse_domains
+from pytest_iommu.guest.testmodule import MODULE, parse_domains
 
 NTH = "/proc/thread-self/fail-nth"
 CONTROL = f"{MODULE}/control"

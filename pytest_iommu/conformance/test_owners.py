@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_iommu import formats
-from pytest_iommu.domains import GuestHandle, Iommu
-from pytest_iommu.model import TableConfig
-from pytest_iommu.owners.directories import Owned, directories
-from pytest_iommu.owners.drivers import group, node, vfio, without_iommu
-from pytest_iommu.owners.program import Memory, Owner, OwnerError, Space
+from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.owners.directories import Owned, directories
+from pytest_iommu.check.owners.drivers import group, node, vfio, without_iommu
+from pytest_iommu.check.owners.guest_program import Memory, Owner, OwnerError, Space
+from pytest_iommu.core.model import TableConfig
 from pytest_iommu.scenario.variants import hardware, page_size
 
 TYPE1 = ("VFIO_PCI", "VFIO_CONTAINER", "VFIO_IOMMU_TYPE1")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_iommu import reading
-from pytest_iommu.domains import GuestHandle, Iommu
+from pytest_iommu.check import reading
+from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.witnesses.streams import Wanted
 from pytest_iommu.guest import ops
-from pytest_iommu.witnesses.streams import Wanted
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump", devices=("edu6",))
 

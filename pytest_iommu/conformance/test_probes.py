@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.guest.testdev import Probe, TestDevice
 
 pytestmark = [

@@ -11,12 +11,12 @@ from itertools import pairwise
 import pytest
 
 from pytest_iommu import formats
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.conformance import test_directories
 from pytest_iommu.conformance.test_directories import FILES
+from pytest_iommu.core.model import Entry, Kind
 from pytest_iommu.dialects import IO_PTDUMP
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import jobs, ops
-from pytest_iommu.model import Entry, Kind
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.conformance.test_directories import FILES, KINDS, make
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
 from pytest_iommu.guest import ops
-from pytest_iommu.owners.directories import DOMAINS, directories
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=["edu0", "edu1"]),

@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_iommu import reading
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
+from pytest_iommu.check import reading
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.witnesses.streams import Streams, Wanted
+from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats import smmuv3
 from pytest_iommu.formats.smmuv3 import CD, STE, Field
 from pytest_iommu.oracle.stream_table import SmmuV3
-from pytest_iommu.targets.protocol import Memory
-from pytest_iommu.witnesses.streams import Streams, Wanted
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu0", "edu1"))
 

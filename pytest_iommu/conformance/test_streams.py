@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Set
 
 import pytest
 
-from pytest_iommu import reading
-from pytest_iommu.domains import GuestHandle, Iommu
+from pytest_iommu.check import reading
+from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.owners.default_domains import IDENTITY, STRICT, group_of
+from pytest_iommu.check.owners.directories import DOMAINS, directories
+from pytest_iommu.check.witnesses.in_ram import InRam
+from pytest_iommu.check.witnesses.streams import BYPASS, DEFAULT, Streams, Wanted
 from pytest_iommu.guest import ops
+from pytest_iommu.guest.testmodule import MODULE
 from pytest_iommu.oracle.guest_memory import walk
-from pytest_iommu.owners.default_domains import IDENTITY, STRICT, group_of
-from pytest_iommu.owners.directories import DOMAINS, directories
-from pytest_iommu.testmodule import MODULE
-from pytest_iommu.witnesses.in_ram import InRam
-from pytest_iommu.witnesses.streams import BYPASS, DEFAULT, Streams, Wanted
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu0", "edu1"))
 

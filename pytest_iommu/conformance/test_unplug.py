@@ -11,16 +11,16 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.races.race import Race
 from pytest_iommu.conformance.test_directories import FILES
 from pytest_iommu.conformance.test_held_readers import await_stuck
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
+from pytest_iommu.core.model import Prot
+from pytest_iommu.core.outcomes import CheckFailed
+from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
-from pytest_iommu.guest.waiting import Deadline
-from pytest_iommu.model import Prot
-from pytest_iommu.outcomes import CheckFailed
-from pytest_iommu.races.holds import BATCH, LEAF, Hold
-from pytest_iommu.races.race import Race
+from pytest_iommu.scenario.races import BATCH, LEAF, Hold
 
 DEVICE, SLOTS = "edu6", "/sys/bus/pci/slots"
 pytestmark = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every pair of a point that a reader is held at and an operation that goes on meanwhile (races/window.py).
+"""Every pair of a point that a reader is held at and an operation that goes on meanwhile (check/races/window.py).
 
 The table has what each operation needs in a place of its own, and ranges before, between and behind that never change.
 """
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import pytest
 
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.races.race import Race
 from pytest_iommu.conformance import test_directories
-from pytest_iommu.domains import Domain, GuestHandle, Iommu
-from pytest_iommu.model import Prot
-from pytest_iommu.outcomes import CheckFailed
-from pytest_iommu.races.holds import BATCH, COPY, FROZEN, LEAF, TABLE, Hold
-from pytest_iommu.races.race import Race
+from pytest_iommu.core.model import Prot
+from pytest_iommu.core.outcomes import CheckFailed
+from pytest_iommu.scenario.races import BATCH, COPY, FROZEN, LEAF, TABLE, Hold
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pytest_iommu.dialects.base import Dialect, DumpSyntaxError
+from pytest_iommu.dialects.dialect import Dialect, DumpSyntaxError
 from pytest_iommu.dialects.io_ptdump import IO_PTDUMP
 
 __all__ = ["DIALECTS", "IO_PTDUMP", "Dialect", "DumpSyntaxError"]

@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 
-from pytest_iommu.dialects.base import DumpSyntaxError
+from pytest_iommu.core.model import Dump, Entry, Kind, Prot, Range, format_size, parse_size
+from pytest_iommu.dialects.dialect import DumpSyntaxError
 from pytest_iommu.dialects.io_ptdump_small import parse_info, parse_stats, render_info, render_stats
-from pytest_iommu.model import Dump, Entry, Kind, Prot, Range, format_size, parse_size
 
 _WORDS = r"((?: [A-Za-z0-9_]+)*)"
 _PROT = r"([r-][w-][x-][c-][m-][p-])"

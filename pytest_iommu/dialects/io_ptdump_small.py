@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import re
 
-from pytest_iommu.dialects.base import DumpSyntaxError
-from pytest_iommu.model import Info, LevelStats, Stats, format_size, parse_size
+from pytest_iommu.core.model import Info, LevelStats, Stats, format_size, parse_size
+from pytest_iommu.dialects.dialect import DumpSyntaxError
 
 #: the keys of info in order, each with the rule that it is under
 INFO_KEYS = {

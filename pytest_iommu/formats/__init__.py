@@ -6,8 +6,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from pytest_iommu.core.model import TableConfig
 from pytest_iommu.formats.base import Attributes, ConfigError, Decoded, Flag, Format, Geometry
-from pytest_iommu.model import TableConfig
 
 __all__ = [
     "Attributes",

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from pytest_iommu.core.model import Kind, Prot, TableConfig
 from pytest_iommu.formats.base import ConfigError, Flag, Format, Geometry, bits, generic_sizes, no_more, take
-from pytest_iommu.model import Kind, Prot, TableConfig
 
 PRESENT, ACCESSED, DIRTY, NEXT_LEVEL, ADDRESS = bits(0), bits(5), bits(6), bits(11, 9), bits(51, 12)
 FORCE_COHERENT, READ, WRITE = bits(60), bits(61), bits(62)

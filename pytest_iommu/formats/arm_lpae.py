@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from pytest_iommu.core.model import Kind, Prot, TableConfig
 from pytest_iommu.formats.base import ConfigError, Flag, Format, Geometry, bits, lg2, no_more, take, take_options
-from pytest_iommu.model import Kind, Prot, TableConfig
 
 ARM_LEVELS = 4
 PAGE_OR_TABLE, BLOCK = 3, 1

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from pytest_iommu.model import Kind, Prot, TableConfig
+from pytest_iommu.core.model import Kind, Prot, TableConfig
 
 ITEM_BYTES = 8
 NO_PROT = Prot()

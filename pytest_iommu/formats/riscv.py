@@ -6,17 +6,8 @@ Bits: The RISC-V Instruction Set Manual, volume II, 12.4 to 12.6 and chapters "S
 
 from __future__ import annotations
 
-from pytest_iommu.formats.base import (
-    ConfigError,
-    Flag,
-    Format,
-    bits,
-    generic_sizes,
-    no_more,
-    take,
-    take_options,
-)
-from pytest_iommu.model import Kind, Prot, TableConfig
+from pytest_iommu.core.model import Kind, Prot, TableConfig
+from pytest_iommu.formats.base import ConfigError, Flag, Format, bits, generic_sizes, no_more, take, take_options
 
 VALID, READ, WRITE, EXECUTE, USER, GLOBAL, ACCESSED, DIRTY = (
     bits(0),

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_iommu.core.model import Cd, Event, Ste, TableConfig
 from pytest_iommu.formats.arm_lpae import GRANULES
 from pytest_iommu.formats.base import ConfigError, bits, lg2
-from pytest_iommu.model import Cd, Event, Ste, TableConfig
 
 WORDS = 8
 STE_BYTES = CD_BYTES = 64

@@ -6,17 +6,8 @@ Bits: Intel Virtualization Technology for Directed I/O, 9.8 "Second-Stage Paging
 
 from __future__ import annotations
 
-from pytest_iommu.formats.base import (
-    ConfigError,
-    Flag,
-    Format,
-    bits,
-    generic_sizes,
-    no_more,
-    take,
-    take_options,
-)
-from pytest_iommu.model import Kind, Prot, TableConfig
+from pytest_iommu.core.model import Kind, Prot, TableConfig
+from pytest_iommu.formats.base import ConfigError, Flag, Format, bits, generic_sizes, no_more, take, take_options
 
 READ, WRITE, PAGE_SIZE, ACCESSED, DIRTY, SNOOP, ADDRESS = (
     bits(0),

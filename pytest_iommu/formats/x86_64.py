@@ -7,17 +7,8 @@ table holds sign-extended IOVAs (RNG-5).
 
 from __future__ import annotations
 
-from pytest_iommu.formats.base import (
-    ConfigError,
-    Flag,
-    Format,
-    bits,
-    generic_sizes,
-    no_more,
-    take,
-    take_options,
-)
-from pytest_iommu.model import Kind, Prot, TableConfig
+from pytest_iommu.core.model import Kind, Prot, TableConfig
+from pytest_iommu.formats.base import ConfigError, Flag, Format, bits, generic_sizes, no_more, take, take_options
 
 PRESENT, READ_WRITE, USER, PWT, PCD, ACCESSED, DIRTY, PAGE_SIZE = (
     bits(0),

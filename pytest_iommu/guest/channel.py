@@ -17,9 +17,9 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from pytest_iommu.core.protocol import Op, Reply, Result
+from pytest_iommu.core.waiting import Deadline, ready
 from pytest_iommu.guest import ops as operations
-from pytest_iommu.guest.waiting import Deadline, ready
-from pytest_iommu.targets.protocol import Op, Reply, Result
 
 MAGIC = 0x54504D49
 HELLO, BATCH, REPLY, ERROR = 1, 2, 3, 4

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pytest_iommu.core.outcomes import GuestLost, KernelHang, SetupError
+from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.qmp import QmpError
-from pytest_iommu.guest.waiting import Deadline
-from pytest_iommu.outcomes import GuestLost, KernelHang, SetupError
 
 if TYPE_CHECKING:
+    from pytest_iommu.core.machines import Device
     from pytest_iommu.guest.virtual import VirtualGuest
-    from pytest_iommu.images.machines import Device
 
 TIMEOUT = 30.0
 """Seconds of host time. A root port's button is waited for 5 s by the guest's clock, which runs ahead under icount."""

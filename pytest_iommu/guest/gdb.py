@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from pytest_iommu.core.waiting import Deadline, receive, send
 from pytest_iommu.guest.qmp import Qmp
-from pytest_iommu.guest.waiting import Deadline, receive, send
 
 CHARDEV = "gdb"
 INTERRUPT = b"\x03"

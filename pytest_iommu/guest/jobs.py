@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from pytest_iommu.core.protocol import Op
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.targets.protocol import Op
 
 _NO_CPU = 0xFFFFFFFF
 _HELD, _KEEP, _SLOT = 1, 2, 4

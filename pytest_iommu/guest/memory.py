@@ -9,9 +9,9 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 
+from pytest_iommu.core.outcomes import IommuError
+from pytest_iommu.core.protocol import OutsideMemory
 from pytest_iommu.guest.qtest import Qtest, QtestError
-from pytest_iommu.outcomes import IommuError
-from pytest_iommu.targets.protocol import OutsideMemory
 
 
 class GuestMemory:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from enum import IntEnum
 
-from pytest_iommu.targets.protocol import Op, Result
+from pytest_iommu.core.protocol import Op, Result
 
 # Two names for one number: the kernel's.
 _NAMES: dict[int, str] = {

@@ -11,7 +11,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_iommu.guest.waiting import Deadline, receive, send
+from pytest_iommu.core.waiting import Deadline, receive, send
 
 
 class QmpError(Exception):

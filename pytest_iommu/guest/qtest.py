@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 
-from pytest_iommu.guest.waiting import Deadline, receive, send
+from pytest_iommu.core.waiting import Deadline, receive, send
 
 LETTER = {1: "b", 2: "w", 4: "l", 8: "q"}
 TIMEOUT = 10.0

@@ -7,8 +7,8 @@ import errno
 import os
 import re
 
+from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.guest import ops
-from pytest_iommu.targets.protocol import Op, Result
 
 LOCKDOWN = "/sys/kernel/security/lockdown"
 DISABLED = "/proc/sys/kernel/modules_disabled"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
 
+from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.targets.protocol import Op, Reply, Result
-from pytest_iommu.testmodule import MODULE
+from pytest_iommu.guest.testmodule import MODULE
 
 DEVICES = "/sys/bus/pci/devices"
 SYSCTL = ("/proc/sys/kernel", "/proc/sys/vm")

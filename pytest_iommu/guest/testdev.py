@@ -11,11 +11,11 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core.outcomes import SetupError
 
 if TYPE_CHECKING:
+    from pytest_iommu.core.protocol import Memory
     from pytest_iommu.images import Device, Machine
-    from pytest_iommu.targets.protocol import Memory
 
 _ID = 0x00051B36
 _COMMAND, _BAR0 = 0x04, 0x10

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_iommu.core.outcomes import BootTimeout, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.core.process import Child
+from pytest_iommu.core.protocol import Evidence, Op, Reply
+from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest import ops as operations
 from pytest_iommu.guest import refusal
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
@@ -19,15 +23,11 @@ from pytest_iommu.guest.console import TAINT_MASK, Console, Splat, scan, taint_w
 from pytest_iommu.guest.devices import Devices
 from pytest_iommu.guest.gdb import Gdb
 from pytest_iommu.guest.memory import GuestMemory
-from pytest_iommu.guest.process import Child
 from pytest_iommu.guest.qmp import Qmp, QmpError
 from pytest_iommu.guest.qtest import Qtest
-from pytest_iommu.guest.waiting import Deadline
-from pytest_iommu.outcomes import BootTimeout, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
-from pytest_iommu.targets.protocol import Evidence, Op, Reply
 
 if TYPE_CHECKING:
-    from pytest_iommu.images.machines import Machine
+    from pytest_iommu.core.machines import Machine
 
 CONSOLE_LIMIT = 64 << 20
 """A guest whose console grew beyond this is flooded: its memory is ours, so it is ended."""

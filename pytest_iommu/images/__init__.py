@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Kernels, initramfs and QEMU for guests: found in the cache, or fetched and built with visible progress."""
 
+from pytest_iommu.core.machines import Device, Machine
 from pytest_iommu.images.artefacts import Artefacts, ImageSettings, prepare
-from pytest_iommu.images.machines import Device, Machine
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.qemu import Qemu
+from pytest_iommu.images.qemu_binary import Qemu
 
 __all__ = ["Artefacts", "Device", "ImageSettings", "Machine", "Progress", "Qemu", "prepare"]

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from pytest_iommu import paths
+from pytest_iommu.core import paths
+from pytest_iommu.core.machines import Machine
 from pytest_iommu.images import program
-from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Entry, Store, tree_digest
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pytest_iommu.images import process
+from pytest_iommu.core import process
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
-from pytest_iommu.outcomes import SetupError
 
 Tick = Callable[[], None] | None
 

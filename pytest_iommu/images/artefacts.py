@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pytest_iommu import needs, paths
+from pytest_iommu.core import needs, paths
+from pytest_iommu.core.machines import Machine
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.process import disk_full
 from pytest_iommu.images import (
     agent,
     bootimage,
@@ -21,21 +24,18 @@ from pytest_iommu.images import (
     initramfs,
     kernel,
     owner,
-    qemu,
+    qemu_binary,
     ready,
     source,
     toolchain,
 )
-from pytest_iommu.images.machines import Machine
-from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.qemu import Qemu
+from pytest_iommu.images.qemu_binary import Qemu
 from pytest_iommu.images.store import Entry, Store, digest
-from pytest_iommu.outcomes import SetupError
 
 
 class ImageSettings(Protocol):
-    """What prepare() wants to know; pytest_iommu.settings.Settings has it all."""
+    """What prepare() wants to know; pytest_iommu.session.options.Settings has it all."""
 
     @property
     def kernel(self) -> Path | None: ...
@@ -150,10 +150,10 @@ def _prepare(
     if settings.image is not None:
         bootimage.check(settings.image, machine.arch, machine.memory)
     # QEMU first: a wrong --iommu-qemu is to be said before a kernel is built for minutes.
-    emulator = qemu.find(store, machine, settings.qemu)
+    emulator = qemu_binary.find(store, machine, settings.qemu)
     if emulator is None:
         _require(store, settings, machine, flavour)
-        emulator = qemu.fetch(store, machine, progress, settings.offline, settings.qemu)
+        emulator = qemu_binary.fetch(store, machine, progress, settings.offline, settings.qemu)
     if settings.image is not None:
         built = _given(store, settings.image, settings.modules)
     else:

@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core.outcomes import SetupError
 
 HEADER = 4096
 """Bytes that hold every header that is looked at."""

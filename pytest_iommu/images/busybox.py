@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pytest_iommu.core.machines import Machine
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images.apt import Apt, unpack
-from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Entry, Store
-from pytest_iommu.outcomes import SetupError
 
 PACKAGE = "busybox-static"
 DEBIAN_ARCH = {"aarch64": "arm64", "x86_64": "amd64"}

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_iommu import paths
-from pytest_iommu.images.machines import Machine
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core import paths
+from pytest_iommu.core.machines import Machine
+from pytest_iommu.core.outcomes import SetupError
 
 _SET = re.compile(r"^CONFIG_(\w+)=(.*)$")
 _NOW = {"PROC_SYSCTL": "SYSCTL"}
@@ -37,7 +37,7 @@ def parse(path: Path) -> dict[str, str]:
 
 def flavours() -> tuple[str, ...]:
     """The kernel flavours there are, the default one first: fragments that no machine uses by itself."""
-    from pytest_iommu.images import machines
+    from pytest_iommu.core import machines
 
     shared = {name for machine in machines.names() for name in machines.get(machine).config}
     found = {path.stem for path in (paths.qemu_images() / "config").glob("*.config")}

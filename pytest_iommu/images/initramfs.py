@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from pytest_iommu import paths
-from pytest_iommu.images.machines import Node, read_yaml
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core import paths
+from pytest_iommu.core.machines import Node, read_yaml
+from pytest_iommu.core.outcomes import SetupError
 
 MAGIC = b"070701"
 TRAILER = "TRAILER!!!"

@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_iommu import paths
-from pytest_iommu.images import builderrors, config, process, toolchain, tree
-from pytest_iommu.images.machines import Machine
+from pytest_iommu.core import paths, process
+from pytest_iommu.core.machines import Machine
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import builderrors, config, toolchain, tree
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.source import Source
 from pytest_iommu.images.store import Entry, Store, digest, tree_digest
-from pytest_iommu.outcomes import SetupError
 
 MODULE = paths.MODULE
 _LINE = re.compile(r"^\s+\[?[A-Z][A-Z0-9_]+\b")

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.process import disk_full
 from pytest_iommu.images import progress as watching
-from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.outcomes import SetupError
 
 POLL = 0.2
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_iommu import paths
+from pytest_iommu.core import paths
+from pytest_iommu.core.machines import Machine
 from pytest_iommu.images import program
-from pytest_iommu.images.machines import Machine
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Entry, Store
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_iommu.images import process, toolchain
-from pytest_iommu.images.machines import Machine
+from pytest_iommu.core import process
+from pytest_iommu.core.machines import Machine
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import toolchain
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Entry, Store, digest, tree_digest
-from pytest_iommu.outcomes import SetupError
 
 FLAGS = ("-static", "-O2", "-Wall")
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images.kernel import MODULE
 from pytest_iommu.images.store import Entry, Store, digest
-from pytest_iommu.outcomes import SetupError
 
 
 def _stat(path: Path) -> str:

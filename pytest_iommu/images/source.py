@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_iommu import needs
-from pytest_iommu.images import process, tree
+from pytest_iommu.core import needs, process
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.process import disk_full
+from pytest_iommu.images import tree
 from pytest_iommu.images.apt import Apt, unpack
-from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, touch
-from pytest_iommu.outcomes import SetupError
 
 SUPPORTED = ("7.3", "7.2")
 """Kernel series that the reference implementation has hooks for, best first."""

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pytest_iommu import paths
+from pytest_iommu.core import paths
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.process import disk_full
 from pytest_iommu.images.locks import Locks, own_directory, sweep
-from pytest_iommu.images.process import disk_full
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.outcomes import SetupError
 
 MANIFEST = "manifest.json"
 FORMAT = 1

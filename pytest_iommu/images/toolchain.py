@@ -10,9 +10,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_iommu import needs
-from pytest_iommu.images.machines import Machine
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core import needs
+from pytest_iommu.core.machines import Machine
+from pytest_iommu.core.outcomes import SetupError
 
 SCRIPT = "scripts/min-tool-version.sh"
 LLVM_WANTED = "17.0.1"

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_iommu.images import process
+from pytest_iommu.core import process
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, digest, touch
-from pytest_iommu.outcomes import SetupError
 
 _VERSION = re.compile(r"(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*=[ \t]*(\S*)")
 DUMP = re.compile(r"^\s*config\s+IOMMU_PTDUMP_DEBUGFS\b", re.MULTILINE)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from pytest_iommu.model import Range
+from pytest_iommu.core.model import Range
 from pytest_iommu.oracle.expected import Expected
 
 TRANSLATION, PERMISSION = "F_TRANSLATION", "F_PERMISSION"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pytest_iommu import formats
+from pytest_iommu.core.model import Dump, Entry, Info, Kind, Leaf, LevelStats, Prot, Range, Stats, TableConfig
 from pytest_iommu.formats import Attributes
-from pytest_iommu.model import Dump, Entry, Info, Kind, Leaf, LevelStats, Prot, Range, Stats, TableConfig
 
 
 @dataclass(frozen=True, slots=True)

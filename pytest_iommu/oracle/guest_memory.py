@@ -16,12 +16,12 @@ from functools import cached_property, lru_cache, partial
 from itertools import islice
 
 from pytest_iommu import formats
+from pytest_iommu.core.model import Entry, Kind, Prot, Range, Stats, TableConfig
+from pytest_iommu.core.protocol import Memory, OutsideMemory
 from pytest_iommu.dialects.io_ptdump import render_entry, size_text
 from pytest_iommu.dialects.io_ptdump_small import render_stats
 from pytest_iommu.formats.base import ITEM_BYTES, NO_PROT, lg2, words
-from pytest_iommu.model import Entry, Kind, Prot, Range, Stats, TableConfig
 from pytest_iommu.oracle.expected import count as counted
-from pytest_iommu.targets.protocol import Memory, OutsideMemory
 
 FILES = ("page_table", "entries", "stats")
 ITEM_BITS = 8 * ITEM_BYTES

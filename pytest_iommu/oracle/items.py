@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_iommu import formats
+from pytest_iommu.core.model import Kind, TableConfig
+from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats.base import ITEM_BYTES
-from pytest_iommu.model import Kind, TableConfig
-from pytest_iommu.targets.protocol import Memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-from pytest_iommu.model import TableConfig
+from pytest_iommu.core.model import TableConfig
+from pytest_iommu.core.protocol import Memory, OutsideMemory
 from pytest_iommu.oracle.guest_memory import walk
 from pytest_iommu.oracle.stream_table import REGISTERS, SmmuV3
-from pytest_iommu.targets.protocol import Memory, OutsideMemory
 
 PAGE = 4096
 SUFFIX = ".json"

@@ -11,12 +11,12 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from pytest_iommu.dialects.smmuv3 import render_cd, render_ste
+from pytest_iommu.core.model import Cd, Event, Ste, TableConfig
+from pytest_iommu.core.protocol import Memory, OutsideMemory
+from pytest_iommu.dialects.smmuv3_debugfs import render_cd, render_ste
 from pytest_iommu.formats import ConfigError, smmuv3
 from pytest_iommu.formats.base import bits
 from pytest_iommu.formats.smmuv3 import Field
-from pytest_iommu.model import Cd, Event, Ste, TableConfig
-from pytest_iommu.targets.protocol import Memory, OutsideMemory
 
 # Offsets, and sizes in bytes: an access of the wrong size reads as zero in QEMU.
 CR0 = 0x20, 4

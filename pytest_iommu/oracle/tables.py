@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_iommu import formats
+from pytest_iommu.core.model import Prot, TableConfig, format_size
 from pytest_iommu.formats import Attributes
-from pytest_iommu.model import Prot, TableConfig, format_size
 from pytest_iommu.oracle.expected import Expected, Run
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from pytest_iommu.model import Readable, readable
+from pytest_iommu.core.model import Readable, readable
 
 
 def differing(operator: str, left: object, right: object) -> list[str] | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whose an exception is that is none of pytest_iommu.outcomes: the test's, this package's, or another plugin's.
+"""Whose an exception is that is none of pytest_iommu.core.outcomes: the test's, this package's, or another plugin's.
 
 Only a test's own assertion says something about the rules it is marked with. A time-out of another plugin, a mistake
 in the test or a full table of open files does not.
@@ -16,7 +16,7 @@ import _pytest
 import pytest
 
 import pytest_iommu
-from pytest_iommu.outcomes import CheckFailed, ForeignError, GuestAnswered, IommuError, SetupError
+from pytest_iommu.core.outcomes import CheckFailed, ForeignError, GuestAnswered, IommuError, SetupError
 
 PACKAGE = Path(pytest_iommu.__file__).parent
 SUITE = PACKAGE / "conformance"

@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_iommu.core.outcomes import CheckFailed, IommuError
+from pytest_iommu.core.rules import RULES
 from pytest_iommu.guest import kcsan
-from pytest_iommu.outcomes import CheckFailed, IommuError
-from pytest_iommu.rules import RULES
 
 if TYPE_CHECKING:
-    from pytest_iommu.targets.protocol import Evidence
+    from pytest_iommu.core.protocol import Evidence
 
 SLEEPING = ("sleeping function called from invalid context", "Voluntary context switch within RCU read-side")
 """What the kernel says of it: kernel/sched/core.c __might_resched(), kernel/rcu/tree_plugin.h."""

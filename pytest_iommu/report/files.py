@@ -7,23 +7,23 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_iommu.report import ktap, results, rules
+from pytest_iommu.core.rules import LATER, RULES
+from pytest_iommu.report import ktap_writer, results, rules_report
 from pytest_iommu.report.results import RunFacts
 from pytest_iommu.report.rows import Row, guests_of
-from pytest_iommu.rules import LATER, RULES
-from pytest_iommu.settings import Settings
+from pytest_iommu.session.options import Settings
 
 
 def write(settings: Settings, rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str, str]]) -> list[str]:
     """Write what was asked for; what could not be written is told, a line each."""
     problems = []
     if settings.report is not None:
-        for name, text in rules.texts(rules.document(rows, RULES, LATER, kernels)).items():
+        for name, text in rules_report.texts(rules_report.document(rows, RULES, LATER, kernels)).items():
             problems += _put("--iommu-report", settings.report / name, text)
     if settings.json is not None:
         problems += _put("--iommu-json", settings.json, results.text(results.document(rows, run, kernels)))
     if settings.ktap is not None:
-        problems += _put("--iommu-ktap", settings.ktap, ktap.text(rows, _header(rows, run, kernels)))
+        problems += _put("--iommu-ktap", settings.ktap, ktap_writer.text(rows, _header(rows, run, kernels)))
     return problems
 
 
@@ -31,7 +31,7 @@ def remove(settings: Settings) -> None:
     """Remove what an earlier run has written to the same places; pipes and devices stay."""
     found = [settings.json, settings.ktap]
     if settings.report is not None:
-        found += [settings.report / name for name in rules.FILES]
+        found += [settings.report / name for name in rules_report.FILES]
     for path in found:
         if path is not None and path.is_file() and not path.is_symlink():
             with suppress(OSError):  # it is said when it cannot be written

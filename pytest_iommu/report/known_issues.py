@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_iommu.scenario.reader import Value
+    from pytest_iommu.core.yaml_reader import Value
 
 KINDS = ("fail", "kernel-crash", "kernel-hang")
 _KEYS = ("name", "reason", "tests", "rule", "fingerprint", "kind", "strict")
@@ -67,7 +67,7 @@ class Known:
 
 def load(path: Path) -> tuple[Known, ...]:
     """The entries of a file. SetupError with file and line where it has a mistake."""
-    from pytest_iommu.scenario.reader import read_file
+    from pytest_iommu.core.yaml_reader import read_file
 
     entries: dict[str, Known] = {}
     for value in read_file(path).list():
@@ -79,7 +79,7 @@ def load(path: Path) -> tuple[Known, ...]:
 
 
 def _entry(value: Value) -> Known:
-    from pytest_iommu.rules import RULES
+    from pytest_iommu.core.rules import RULES
 
     fields = value.fields(_KEYS, "a known issue")
     entry = Known(

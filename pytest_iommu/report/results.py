@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_iommu.report.names import names
+from pytest_iommu.core.names import names
 from pytest_iommu.report.rows import OUTCOMES, Row, guests_of
 
 SCHEMA = 1

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_iommu.core.signals import Signals
 from pytest_iommu.report import junit, known_issues
 from pytest_iommu.report.results import RunFacts
 from pytest_iommu.report.rows import Row, guests_of, rows_of
 from pytest_iommu.report.tally import Tally, reasons, table, tally
 from pytest_iommu.report.watch import Watch
-from pytest_iommu.settings import EXIT_SETUP, listing
-from pytest_iommu.signals import Signals
+from pytest_iommu.session.options import EXIT_SETUP, listing
 
 if TYPE_CHECKING:
-    from pytest_iommu.run import Run
+    from pytest_iommu.session.run import Run
 
 PYARGS = "the conformance suite is run by: pytest --pyargs pytest_iommu.conformance"
 
@@ -147,7 +147,7 @@ class Reporter:
             _add_to_last_line(terminalreporter, found.hardly_checked)
 
     def _summary(self, terminalreporter: pytest.TerminalReporter, found: Tally) -> None:
-        from pytest_iommu.rules import LATER, RULES
+        from pytest_iommu.core.rules import LATER, RULES
 
         write = terminalreporter.write_line
         lines = table(found.rules, RULES, LATER)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pytest_iommu.core.yaml_reader import ScenarioError
 from pytest_iommu.scenario.loader import load
 from pytest_iommu.scenario.phases import (
     Access,
@@ -21,7 +22,6 @@ from pytest_iommu.scenario.phases import (
     verify_status,
 )
 from pytest_iommu.scenario.plan import compile_plan
-from pytest_iommu.scenario.reader import ScenarioError
 from pytest_iommu.scenario.schema import Case, DomainSpec, HandLine, Instance, Needs, ReadHow, Suite
 
 __all__ = [

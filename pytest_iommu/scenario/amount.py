@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from pytest_iommu import formats
-from pytest_iommu.model import SUFFIXES, TableConfig
+from pytest_iommu.core.model import SUFFIXES, TableConfig
 
 _TERM = re.compile(r"\s*([+-]?)\s*(?:(0x[0-9a-fA-F]+|\d+)([KMGTP]?)|(\d*)(page|block|huge|end|last))\b\s*")
 _LEVELS = {"page": 0, "block": 1, "huge": 2}

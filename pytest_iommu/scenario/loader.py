@@ -8,12 +8,12 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from pytest_iommu.dialects.base import DumpSyntaxError
+from pytest_iommu.core.model import Range
+from pytest_iommu.core.rules import RULES
+from pytest_iommu.core.yaml_reader import Fields, ScenarioError, Value, read_file, unique
+from pytest_iommu.dialects.dialect import DumpSyntaxError
 from pytest_iommu.dialects.io_ptdump import parse_ranges
-from pytest_iommu.model import Range
-from pytest_iommu.rules import RULES
 from pytest_iommu.scenario.racing import read_race, read_storm, read_stretches
-from pytest_iommu.scenario.reader import Fields, ScenarioError, Value, read_file, unique
 from pytest_iommu.scenario.schema import (
     Case,
     CreateStep,

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_iommu import formats
-from pytest_iommu.model import Prot, Range
+from pytest_iommu.check.races.storm import Reader, Storm
+from pytest_iommu.core.model import Prot, Range
+from pytest_iommu.core.yaml_reader import ScenarioError
 from pytest_iommu.oracle import Expected, MappingError, TableModel
-from pytest_iommu.races.holds import Hold
-from pytest_iommu.races.storm import Reader, Storm
 from pytest_iommu.scenario.amount import Amount
 from pytest_iommu.scenario.phases import (
     Access,
@@ -31,7 +31,7 @@ from pytest_iommu.scenario.phases import (
     StormPlan,
     StreamCheck,
 )
-from pytest_iommu.scenario.reader import ScenarioError
+from pytest_iommu.scenario.races import Hold
 from pytest_iommu.scenario.schema import (
     AttachStep,
     CheckStep,

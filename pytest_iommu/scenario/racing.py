@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import yaml
 
-from pytest_iommu.races.holds import COPY, INSIDE, POINTS, PREEMPTED, TABLE, TIMEOUT, WAYS
-from pytest_iommu.scenario.reader import Fields, Value
+from pytest_iommu.core.yaml_reader import Fields, Value
+from pytest_iommu.scenario.races import COPY, INSIDE, POINTS, PREEMPTED, TABLE, TIMEOUT, WAYS
 from pytest_iommu.scenario.schema import (
     CheckStep,
     DmaStep,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_iommu.model import Prot, Range, TableConfig
+from pytest_iommu.core.boot_modes import FUNCTIONAL, RACES
+from pytest_iommu.core.model import Prot, Range, TableConfig
 from pytest_iommu.scenario.amount import Amount
-from pytest_iommu.targets.manners import FUNCTIONAL, RACES
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from pytest_iommu.model import Prot
+from pytest_iommu.core.model import Prot
+from pytest_iommu.core.yaml_reader import Fields, Value, unique
 from pytest_iommu.scenario.amount import Amount, parse_amount
-from pytest_iommu.scenario.reader import Fields, Value, unique
 from pytest_iommu.scenario.schema import (
     AttachStep,
     CheckStep,

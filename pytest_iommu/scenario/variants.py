@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from pytest_iommu import formats
+from pytest_iommu.core import machines
+from pytest_iommu.core.machines import Machine, Stage
+from pytest_iommu.core.model import TableConfig
+from pytest_iommu.core.yaml_reader import ScenarioError, Value
 from pytest_iommu.formats import ConfigError
-from pytest_iommu.images import machines
-from pytest_iommu.images.machines import Machine, Stage
-from pytest_iommu.model import TableConfig
-from pytest_iommu.scenario.reader import ScenarioError, Value
 from pytest_iommu.scenario.schema import Case, DomainDef, DomainSpec, Instance, TableSpec
 
 STAGES = ("s1", "s2")

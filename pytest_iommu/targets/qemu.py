@@ -18,20 +18,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_iommu.core.boot_modes import FUNCTIONAL, MANNERS, Manner
+from pytest_iommu.core.limits import available_memory
+from pytest_iommu.core.outcomes import IommuError, SetupError
+from pytest_iommu.core.process import Child, finished
 from pytest_iommu.guest.channel import Channel
 from pytest_iommu.guest.gdb import CHARDEV, Gdb
-from pytest_iommu.guest.limits import available_memory
-from pytest_iommu.guest.process import Child, finished
 from pytest_iommu.guest.qmp import Qmp
 from pytest_iommu.guest.qtest import Qtest
 from pytest_iommu.guest.virtual import VirtualGuest, Wires
 from pytest_iommu.images.devicetree import with_stream_ids
-from pytest_iommu.outcomes import IommuError, SetupError
-from pytest_iommu.targets.manners import FUNCTIONAL, MANNERS, Manner
 
 if TYPE_CHECKING:
     from pytest_iommu.images import Artefacts, Machine
-    from pytest_iommu.settings import Settings
+    from pytest_iommu.session.options import Settings
 
 BOOT_TIMEOUT = 120.0
 """Seconds of host time for a boot: a second on a quiet host, 8 for a debug kernel, many more on a loaded one."""

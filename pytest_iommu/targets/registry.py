@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_iommu.outcomes import SetupError
-from pytest_iommu.targets.protocol import Target
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.protocol import Target
 
 if TYPE_CHECKING:
     from pytest_iommu.images import Artefacts, Machine
-    from pytest_iommu.pool import Key
-    from pytest_iommu.settings import Settings
+    from pytest_iommu.session.options import Settings
+    from pytest_iommu.session.pool import Key
     from pytest_iommu.targets.running import Host
 
 

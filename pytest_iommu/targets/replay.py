@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from pytest_iommu import outcomes
-from pytest_iommu.outcomes import SetupError
-from pytest_iommu.pool import Key
-from pytest_iommu.targets.protocol import Evidence, Op, Reply
+from pytest_iommu.core import outcomes
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.protocol import Evidence, Op, Reply
+from pytest_iommu.session.pool import Key
 from pytest_iommu.targets.recording import SKIPPED, Context, Plugged, Recorder, Request, current_test, unpack_reply
 
 __all__ = ["Recorder", "ReplayGuest", "ReplayTarget"]

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pytest_iommu import paths
+from pytest_iommu.core import paths
+from pytest_iommu.core.boot_modes import FUNCTIONAL
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.waiting import Deadline, receive, send
 from pytest_iommu.guest import ops, refusal
 from pytest_iommu.guest.channel import Channel
-from pytest_iommu.guest.waiting import Deadline, receive, send
-from pytest_iommu.outcomes import SetupError
-from pytest_iommu.targets.manners import FUNCTIONAL
 from pytest_iommu.targets.stdio import AgentGuest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_iommu.guest.process import Child
-    from pytest_iommu.images.machines import Machine
+    from pytest_iommu.core.machines import Machine
+    from pytest_iommu.core.outcomes import IommuError
+    from pytest_iommu.core.process import Child
+    from pytest_iommu.core.protocol import Result
     from pytest_iommu.images.store import Entry, Store
-    from pytest_iommu.outcomes import IommuError
-    from pytest_iommu.pool import Key
-    from pytest_iommu.settings import Settings
-    from pytest_iommu.targets.protocol import Result
+    from pytest_iommu.session.options import Settings
+    from pytest_iommu.session.pool import Key
 
 DEBUGFS = "/sys/kernel/debug"
 FILESYSTEMS = "/proc/filesystems"
@@ -282,7 +282,7 @@ def _has_smmu(listed: Result) -> bool:
 
 def _built_here(store: Store, key: str, tree: Path, there: There) -> Entry:
     """The test module, built against the kernel's tree; nothing is written to that."""
-    from pytest_iommu.images import process
+    from pytest_iommu.core import process
     from pytest_iommu.images.progress import Progress
 
     what = f"the test module for {there.version}"

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.targets.stdio import RunningHost
 
 # A machine that is gone without a word is noticed after 15 s.

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.core.process import Child, finished
+from pytest_iommu.core.protocol import Evidence, Op, Reply
 from pytest_iommu.guest import ops as operations
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
 from pytest_iommu.guest.console import TAINT_MASK, Splat, scan, taint_words
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.guest.process import Child, finished
-from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
-from pytest_iommu.targets.protocol import Evidence, Op, Reply
 
 TAIL = 16384
 KEPT = 4 << 20

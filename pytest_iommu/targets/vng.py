@@ -26,23 +26,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_iommu.guest import kvm
+from pytest_iommu.core.outcomes import IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.core.process import Child, guarded
+from pytest_iommu.core.protocol import Evidence, Op, Reply
+from pytest_iommu.core.waiting import Deadline, ready
 from pytest_iommu.guest.console import Console
-from pytest_iommu.guest.process import Child
 from pytest_iommu.guest.virtual import CONSOLE_LIMIT
-from pytest_iommu.guest.waiting import Deadline, ready
 from pytest_iommu.images import bootimage
-from pytest_iommu.images.process import guarded
-from pytest_iommu.outcomes import IommuError, KernelCrash, KernelHang, SetupError
-from pytest_iommu.targets.protocol import Evidence, Op, Reply
+from pytest_iommu.targets import kvm
 from pytest_iommu.targets.running import line
 from pytest_iommu.targets.stdio import KEPT, TAIL, AgentGuest
 
 if TYPE_CHECKING:
+    from pytest_iommu.core.machines import Machine
     from pytest_iommu.guest.channel import Channel
-    from pytest_iommu.images.machines import Machine
-    from pytest_iommu.images.qemu import Qemu
-    from pytest_iommu.settings import Settings
+    from pytest_iommu.images.qemu_binary import Qemu
+    from pytest_iommu.session.options import Settings
 
 START_TIMEOUT = 60.0
 """Seconds until vng has started QEMU: it looks for modules, and packs an initramfs."""
@@ -224,15 +223,15 @@ class VngHost:
     @cached_property
     def _tools(self) -> tuple[Qemu, Path | None]:
         """QEMU, and a static busybox where vng finds none itself."""
-        from pytest_iommu.images import busybox, qemu
+        from pytest_iommu.images import busybox, qemu_binary
         from pytest_iommu.images.artefacts import store_at
         from pytest_iommu.images.progress import Progress
 
         settings, machine = self._settings, self._machine
         store, progress = store_at(settings.cache), Progress(None)
 
-        emulator = qemu.find(store, machine, settings.qemu)
-        emulator = emulator or qemu.fetch(store, machine, progress, settings.offline, settings.qemu)
+        emulator = qemu_binary.find(store, machine, settings.qemu)
+        emulator = emulator or qemu_binary.fetch(store, machine, progress, settings.offline, settings.qemu)
         needed = not (_IN_TREE.fullmatch(str(self._image)) or shutil.which("busybox"))
         return emulator, busybox.find(store, machine, progress, settings.offline) if needed else None
 

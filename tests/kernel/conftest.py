@@ -12,7 +12,7 @@ import pytest
 from pytest_iommu.images import source
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
-from pytest_iommu.settings import Settings
+from pytest_iommu.session.options import Settings
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.images.process import environment_of_make
-from pytest_iommu.kselftest import export
-from pytest_iommu.kselftest.programs import PROGRAMS
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.check.kselftest import export
+from pytest_iommu.check.kselftest.programs import PROGRAMS
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.process import environment_of_make
 
 DATA = Path(__file__).parents[1] / "data" / "kselftest"
 OUTPUTS = sorted(DATA.glob("*.ktap"))
@@ -145,8 +145,8 @@ def test_install_takes_all_that_a_run_needs(tree: Path, built: Path, tmp_path: P
 def test_static_programs_of_the_machine(kernel_tree: Path, tmp_path: Path) -> None:
     if shutil.which("aarch64-linux-gnu-gcc") is None:
         pytest.skip("aarch64-linux-gnu-gcc: not found")
-    from pytest_iommu.images import machines
-    from pytest_iommu.kselftest.programs import guest_files
+    from pytest_iommu.check.kselftest.programs import guest_files
+    from pytest_iommu.core import machines
 
     files = guest_files(tmp_path, kernel_tree, machines.get("smmuv3"), CASES)
     programs = [files[f"kselftest/iommu_ptdump/{program.name}"] for program in PROGRAMS if not program.shell]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu import paths
+from pytest_iommu.core import paths
 from pytest_iommu.images.owner import FLAGS, HEADERS
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu import cli, paths
-from pytest_iommu.images.export import export_series, read_hook
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu import cli
+from pytest_iommu.core import paths
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images.series import export_series, read_hook
 
 AUTHOR = {"GIT_AUTHOR_NAME": "A Developer", "GIT_AUTHOR_EMAIL": "developer@example.org"}
 NEEDED = ("drivers/iommu", "include/linux", "Documentation/ABI/testing")

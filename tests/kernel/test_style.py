@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu import paths
+from pytest_iommu.core import paths
 
 MODULE = sorted(path.name for path in paths.module().glob("*.[ch]"))
 AGENT = sorted(path.name for path in paths.agent().glob("*.[ch]"))

@@ -27,14 +27,14 @@ import mutant
 import verdicts
 from mutant import Mutant, MutantError
 
-from pytest_iommu import paths
+from pytest_iommu.core import paths
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.rules import RULES
 from pytest_iommu.images import source
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
 from pytest_iommu.images.tree import reference_changes
-from pytest_iommu.outcomes import SetupError
 from pytest_iommu.report.summary import INFRASTRUCTURE
-from pytest_iommu.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = "smmuv3,smmuv3s1,smmuv3s2,smmuv3topo,smmuv3ids"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_iommu.report.summary import BROKEN, KIND
-from pytest_iommu.run import RUN
+from pytest_iommu.session.run import RUN
 
 FILE = "IOMMU_MUTANTS_FILE"
 """Environment: where to write."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from recording import Alter, as_it_is, record
 
-from pytest_iommu.outcomes import IommuError
+from pytest_iommu.core.outcomes import IommuError
 
 SCENARIOS = """\
 suite: basics

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pytest_iommu.core.outcomes import IommuError
+from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.outcomes import IommuError
-from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
+from pytest_iommu.guest.testmodule import MODULE
 from pytest_iommu.targets.registry import TargetKind
-from pytest_iommu.testmodule import MODULE
 
 CONFTEST = f"""
 import sys
 sys.path.insert(0, {str(__file__.rpartition("/")[0])!r})
 import fake_target
 from pytest_iommu.guest import ops
-from pytest_iommu.outcomes import *
-from pytest_iommu.targets.protocol import Evidence
+from pytest_iommu.core.outcomes import *
+from pytest_iommu.core.protocol import Evidence
 
 def pytest_iommu_targets(config):
     return {{"fake": fake_target.kind(behave)}}

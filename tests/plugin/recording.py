@@ -9,15 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from pytest_iommu.check.runner import Scenario
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import CheckFailed, IommuError
+from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.images import machines
-from pytest_iommu.outcomes import CheckFailed, IommuError
-from pytest_iommu.pool import Key
-from pytest_iommu.runner import Scenario
 from pytest_iommu.scenario import Instance, Phase, compile_plan, load
-from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
+from pytest_iommu.session.pool import Key
 from pytest_iommu.targets.recording import Recorder, begin
 
 Alter = Callable[[str, str, str], str]

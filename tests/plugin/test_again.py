@@ -13,7 +13,7 @@ import pytest
 from bench import Bench
 from recording import record
 
-from pytest_iommu import again, nodeids
+from pytest_iommu.session import again, nodeids
 
 TWO_PAGES = "basics.iommu.yaml::basics::two-pages[smmuv3-s1-4k]"
 BASICS = nodeids.SUITE / "scenarios" / "basics.iommu.yaml"

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from bench import Bench
 
-from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang
-from pytest_iommu.targets.protocol import Evidence
+from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang
+from pytest_iommu.core.protocol import Evidence
 
 SPLAT = (
     "[    3.0] ------------[ cut here ]------------\n"

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from bench import Bench
 
-from pytest_iommu.outcomes import KernelCrash
-from pytest_iommu.targets.protocol import Evidence
+from pytest_iommu.core.outcomes import KernelCrash
+from pytest_iommu.core.protocol import Evidence
 
 SPLAT = "[    3.0] WARNING: drivers/iommu/iommu.c:10 at iommu_map+0x10/0x20, CPU#0: init/1\n"
 
@@ -103,7 +103,7 @@ def test_a_kernel_of_ones_own_is_prepared_once_and_named(recorded: Bench, worker
 def test_a_kernel_that_cannot_be_had_ends_the_run(recorded: Bench) -> None:
     recorded.pytester.makeconftest(
         """
-        from pytest_iommu.outcomes import SetupError
+        from pytest_iommu.core.outcomes import SetupError
 
         def pytest_iommu_kernel(config, machine, flavour):
             raise SetupError("the kernel does not build:\\nfoo.c:1: error")
@@ -119,7 +119,7 @@ def test_a_machine_of_ones_own_is_known(recorded: Bench) -> None:
     recorded.pytester.makeconftest(
         """
         from dataclasses import replace
-        from pytest_iommu.images import machines
+        from pytest_iommu.core import machines
 
         def pytest_iommu_machines(config):
             return [replace(machines.get("smmuv3"), name="mine")]
@@ -175,7 +175,7 @@ def test_a_machine_of_ones_own_can_be_named_in_a_scenario(bench: Bench) -> None:
         """
         import dataclasses
 
-        from pytest_iommu.images import machines
+        from pytest_iommu.core import machines
 
         def pytest_iommu_machines(config):
             stages = {"s2": machines.Stage("arm_64_lpae_s2", {"ias": 40, "oas": 40})}

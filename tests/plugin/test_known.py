@@ -11,8 +11,8 @@ import pytest
 from bench import Bench
 from ktap_reader import read
 
-from pytest_iommu.outcomes import KernelCrash
-from pytest_iommu.targets.protocol import Evidence
+from pytest_iommu.core.outcomes import KernelCrash
+from pytest_iommu.core.protocol import Evidence
 
 SPLAT = "[    3.0] WARNING: drivers/iommu/iommu.c:10 at iommu_map+0x10/0x20, CPU#0: init/1\n"
 RULE = """\

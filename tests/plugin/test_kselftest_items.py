@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.kselftest import built, programs, running
-from pytest_iommu.outcomes import GuestLost, KernelCrash
-from pytest_iommu.targets.protocol import Evidence, Reply, Result
+from pytest_iommu.check.kselftest import built, execution, programs
+from pytest_iommu.core.outcomes import GuestLost, KernelCrash
+from pytest_iommu.core.protocol import Evidence, Reply, Result
 from pytest_iommu.targets.registry import TargetKind
 
 HERE = Path(__file__).parent
@@ -28,7 +28,7 @@ TESTS = {f"case-{number}": ("RNG-1",) for number in range(1, 21)}
 SPLAT = "[    3.0] Kernel panic - not syncing: planted\\n[    3.0] Call trace:\\n[    3.0]  ptd_show+0x1/0x2\\n"
 
 programs.tests_of = lambda program: TESTS if program is programs.CASES else {"a_test": ("LAY-1",)}
-running.arguments = lambda program, chosen, folder: (tuple(chosen), {})
+execution.arguments = lambda program, chosen, folder: (tuple(chosen), {})
 NAMES = [f"{programs.FOLDER}/{program.name}" for program in programs.PROGRAMS]
 found = built.Selftest({name: Path(__file__) for name in NAMES}, lacks="no tree" if MODE == "lacks" else "")
 built.prepare = lambda *arguments: found

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from ktap_reader import read
 
+from pytest_iommu.core.names import clean, names
 from pytest_iommu.images import source
 from pytest_iommu.images.store import Store
-from pytest_iommu.report import ktap
-from pytest_iommu.report.names import clean, names
+from pytest_iommu.report import ktap_writer
 from pytest_iommu.report.rows import Row
-from pytest_iommu.settings import Settings
+from pytest_iommu.session.options import Settings
 
 PANIC = "kernel-crash: panic while it ran a batch: Kernel panic - not syncing: VFS: x\nconsole, last lines:\n    secret"
 ROWS = [
@@ -42,7 +42,7 @@ ROWS = [
 
 
 def test_every_outcome_has_its_line() -> None:
-    groups, tests = read(ktap.text(ROWS, ["Linux 7.3.4 #1", "reboot: System halted"]))
+    groups, tests = read(ktap_writer.text(ROWS, ["Linux 7.3.4 #1", "reboot: System halted"]))
     assert [(line.name, line.status) for line in tests["a"]] == [
         ("one-s1-4k", "ok"),
         ("map-n4096", "not ok"),
@@ -59,7 +59,7 @@ def test_every_outcome_has_its_line() -> None:
     assert tests["a"][0].diagnostics == ("test: a.iommu.yaml::a::one[s1-4k]", "rules: RNG-1 RNG-4")
     assert tests["a"][1].diagnostics[1:] == ("broke: RNG-1", "  the dump is wrong: RNG-1", "  ok, 1 x", "  1..7")
     assert "fingerprint: panic:f" in tests["a"][2].diagnostics
-    assert "secret" not in ktap.text(ROWS)
+    assert "secret" not in ktap_writer.text(ROWS)
     assert [(line.name, line.status) for line in tests["test-b-TestC"]] == [("test-d", "XFAIL")]
     assert [(group.name, group.status) for group in groups][2:] == [
         (names(row.nodeid for row in ROWS)["test_b.py::test_e"][0], "ok"),
@@ -71,19 +71,19 @@ def test_every_outcome_has_its_line() -> None:
 
 
 def test_a_group_of_which_nothing_ran_is_skipped() -> None:
-    groups, _ = read(ktap.text([Row("a.py::b", "skipped", "x"), Row("a.py::c", "not-run", "y")]))
+    groups, _ = read(ktap_writer.text([Row("a.py::b", "skipped", "x"), Row("a.py::c", "not-run", "y")]))
     assert [group.status for group in groups] == ["SKIP"]
 
 
 def test_no_tests() -> None:
-    assert read(ktap.text([])) == ([], {})
+    assert read(ktap_writer.text([])) == ([], {})
 
 
 def test_long_texts_are_cut() -> None:
     row = Row("a.py::b", "failed", kind="fail", text="\n".join(f"line {number}" for number in range(1000)))
-    _, tests = read(ktap.text([row]))
-    assert len(tests["a"][0].diagnostics) == ktap.TEXT_LINES + 2
-    assert tests["a"][0].diagnostics[-1] == f"  ... and {1000 - ktap.TEXT_LINES} more lines"
+    _, tests = read(ktap_writer.text([row]))
+    assert len(tests["a"][0].diagnostics) == ktap_writer.TEXT_LINES + 2
+    assert tests["a"][0].diagnostics[-1] == f"  ... and {1000 - ktap_writer.TEXT_LINES} more lines"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def parsed(kunit: ModuleType, text: str) -> Any:
 
 
 def test_kunit_reads_the_same(kunit: ModuleType) -> None:
-    text = ktap.text(ROWS, ["Linux 7.3.4 #1", "reboot: System halted"])
+    text = ktap_writer.text(ROWS, ["Linux 7.3.4 #1", "reboot: System halted"])
     groups, tests = read(text)
     found = parsed(kunit, text)
     counts = found.counts
@@ -154,6 +154,6 @@ def test_kunit_reads_the_same(kunit: ModuleType) -> None:
 
 def test_kunit_takes_a_missing_test_for_a_crash(kunit: ModuleType) -> None:
     """Why the tests that did not run are listed."""
-    lines = ktap.text(ROWS[:2]).splitlines()
+    lines = ktap_writer.text(ROWS[:2]).splitlines()
     del lines[-2]
     assert parsed(kunit, "\n".join(lines)).counts.errors > 0

@@ -88,7 +88,7 @@ def test_the_marks_of_function_class_and_module_add_up(recorded: Bench) -> None:
         class TestClass:
             @pytest.mark.iommu_needs(dialect="io_ptdump", devices=["edu0", "edu2"])
             def test_it(self, request):
-                from pytest_iommu.marks import needs_of
+                from pytest_iommu.session.marks import needs_of
 
                 needs = needs_of(request.node)
                 assert needs.devices == ("edu0", "edu2", "edu1")

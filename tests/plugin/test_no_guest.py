@@ -16,8 +16,8 @@ import os
 from pathlib import Path
 
 import pytest
-from pytest_iommu.outcomes import *
-from pytest_iommu.targets.protocol import Evidence
+from pytest_iommu.core.outcomes import *
+from pytest_iommu.core.protocol import Evidence
 from pytest_iommu.targets.registry import TargetKind
 from pytest_iommu.targets.replay import ReplayTarget
 

@@ -16,15 +16,16 @@ from typing import Any, cast
 import pytest
 from bench import Bench
 
-from pytest_iommu import settings as options
-from pytest_iommu.generate.written import shares
-from pytest_iommu.images import agent, artefacts, bootimage, kernel, machines, qemu, toolchain
+from pytest_iommu.check.generate.written import shares
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import agent, artefacts, bootimage, kernel, qemu_binary, toolchain
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.qemu import Qemu
+from pytest_iommu.images.qemu_binary import Qemu
 from pytest_iommu.images.store import Store
-from pytest_iommu.outcomes import SetupError
-from pytest_iommu.run import Run
-from pytest_iommu.settings import OPTIONS, Settings
+from pytest_iommu.session import options
+from pytest_iommu.session.options import OPTIONS, Settings
+from pytest_iommu.session.run import Run
 from pytest_iommu.targets import registry
 from pytest_iommu.targets.qemu import boot_of
 from pytest_iommu.targets.registry import BUILTIN, TargetKind
@@ -72,8 +73,8 @@ class Stage:
                 done.append(("build", plan.source.path, plan.make_args, plan.symbols.get("OF_THE_USER"), store.root))
                 raise SetupError("built")
 
-        self._patch.setattr(qemu, "find", found)
-        self._patch.setattr(qemu, "fetch", fetched)
+        self._patch.setattr(qemu_binary, "find", found)
+        self._patch.setattr(qemu_binary, "fetch", fetched)
         self._patch.setattr(toolchain, "identity", lambda *_: "gcc")
         self._patch.setattr(bootimage, "check", lambda *_: None)
         self._patch.setattr(kernel, "Builder", Builder)
@@ -99,7 +100,7 @@ class Stage:
 
     def generated(self, chosen: Settings) -> object:
         """The scenarios that nobody wrote."""
-        from pytest_iommu.generate.strategies import search
+        from pytest_iommu.check.generate.strategies import search
 
         found: list[object] = []
         search(found.append, 5, chosen.seed, self.pytester.path)

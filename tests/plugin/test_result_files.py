@@ -13,9 +13,9 @@ import pytest
 from bench import Bench
 from ktap_reader import Line, read
 
-from pytest_iommu.outcomes import KernelCrash
+from pytest_iommu.core.outcomes import KernelCrash
+from pytest_iommu.core.protocol import Evidence
 from pytest_iommu.report.results import SCHEMA_FILE
-from pytest_iommu.targets.protocol import Evidence
 
 SPLAT = (
     "[    3.0] ------------[ cut here ]------------\n"
@@ -267,7 +267,7 @@ def test_a_run_without_failures_that_was_ended_has_failed(recorded: Bench) -> No
 def test_a_kernel_that_cannot_be_had_is_in_all_files(recorded: Bench, workers: str) -> None:
     recorded.pytester.makeconftest(
         """
-        from pytest_iommu.outcomes import SetupError
+        from pytest_iommu.core.outcomes import SetupError
 
         def pytest_iommu_kernel(config, machine, flavour):
             raise SetupError("the kernel does not build:\\nfoo.c:1: error")

@@ -15,21 +15,21 @@ import pytest
 from recording import ENOENT, TruthfulKernel, as_it_is
 
 from pytest_iommu import conformance
-from pytest_iommu.collect import ScenarioItem
+from pytest_iommu.check.reading import DEBUGFS
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import CheckFailed, SetupError
+from pytest_iommu.core.protocol import Op, Reply, Result
+from pytest_iommu.core.yaml_reader import Fields, Value
 from pytest_iommu.dialects import DIALECTS
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.images import machines
-from pytest_iommu.images.qemu import Qemu
-from pytest_iommu.outcomes import CheckFailed, SetupError
-from pytest_iommu.reading import DEBUGFS
-from pytest_iommu.run import RUN, Run
+from pytest_iommu.guest.testmodule import MODULE
+from pytest_iommu.images.qemu_binary import Qemu
 from pytest_iommu.scenario import Instance, ScenarioError, compile_plan, load
-from pytest_iommu.scenario.reader import Fields, Value
 from pytest_iommu.scenario.steps import READERS
-from pytest_iommu.settings import Settings
-from pytest_iommu.targets.protocol import Op, Reply, Result
+from pytest_iommu.session.collect import ScenarioItem
+from pytest_iommu.session.options import Settings
+from pytest_iommu.session.run import RUN, Run
 from pytest_iommu.targets.registry import BUILTIN
-from pytest_iommu.testmodule import MODULE
 
 MANUAL = Path(__file__).parents[2] / "docs" / "scenarios.md"
 MAP = "map: {iova: 0x1000000, pa: 0x41000000, size: 16K, prot: rw}"

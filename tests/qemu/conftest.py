@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_iommu.guest.virtual import VirtualGuest
-from pytest_iommu.lifecycle import key_of
-from pytest_iommu.run import RUN
+from pytest_iommu.session.lifecycle import key_of
+from pytest_iommu.session.run import RUN
 from pytest_iommu.targets.qemu import Boot, QemuTarget, boot_of
 
 

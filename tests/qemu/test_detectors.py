@@ -9,12 +9,12 @@ import time
 
 import pytest
 
+from pytest_iommu.check.reading import DEBUGFS
+from pytest_iommu.core.outcomes import KernelCrash
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.gdb import Point
+from pytest_iommu.guest.testmodule import MODULE, command_ops, parse_status, status_text
 from pytest_iommu.guest.virtual import VirtualGuest
-from pytest_iommu.outcomes import KernelCrash
-from pytest_iommu.reading import DEBUGFS
-from pytest_iommu.testmodule import MODULE, command_ops, parse_status, status_text
 
 pytestmark = pytest.mark.iommu_flavour("debug")
 

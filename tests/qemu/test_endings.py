@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.virtual import VirtualGuest
-from pytest_iommu.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.targets.qemu import Boot, QemuTarget
 
 READ = [ops.read_file("/proc/version")]

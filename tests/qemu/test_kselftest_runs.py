@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_iommu import paths
-from pytest_iommu.kselftest import cases, programs
-from pytest_iommu.settings import Settings
+from pytest_iommu.check.kselftest import cases, programs
+from pytest_iommu.core import paths
+from pytest_iommu.session.options import Settings
 from pytest_iommu.targets.qemu import Boot
 
 LIST = paths.conformance() / "kselftest.iommu-ksft"
@@ -137,7 +137,7 @@ def test_a_program_that_ends_in_the_middle(ksft: Run, code: str, limit: int, tol
 
 
 WRONG = """
-from pytest_iommu.kselftest import cases
+from pytest_iommu.check.kselftest import cases
 
 lines_of = cases.case_lines
 

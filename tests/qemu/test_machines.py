@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_iommu.core.outcomes import KernelHang, SetupError
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.virtual import VirtualGuest
-from pytest_iommu.outcomes import KernelHang, SetupError
 from pytest_iommu.targets.qemu import Boot
 
 MODULE = "/sys/kernel/debug/iommu_ptdump_test"

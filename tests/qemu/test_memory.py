@@ -9,10 +9,10 @@ import signal
 
 import pytest
 
+from pytest_iommu.core.outcomes import GuestLost
+from pytest_iommu.core.protocol import OutsideMemory
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.virtual import VirtualGuest
-from pytest_iommu.outcomes import GuestLost
-from pytest_iommu.targets.protocol import OutsideMemory
 from pytest_iommu.targets.qemu import Boot, QemuTarget
 
 MIB = 1 << 20

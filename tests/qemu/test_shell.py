@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pexpect
 import pytest
 
-from pytest_iommu.guest.shell import parse, shell_command
-from pytest_iommu.settings import Settings
+from pytest_iommu.commands.cmd_shell import parse, shell_command
+from pytest_iommu.session.options import Settings
 from pytest_iommu.targets.qemu import Boot
 
 
@@ -82,7 +82,7 @@ def test_options_are_those_of_pytest() -> None:
 def test_without_a_terminal_it_says_so() -> None:
     code = (
         "from pytest_iommu.guest import shell\n"
-        "from pytest_iommu.outcomes import SetupError\n"
+        "from pytest_iommu.core.outcomes import SetupError\n"
         "try: shell.interact(None)\n"
         "except SetupError as error: print(error)\n"
     )

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu import paths
-from pytest_iommu.domains import GuestHandle
-from pytest_iommu.guest import kvm, ops
-from pytest_iommu.images import machines
-from pytest_iommu.owners.directories import DOMAINS, directories
-from pytest_iommu.run import RUN
-from pytest_iommu.settings import Settings
+from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.owners.directories import DOMAINS, directories
+from pytest_iommu.core import machines, paths
+from pytest_iommu.guest import ops
+from pytest_iommu.session.options import Settings
+from pytest_iommu.session.run import RUN
+from pytest_iommu.targets import kvm
 from pytest_iommu.targets.vng import VngHost
 
 SCENARIOS = paths.conformance() / "scenarios"

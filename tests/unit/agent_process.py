@@ -7,9 +7,9 @@ import os
 import subprocess
 from pathlib import Path
 
+from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.channel import Channel
-from pytest_iommu.targets.protocol import Op, Result
 
 
 class Agent:

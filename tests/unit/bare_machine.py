@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from pytest_iommu import needs
+from pytest_iommu.core import needs
 
 CROSS = "aarch64-linux-gnu-"
 SHELL = ("sh", "dirname", "id", "env", "cat", "grep", "cp", "mkdir", "setpriv", "make")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from pytest_iommu.core.model import Entry, Kind, Prot, format_size
 from pytest_iommu.dialects.io_ptdump import render, render_entry
-from pytest_iommu.model import Entry, Kind, Prot, format_size
 from pytest_iommu.oracle import Expected
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from agent_process import Agent
 
-from pytest_iommu.paths import agent as agent_sources
+from pytest_iommu.core.paths import agent as agent_sources
 from pytest_iommu.targets import running
 
 FLAGS = ["-Wall", "-Wextra", "-O1", "-g", "-pthread", '-DAGENT_BUILD="test"']

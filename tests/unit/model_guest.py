@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 from buggy_kernel import Item, joins, line, no_fault, texts
 
+from pytest_iommu.core.model import Prot, TableConfig, parse_size
+from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.dialects import IO_PTDUMP, Dialect
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.model import Prot, TableConfig, parse_size
 from pytest_iommu.oracle import MappingError, TableModel
-from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
 
 ENOENT = -2
 

@@ -7,11 +7,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from pytest_iommu.check.races.history import Change, History, Line, Window
+from pytest_iommu.core.model import Prot, Range, TableConfig
 from pytest_iommu.formats import configure
-from pytest_iommu.model import Prot, Range, TableConfig
 from pytest_iommu.oracle import TableModel
 from pytest_iommu.oracle.expected import merge
-from pytest_iommu.races.history import Change, History, Line, Window
 
 K, M, G = 1 << 10, 1 << 20, 1 << 30
 PAGE = 4 * K

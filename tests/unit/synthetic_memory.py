@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_iommu import formats
-from pytest_iommu.model import Dump, Entry, Kind
+from pytest_iommu.core.model import Dump, Entry, Kind
+from pytest_iommu.core.protocol import OutsideMemory
 from pytest_iommu.oracle import Expected
-from pytest_iommu.targets.protocol import OutsideMemory
 
 BASE = 0x40000000
 SIZE = 16 << 20

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from agent_process import Agent
 
+from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.channel import BATCH, ERROR, HEAD, MAGIC, MAX_FRAME, ChannelClosed
-from pytest_iommu.targets.protocol import Op, Result
 
 
 def test_it_speaks_first(start: Callable[[], Agent]) -> None:

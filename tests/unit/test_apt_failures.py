@@ -8,10 +8,11 @@ from pathlib import Path
 import bare_machine
 import pytest
 
-from pytest_iommu.images import apt, machines, qemu, source
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import apt, qemu_binary, source
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
-from pytest_iommu.outcomes import SetupError
 
 QUIET = Progress(None)
 URI = "http://mirror.invalid/debian"
@@ -69,7 +70,7 @@ def test_a_machine_without_network_is_not_told_that_the_mirror_lacks_things(
     says(fake, "update", UNREACHED, why=why)
     store = Store(tmp_path / "cache")
     with pytest.raises(SetupError) as caught:
-        qemu.fetch(store, machines.get("smmuv3"), QUIET, offline=False)
+        qemu_binary.fetch(store, machines.get("smmuv3"), QUIET, offline=False)
     assert caught.value.message.startswith("no network: apt cannot read bookworm of this machine's mirror")
     assert why in caught.value.message
     with pytest.raises(SetupError, match="^no network: "):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.report.artefacts import Folder, folder_name, run_folder
+from pytest_iommu.report.failure_folder import Folder, folder_name, run_folder
 
 NODE = "pytest_iommu/conformance/scenarios/ranges.iommu.yaml::ranges::two-pages[smmuv3-s1-4k@debug]"
 

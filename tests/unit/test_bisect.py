@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from pytest_iommu import cli
-from pytest_iommu.bisect import BAD, GOOD, SKIP, STATUS, Verdict, command, judge
+from pytest_iommu.commands.cmd_bisect_step import BAD, GOOD, SKIP, STATUS, Verdict, command, judge
 
 # A kernel of one word: it does not build, does not boot, or boots and has a dump that is right or wrong.
 CONFTEST = """
 from pathlib import Path
 from pytest_iommu.images import Artefacts, Qemu
-from pytest_iommu.outcomes import GuestLost, KernelCrash, SetupError
-from pytest_iommu.targets.protocol import Evidence
+from pytest_iommu.core.outcomes import GuestLost, KernelCrash, SetupError
+from pytest_iommu.core.protocol import Evidence
 from pytest_iommu.targets.registry import TargetKind
 
 class Fake:
@@ -38,7 +38,7 @@ def pytest_iommu_targets(config):
     return {"fake": TargetKind(lambda settings, machine, key, kernel: Fake(kernel.kernel), live=False)}
 
 def pytest_iommu_kernel(config, machine, flavour, progress):
-    from pytest_iommu.run import RUN
+    from pytest_iommu.session.run import RUN
     said = (config.stash[RUN].settings.kernel / "core.c").read_text()
     if "syntax" in said: raise SetupError("the kernel does not build (here):\\ncore.c:1: error")
     return Artefacts(machine.name, flavour, Path("Image"), Path("initrd"), Qemu(("qemu",), "10.0.0"), said)
@@ -46,7 +46,7 @@ def pytest_iommu_kernel(config, machine, flavour, progress):
 TEST = """
 import os, signal
 import pytest
-from pytest_iommu.outcomes import CheckFailed, GuestLost
+from pytest_iommu.core.outcomes import CheckFailed, GuestLost
 
 @pytest.mark.iommu_rules("RNG-4")
 def test_dump(iommu_guest, iommu_settings):
@@ -238,7 +238,7 @@ def test_without_tests_the_whole_suite_is_run(
             "-m",
             "pytest",
             "-p",
-            "pytest_iommu.bisect",
+            "pytest_iommu.commands.cmd_bisect_step",
             "-p",
             "no:cacheprovider",
             "--collect-only",
@@ -253,7 +253,9 @@ def test_without_tests_the_whole_suite_is_run(
 
 def test_dashes_of_pytest_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     got = []
-    monkeypatch.setattr("pytest_iommu.bisect.run", lambda given, cache: got.append((given, cache)) or 0)
+    monkeypatch.setattr(
+        "pytest_iommu.commands.cmd_bisect_step.run", lambda given, cache: got.append((given, cache)) or 0
+    )
     assert cli.main(["--cache=/c", "bisect-step", "--", "-k", "one-page", "-x", "--pyargs", "a.b"]) == 0
     assert cli.main(["bisect-step"]) == 0
     assert got[0] == (["-k", "one-page", "-x", "--pyargs", "a.b"], Path("/c"))

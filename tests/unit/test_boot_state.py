@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.guest.state import BootState
-from pytest_iommu.targets.protocol import Op, Reply, Result
 
 
 def test_files_whose_reading_does_something_are_left_alone() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from pytest_iommu import cli
-from pytest_iommu.images import artefacts, bootimage, machines
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import artefacts, bootimage
 
 RAM = 512 << 20
 

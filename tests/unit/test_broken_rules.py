@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from pytest_iommu.outcomes import KernelCrash
+from pytest_iommu.core.outcomes import KernelCrash
+from pytest_iommu.core.protocol import Evidence
 from pytest_iommu.report.failure import broken_rules
-from pytest_iommu.targets.protocol import Evidence
 
 
 def test_a_read_that_sleeps_under_rcu_breaks_con_7() -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import pytest
 
+from pytest_iommu.core.protocol import Op
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.channel import (
     BATCH,
@@ -29,7 +30,6 @@ from pytest_iommu.guest.channel import (
     ProtocolError,
     decode_reply,
 )
-from pytest_iommu.targets.protocol import Op
 
 HELLO_TEXT = b"protocol=1\nbuild=abc\ntaint=4096\nkernel=7.3.4\n"
 

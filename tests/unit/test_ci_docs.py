@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pytest_iommu import cli
-from pytest_iommu.settings import OPTIONS
+from pytest_iommu.session.options import OPTIONS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EXAMPLES = sorted((DOCS / "examples").iterdir())

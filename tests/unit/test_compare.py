@@ -9,11 +9,11 @@ from dataclasses import replace
 import buggy_kernel as kernel
 import pytest
 
+from pytest_iommu.compare.comparison import compare, compare_reads
+from pytest_iommu.core.model import Prot, format_size
 from pytest_iommu.dialects.io_ptdump import render
 from pytest_iommu.formats import configure
-from pytest_iommu.model import Prot, format_size
 from pytest_iommu.oracle import Expected, TableModel
-from pytest_iommu.report.compare import compare, compare_reads
 from pytest_iommu.scenario import ReadHow
 
 RWC, RW, RX, W = (Prot.from_letters(letters) for letters in ("rwc", "rw", "rx", "w"))

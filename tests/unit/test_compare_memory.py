@@ -6,11 +6,11 @@ from __future__ import annotations
 import buggy_kernel as kernel
 import pytest
 
+from pytest_iommu.compare.comparison import compare
+from pytest_iommu.core.model import Prot
+from pytest_iommu.core.outcomes import Verdict
 from pytest_iommu.formats import configure
-from pytest_iommu.model import Prot
 from pytest_iommu.oracle import Expected, TableModel
-from pytest_iommu.outcomes import Verdict
-from pytest_iommu.report.compare import compare
 
 
 def table() -> Expected:

@@ -12,9 +12,9 @@ from pytest_iommu.conformance.pairs import beside
 from pytest_iommu.conformance.test_boots import OURS, complaints
 from pytest_iommu.conformance.test_cost import Pair, counters
 from pytest_iommu.conformance.test_no_memory import QUIET, Allocations
-from pytest_iommu.pool import Key
-from pytest_iommu.run import RUN
-from pytest_iommu.targets.protocol import Reply, Result
+from pytest_iommu.core.protocol import Reply, Result
+from pytest_iommu.session.pool import Key
+from pytest_iommu.session.run import RUN
 
 KALLSYMS = """\
 ffff800080a0 T iommu_ptd_add

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
+from pytest_iommu.check.owners.default_domains import configured, group_of, group_types, type_of
+from pytest_iommu.check.witnesses.streams import Streams
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.images import machines
-from pytest_iommu.outcomes import SetupError
-from pytest_iommu.owners.default_domains import configured, group_of, group_types, type_of
-from pytest_iommu.targets.protocol import Op, Reply, Result
-from pytest_iommu.witnesses.streams import Streams
 
 STRICT, LAZY, PASS = (f"CONFIG_IOMMU_DEFAULT_{word}=y" for word in ("DMA_STRICT", "DMA_LAZY", "PASSTHROUGH"))
 EDU0 = "/sys/bus/pci/devices/0000:00:01.0"

@@ -13,12 +13,12 @@ import buggy_kernel as kernel
 import pytest
 import test_compare as faults
 
+from pytest_iommu.compare.comparison import compare, expected_texts
+from pytest_iommu.compare.difference import SILENT, Difference
+from pytest_iommu.core.model import Prot
+from pytest_iommu.core.outcomes import Verdict
 from pytest_iommu.formats import configure
-from pytest_iommu.model import Prot
 from pytest_iommu.oracle import Expected, TableModel
-from pytest_iommu.outcomes import Verdict
-from pytest_iommu.report.compare import compare, expected_texts
-from pytest_iommu.report.difference import SILENT, Difference
 
 RW, R = Prot.from_letters("rw"), Prot.from_letters("r")
 

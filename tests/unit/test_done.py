@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_iommu.check.witnesses.dma import Done, pattern
+from pytest_iommu.core import machines
+from pytest_iommu.core.model import Event, Prot
+from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.formats import configure
-from pytest_iommu.images import machines
-from pytest_iommu.model import Event, Prot
 from pytest_iommu.oracle import Expected, TableModel
 from pytest_iommu.oracle.done import Transfer, transfers
 from pytest_iommu.scenario import Sample
-from pytest_iommu.targets.protocol import Op, Reply, Result
-from pytest_iommu.witnesses.done import Done, pattern
 
 SCRATCH = 0x5C000000
 MACHINE = machines.get("smmuv3")

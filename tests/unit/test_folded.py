@@ -6,13 +6,13 @@ from __future__ import annotations
 import buggy_kernel as kernel
 import pytest
 
+from pytest_iommu.compare.comparison import compare
+from pytest_iommu.compare.difference import Difference, Rank
+from pytest_iommu.compare.folded import folded
+from pytest_iommu.compare.side_by_side import stacked
+from pytest_iommu.core.model import Prot
 from pytest_iommu.formats import configure
-from pytest_iommu.model import Prot
 from pytest_iommu.oracle import Expected, TableModel
-from pytest_iommu.report.compare import compare
-from pytest_iommu.report.difference import Difference, Rank
-from pytest_iommu.report.folded import folded
-from pytest_iommu.report.side_by_side import stacked
 
 LINE = "0x0000000000001000-0x0000000000001fff 0x0000000041000000       4K 0       4K rw---- SH_OS nG ATTR0"
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_iommu import formats
+from pytest_iommu.core.model import Kind, Prot, TableConfig
 from pytest_iommu.formats import ConfigError, configure, get
-from pytest_iommu.model import Kind, Prot, TableConfig
 
 S1 = configure("arm_64_lpae_s1", ias=48, oas=44)
 S1_HD = configure("arm_64_lpae_s1", ias=48, oas=44, options=["hd"])

@@ -16,19 +16,19 @@ import pytest
 from buggy_kernel import Item, each, joins
 from model_guest import ModelGuest
 
+from pytest_iommu.check.generate.drawn import Action
+from pytest_iommu.check.generate.drive import NAME, RULES, Search
+from pytest_iommu.check.generate.resolve import Step, resolve
+from pytest_iommu.check.generate.written import VARIANTS, Variant, shares, written
+from pytest_iommu.check.runner import Scenario
+from pytest_iommu.core.model import Prot, TableConfig
+from pytest_iommu.core.outcomes import CheckFailed, KernelCrash
+from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.dialects import IO_PTDUMP
-from pytest_iommu.generate.drawn import Action
-from pytest_iommu.generate.drive import NAME, RULES, Search
-from pytest_iommu.generate.resolve import Step, resolve
-from pytest_iommu.generate.written import VARIANTS, Variant, shares, written
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.model import Prot, TableConfig
 from pytest_iommu.oracle import MappingError, TableModel
-from pytest_iommu.outcomes import CheckFailed, KernelCrash
-from pytest_iommu.pool import Key
-from pytest_iommu.runner import Scenario
 from pytest_iommu.scenario import compile_plan, load
-from pytest_iommu.targets.protocol import Op, Reply, Result
+from pytest_iommu.session.pool import Key
 
 pytest.importorskip("hypothesis")
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.id)
@@ -42,7 +42,7 @@ def config_of(variant: Variant, folder: Path) -> TableConfig:
 
 
 def drawn(examples: int, seed: int, folder: Path) -> list[list[Action]]:
-    from pytest_iommu.generate.strategies import search
+    from pytest_iommu.check.generate.strategies import search
 
     found: list[list[Action]] = []
     search(found.append, examples, seed, folder)

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_iommu.domains import GuestHandle
+from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.core.outcomes import GuestLost, KernelCrash
+from pytest_iommu.core.protocol import Evidence, Op, Reply
 from pytest_iommu.guest import ops
-from pytest_iommu.outcomes import GuestLost, KernelCrash
-from pytest_iommu.pool import Key
-from pytest_iommu.targets.protocol import Evidence, Op, Reply
+from pytest_iommu.session.pool import Key
 
 
 class Crashing:

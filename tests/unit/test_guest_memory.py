@@ -8,12 +8,12 @@ import random
 import pytest
 from synthetic_memory import BASE, SIZE, SyntheticMemory, Written, write_table
 
+from pytest_iommu.core.model import Dump, Kind, LevelStats, Prot, TableConfig
+from pytest_iommu.core.protocol import OutsideMemory
 from pytest_iommu.dialects.io_ptdump import render
 from pytest_iommu.formats import configure, get
-from pytest_iommu.model import Dump, Kind, LevelStats, Prot, TableConfig
 from pytest_iommu.oracle import MappingError, TableModel
 from pytest_iommu.oracle.guest_memory import Walk, walk
-from pytest_iommu.targets.protocol import OutsideMemory
 
 K, M, G, T = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 RW = Prot.from_letters("rwc")

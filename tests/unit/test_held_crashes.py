@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from pytest_iommu.check.races.catch import Catch, Place
+from pytest_iommu.check.races.stand import Stand
+from pytest_iommu.core.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash
+from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import jobs
 from pytest_iommu.guest.gdb import Gdb, GdbError, Stop
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash
-from pytest_iommu.races.catch import Catch, Place
-from pytest_iommu.races.holds import Hold
-from pytest_iommu.races.stand import Stand
-from pytest_iommu.targets.protocol import Evidence, Op, Reply, Result
+from pytest_iommu.scenario.races import Hold
 
 CRASH = KernelCrash("kasan while it ran a batch: BUG: KASAN: use-after-free", Evidence(splat="BUG: KASAN"))
 STOP = Stop(1, 0x1234)

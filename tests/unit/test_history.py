@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 from racing_world import AMD, ARM, BASE, OA, PAGE, RO, RW, G, K, M, mapped
 
+from pytest_iommu.check.races.history import FOREVER, Change, History, Window, judge, judge_leaves
+from pytest_iommu.core.model import Prot, Range
+from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.formats import configure
-from pytest_iommu.model import Prot, Range
-from pytest_iommu.outcomes import CheckFailed
-from pytest_iommu.races.history import FOREVER, Change, History, Window, judge, judge_leaves
 
 T = 1 << 40
 

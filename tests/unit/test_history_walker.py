@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from racing_world import BASE, OA, PAGE, G, World, mapped, world
 
-from pytest_iommu.races.history import Line, Window, judge, judge_leaves
+from pytest_iommu.check.races.history import Line, Window, judge, judge_leaves
 
 
 def test_a_walker_never_lies() -> None:

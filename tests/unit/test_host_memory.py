@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_iommu.core.outcomes import GuestLost
+from pytest_iommu.core.protocol import Memory, OutsideMemory
 from pytest_iommu.guest.memory import GuestMemory
 from pytest_iommu.guest.qtest import Qtest
-from pytest_iommu.outcomes import GuestLost
-from pytest_iommu.targets.protocol import Memory, OutsideMemory
 from pytest_iommu.targets.qemu import memory_file
 
 BASE, SIZE = 0x40000000, 1 << 20

@@ -18,10 +18,11 @@ import bare_machine
 import pytest
 from told import Told
 
-from pytest_iommu.images import config, kernel, machines, process, source
+from pytest_iommu.core import machines, process
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import config, kernel, source
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
-from pytest_iommu.outcomes import SetupError
 
 TREE_MAKEFILE = """
 VERSION = 7
@@ -93,7 +94,8 @@ def test_a_tree_at_a_path_that_make_does_not_take(settings: SimpleNamespace, nam
 SLOW = """
 import sys
 from pathlib import Path
-from pytest_iommu.images import kernel, machines, source
+from pytest_iommu.core import machines
+from pytest_iommu.images import kernel, source
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
 tree, cache, flavour = sys.argv[1:]
@@ -352,7 +354,7 @@ def test_a_program_that_is_interrupted_leaves_no_children(tmp_path: Path) -> Non
 def test_a_killed_parent_takes_make_and_its_children_along(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     script = f"sleep 1000 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait"
-    code = f"from pytest_iommu.images import process; process.run(['sh', '-c', {script!r}])"
+    code = f"from pytest_iommu.core import process; process.run(['sh', '-c', {script!r}])"
     with subprocess.Popen([sys.executable, "-c", code]) as parent:
         deadline = time.monotonic() + 20
         while not pid_file.exists() and time.monotonic() < deadline:

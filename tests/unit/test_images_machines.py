@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.images import config, machines
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import config
 
 SMMUV3 = machines.get("smmuv3")
 

@@ -19,10 +19,11 @@ import bare_machine
 import pytest
 
 from pytest_iommu import cli
-from pytest_iommu.images import apt, artefacts, initramfs, machines, qemu, ready
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import apt, artefacts, initramfs, qemu_binary, ready
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
-from pytest_iommu.outcomes import SetupError
 
 QUIET = Progress(None)
 SMMUV3 = machines.get("smmuv3")
@@ -154,7 +155,7 @@ def test_qemu_on_path_is_used_and_asked_only_once(tmp_path: Path, monkeypatch: p
     path = fake_qemu(tmp_path / "bin", "10.0.2")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     for _ in range(2):
-        found = qemu.find(Store(tmp_path / "cache"), SMMUV3, "auto")
+        found = qemu_binary.find(Store(tmp_path / "cache"), SMMUV3, "auto")
         assert found is not None
         assert (found.argv_prefix, found.version, found.number) == ((str(path),), "10.0.2", (10, 0))
     assert (tmp_path / "bin/runs").read_text() == "ran\n"
@@ -164,15 +165,15 @@ def test_an_old_qemu_is_refused_or_replaced(tmp_path: Path, monkeypatch: pytest.
     path = fake_qemu(tmp_path / "bin", "7.2.17")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     store = Store(tmp_path / "cache")
-    assert qemu.find(store, SMMUV3, "auto") is None
+    assert qemu_binary.find(store, SMMUV3, "auto") is None
     for choice in ("system", str(path)):
         with pytest.raises(SetupError, match="7.2.17, 10.0 is needed"):
-            qemu.find(store, SMMUV3, choice)
+            qemu_binary.find(store, SMMUV3, choice)
     with pytest.raises(SetupError, match="no such program"):
-        qemu.find(store, SMMUV3, str(tmp_path / "absent"))
+        qemu_binary.find(store, SMMUV3, str(tmp_path / "absent"))
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SetupError, match="no qemu-system-aarch64 on PATH"):
-        qemu.find(store, SMMUV3, "system")
+        qemu_binary.find(store, SMMUV3, "system")
 
 
 def unpacked(cache: Path, version: str) -> None:
@@ -187,10 +188,12 @@ def unpacked(cache: Path, version: str) -> None:
 def test_a_version_of_qemu_is_chosen_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     store = Store(tmp_path)
-    assert qemu.find(store, SMMUV3, "fetched:11") is None
+    assert qemu_binary.find(store, SMMUV3, "fetched:11") is None
     for version in ("10.0.2", "11.1.3", "10.0.13", "9.2.0"):
         unpacked(tmp_path, version)
-    found = {choice: qemu.find(store, SMMUV3, choice) for choice in ("fetched:11", "fetched:10", "fetched", "auto")}
+    found = {
+        choice: qemu_binary.find(store, SMMUV3, choice) for choice in ("fetched:11", "fetched:10", "fetched", "auto")
+    }
     # Nobody gets 11 because somebody else asked for it.
     assert {choice: one and one.number for choice, one in found.items()} == {
         "fetched:11": (11, 1),
@@ -200,10 +203,10 @@ def test_a_version_of_qemu_is_chosen_by_its_number(tmp_path: Path, monkeypatch: 
     }
     assert found["auto"] is not None
     assert found["auto"].version == "10.0.13"
-    assert qemu.find(store, SMMUV3, "fetched:12") is None
+    assert qemu_binary.find(store, SMMUV3, "fetched:12") is None
     for wrong in ("fetched:", "fetched:9", "fetched:new"):
         with pytest.raises(SetupError, match="takes a major version, 10 or newer"):
-            qemu.find(store, SMMUV3, wrong)
+            qemu_binary.find(store, SMMUV3, wrong)
 
 
 class Mirror(SimpleNamespace):
@@ -219,13 +222,13 @@ class Mirror(SimpleNamespace):
 def test_a_version_of_qemu_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"trixie-backports": "1:11.1.3+ds-1~bpo13+1", "trixie": "1:10.0.13+ds-0+deb13u1"}
     mirror = Mirror(error="", versions=versions, suites=tuple(versions), mirror=SimpleNamespace(codename="trixie"))
-    monkeypatch.setattr(qemu, "Apt", SimpleNamespace(of=lambda *arguments: nullcontext(mirror)))
+    monkeypatch.setattr(qemu_binary, "Apt", SimpleNamespace(of=lambda *arguments: nullcontext(mirror)))
     store = Store(tmp_path)
     with pytest.raises(SetupError, match="none of trixie-backports, trixie .*has qemu-system-arm 12; install one"):
-        qemu.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:12")
+        qemu_binary.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:12")
     mirror.error = "apt cannot read trixie of this machine's mirror: no network"
     with pytest.raises(SetupError, match="no network"):
-        qemu.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:11")
+        qemu_binary.fetch(store, SMMUV3, QUIET, offline=False, choice="fetched:11")
 
 
 def test_a_damaged_fetched_qemu_is_not_used_and_removed_by_the_next_fetch(
@@ -234,11 +237,11 @@ def test_a_damaged_fetched_qemu_is_not_used_and_removed_by_the_next_fetch(
     entry = tmp_path / "qemu/qemu-system-arm_1-10.0.2"
     (entry / "root").mkdir(parents=True)
     (entry / "manifest.json").write_text('{"version": "10.0.2", "files": {"usr/bin/qemu-system-aarch64": 5}}')
-    assert qemu.fetched(Store(tmp_path), SMMUV3) is None
+    assert qemu_binary.fetched(Store(tmp_path), SMMUV3) is None
     mirror = Mirror(error="no network", versions={}, suites=("trixie",), mirror=SimpleNamespace(codename="trixie"))
-    monkeypatch.setattr(qemu, "Apt", SimpleNamespace(of=lambda *arguments: nullcontext(mirror)))
+    monkeypatch.setattr(qemu_binary, "Apt", SimpleNamespace(of=lambda *arguments: nullcontext(mirror)))
     with pytest.raises(SetupError, match="no network"):
-        qemu.fetch(Store(tmp_path), SMMUV3, QUIET, offline=False)
+        qemu_binary.fetch(Store(tmp_path), SMMUV3, QUIET, offline=False)
     assert not entry.exists()
 
 
@@ -252,7 +255,7 @@ def test_a_fetched_qemu_in_a_cache_that_may_only_be_read_is_used(
 
     monkeypatch.setattr(os, "utime", refused)
     monkeypatch.setattr(shutil, "rmtree", refused)
-    found = qemu.find(Store(tmp_path), SMMUV3, "fetched")
+    found = qemu_binary.find(Store(tmp_path), SMMUV3, "fetched")
     assert found is not None
     assert found.version == "10.0.2"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pytest_iommu import cli
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, digest, listing, prune
-from pytest_iommu.outcomes import SetupError
 
 QUIET = Progress(None)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images import tree
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
-from pytest_iommu.outcomes import SetupError
 
 QUIET = Progress(None)
 HOOK = """Subject: iommu: hook

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_iommu.core.model import Entry, Info, Kind, LevelStats, Prot, Range, Stats
 from pytest_iommu.dialects import DIALECTS, IO_PTDUMP, DumpSyntaxError
 from pytest_iommu.dialects.io_ptdump import render
-from pytest_iommu.model import Entry, Info, Kind, LevelStats, Prot, Range, Stats
 
 RWC = Prot.parse("rw-c--")
 #: the examples of the contract, but for a bit of the table item that no kernel sets

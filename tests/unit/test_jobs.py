@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from agent_process import Agent, pid_of
 
+from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
-from pytest_iommu.targets.protocol import Op, Result
 
 SECOND = 1_000_000_000
 

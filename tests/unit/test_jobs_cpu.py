@@ -10,9 +10,9 @@ import time
 import pytest
 from agent_process import Agent, pid_of
 
+from pytest_iommu.core.protocol import Result
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
-from pytest_iommu.targets.protocol import Result
 
 SECOND = 1_000_000_000
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_iommu import cli
-from pytest_iommu.report.kcidb import About, document
+from pytest_iommu.commands.cmd_kcidb import About, document
 from pytest_iommu.report.results import RunFacts
 from pytest_iommu.report.results import document as results
 from pytest_iommu.report.rows import Row

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_iommu import paths
+from pytest_iommu.core import paths
+from pytest_iommu.core.outcomes import KernelCrash
+from pytest_iommu.core.protocol import Evidence
 from pytest_iommu.guest import kcsan
 from pytest_iommu.guest.console import Console, RaceElsewhere, scan, splats
-from pytest_iommu.outcomes import KernelCrash
 from pytest_iommu.report.failure import broken_rules
-from pytest_iommu.targets.protocol import Evidence
 
 RULER = kcsan.RULER
 UNMAP = f"""\

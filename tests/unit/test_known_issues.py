@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.report.known_issues import Known, gone, load, met, unmet
 
 FILE = """\

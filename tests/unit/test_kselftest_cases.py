@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu import paths
-from pytest_iommu.kselftest import cases, export
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.check.kselftest import cases, export
+from pytest_iommu.check.witnesses.streams import DEFAULT
+from pytest_iommu.core import paths
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.scenario import compile_plan, load
-from pytest_iommu.witnesses.streams import DEFAULT
 
 DATA = Path(__file__).parents[1] / "data" / "kselftest"
 OUTPUTS = sorted(DATA.glob("*.ktap"))

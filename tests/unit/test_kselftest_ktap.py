@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.kselftest.ktap import Output, Result, parse
+from pytest_iommu.check.kselftest.ktap import Output, Result, parse
 
 DATA = Path(__file__).parents[1] / "data" / "kselftest"
 HEAD = "TAP version 13\n"

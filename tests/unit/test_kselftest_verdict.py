@@ -7,11 +7,11 @@ import errno
 
 import pytest
 
-from pytest_iommu.kselftest import cases, programs
-from pytest_iommu.kselftest.programs import CASES, CHOSEN, FILES, PROGRAMS, STORM
-from pytest_iommu.kselftest.verdict import Ran, Verdict, judge
-from pytest_iommu.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, SetupError
-from pytest_iommu.outcomes import Verdict as Blame
+from pytest_iommu.check.kselftest import cases, programs
+from pytest_iommu.check.kselftest.programs import CASES, CHOSEN, FILES, PROGRAMS, STORM
+from pytest_iommu.check.kselftest.verdict import Ran, Verdict, judge
+from pytest_iommu.core.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, SetupError
+from pytest_iommu.core.outcomes import Verdict as Blame
 
 TESTS = {f"test-{number}": (f"RNG-{number}",) for number in range(1, 6)}
 HEAD = "TAP version 13\n1..5\n"

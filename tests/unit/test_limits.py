@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.guest import limits, process
+from pytest_iommu.core import limits, process
 
 MIB = 1 << 20
 

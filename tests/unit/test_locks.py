@@ -15,12 +15,13 @@ import pytest
 from test_images_parts import unpacked
 from told import Told
 
-from pytest_iommu.images import machines, qemu
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images import progress as watching
+from pytest_iommu.images import qemu_binary
 from pytest_iommu.images.locks import Locks, sweep
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, prune
-from pytest_iommu.outcomes import SetupError
 
 QUIET = Progress(None)
 NOBODY = 65534
@@ -237,7 +238,7 @@ def test_a_cache_that_may_only_be_read_serves() -> None:
     def look() -> list[str]:
         store = Store(cache)
         entry = store.get("kernel", "abc")
-        found = qemu.find(store, machine, "fetched")
+        found = qemu_binary.find(store, machine, "fetched")
         assert entry is not None
         assert found is not None
         try:

@@ -12,11 +12,12 @@ from pathlib import Path
 import bare_machine
 import pytest
 
-from pytest_iommu import cli, needs, paths
-from pytest_iommu.images import machines, program, toolchain
+from pytest_iommu import cli
+from pytest_iommu.core import machines, needs, paths
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import program, toolchain
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
-from pytest_iommu.outcomes import SetupError
 
 ROOT = Path(__file__).parents[2]
 SSL = ("openssl/opensslv.h", "-lcrypto")
@@ -73,7 +74,7 @@ def test_setup_on_a_machine_without_apt(tmp_path: Path) -> None:
 
 
 def test_the_list_is_read_without_any_other_package() -> None:
-    argv = [sys.executable, "-S", "-E", "-c", "import pytest_iommu.needs, sys; print('yaml' in sys.modules)"]
+    argv = [sys.executable, "-S", "-E", "-c", "import pytest_iommu.core.needs, sys; print('yaml' in sys.modules)"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "False\n", done.stderr
 

@@ -8,8 +8,21 @@ import re
 
 import pytest
 
-from pytest_iommu import model
-from pytest_iommu.model import Cd, Entry, Event, Info, Kind, Leaf, LevelStats, Mapping, Prot, Range, Ste, TableConfig
+from pytest_iommu.core import model
+from pytest_iommu.core.model import (
+    Cd,
+    Entry,
+    Event,
+    Info,
+    Kind,
+    Leaf,
+    LevelStats,
+    Mapping,
+    Prot,
+    Range,
+    Ste,
+    TableConfig,
+)
 
 RW = Prot.from_letters("rw")
 WORDS = (0x1B, 0x41000000, 0, 0, 0, 0, 0, 0)
@@ -68,7 +81,7 @@ def test_no_field_of_any_word_shows_an_address_in_decimal() -> None:
 def test_an_assertion_shows_what_differs(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
-        from pytest_iommu.model import Prot, Range
+        from pytest_iommu.core.model import Prot, Range
 
         ONE = Range(0x1000, 0x1fff, 0x41000000, 0, 4096, Prot(True))
         TWO = Range(0x1000, 0x2fff, 0x41000000, 0, 8192, Prot(True))

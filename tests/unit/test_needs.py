@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from pytest_iommu.images import machines
-from pytest_iommu.images.qemu import Qemu
-from pytest_iommu.pool import Key
-from pytest_iommu.run import Run
+from pytest_iommu.core import machines
+from pytest_iommu.images.qemu_binary import Qemu
+from pytest_iommu.session.pool import Key
+from pytest_iommu.session.run import Run
 
 KEY = Key("smmuv3", "plain")
 

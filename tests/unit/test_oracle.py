@@ -8,8 +8,8 @@ import random
 import kernel_walk
 import pytest
 
+from pytest_iommu.core.model import Kind, LevelStats, Prot, Range
 from pytest_iommu.formats import configure, get
-from pytest_iommu.model import Kind, LevelStats, Prot, Range
 from pytest_iommu.oracle import MappingError, TableModel, cut
 
 RW, RO = Prot.from_letters("rw"), Prot.from_letters("r")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_iommu.outcomes import IommuError, KernelCrash, NoGuest, SetupError
-from pytest_iommu.pool import Key, Pool
-from pytest_iommu.targets.protocol import Evidence, Op, Reply
+from pytest_iommu.core.outcomes import IommuError, KernelCrash, NoGuest, SetupError
+from pytest_iommu.core.protocol import Evidence, Op, Reply
+from pytest_iommu.session.pool import Key, Pool
 
 PLAIN, DEBUG, OTHER = Key("smmuv3", "plain"), Key("smmuv3", "debug"), Key("vtd", "plain")
 

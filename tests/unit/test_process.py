@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.guest.limits import available_memory
-from pytest_iommu.guest.process import Child, finished
-from pytest_iommu.outcomes import SetupError
+from pytest_iommu.core.limits import available_memory
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.process import Child, finished
 
 
 def test_descriptors_are_passed_and_closed_here() -> None:
@@ -69,7 +69,7 @@ def test_without_setpriv_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_it_dies_with_a_killed_parent() -> None:
     code = (
-        "from pytest_iommu.guest.process import Child\n"
+        "from pytest_iommu.core.process import Child\n"
         "import time\n"
         "print(Child(['sleep', '100']).pid, flush=True)\n"
         "time.sleep(100)\n"

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
+from pytest_iommu.core.protocol import Result
 from pytest_iommu.guest import refusal
-from pytest_iommu.targets.protocol import Result
 
 NONE = (Result(-errno.ENOENT), Result(-errno.ENOENT))
 MAGIC = "iommu_ptdump_test: version magic '7.2.0 SMP' should be '7.3.4 SMP preempt'"

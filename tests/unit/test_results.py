@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pytest_iommu.outcomes import ForeignError, GuestLost, KernelCrash, KernelHang, SetupError, Verdict
+from pytest_iommu.core.outcomes import ForeignError, GuestLost, KernelCrash, KernelHang, SetupError, Verdict
 from pytest_iommu.report.results import SCHEMA_FILE, RunFacts, document
 from pytest_iommu.report.rows import Collected, Finished, Row, guests_of
 from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KIND, KNOWN, RULES, VERDICT

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu.core.rules import RULES
 from pytest_iommu.formats import configure
-from pytest_iommu.rules import RULES
 from pytest_iommu.scenario import Dma, Plug, ScenarioError, StreamCheck, Suite, compile_plan, load, verify_status
 from pytest_iommu.scenario.amount import parse_amount
 from pytest_iommu.scenario.variants import other_granule

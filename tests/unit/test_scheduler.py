@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_iommu import scheduler
-from pytest_iommu.collect import guest_of
-from pytest_iommu.scheduler import PYTHON_SHARD, SHARD, WORKER, fitting, next_scope, scopes
+from pytest_iommu.session import scheduler
+from pytest_iommu.session.collect import guest_of
+from pytest_iommu.session.scheduler import PYTHON_SHARD, SHARD, WORKER, fitting, next_scope, scopes
 from pytest_iommu.targets.qemu import HEADROOM
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_iommu.core.model import Cd, Ste
 from pytest_iommu.dialects import DumpSyntaxError
-from pytest_iommu.dialects.smmuv3 import parse_cd, parse_ste, render_cd, render_ste
+from pytest_iommu.dialects.smmuv3_debugfs import parse_cd, parse_ste, render_cd, render_ste
 from pytest_iommu.formats import ConfigError, configure
 from pytest_iommu.formats.smmuv3 import decode_cd, decode_event, decode_ste, stage1_table, stage2_table
-from pytest_iommu.model import Cd, Ste
 
 K = 1 << 10
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from pytest_iommu.check.races.arm64 import COUNTER, loaded
+from pytest_iommu.check.races.calls import FRAME, LINK, behind_calls
+from pytest_iommu.check.races.stand import NotReached, Stand
+from pytest_iommu.check.races.symbols import Symbols
+from pytest_iommu.core.protocol import Op, Reply
 from pytest_iommu.guest.gdb import Point, Stop
-from pytest_iommu.races.arm64 import COUNTER, loaded
-from pytest_iommu.races.calls import FRAME, LINK, behind_calls
-from pytest_iommu.races.stand import NotReached, Stand
-from pytest_iommu.races.symbols import Symbols
-from pytest_iommu.targets.protocol import Op, Reply
 
 STACK, TOP = 31, 0x6000
 

@@ -12,18 +12,19 @@ import pytest
 
 OURS = [
     "pytest_iommu",
-    "pytest_iommu.again",
-    "pytest_iommu.fixtures",
-    "pytest_iommu.marks",
+    "pytest_iommu.core",
+    "pytest_iommu.core.boot_modes",
+    "pytest_iommu.core.outcomes",
+    "pytest_iommu.core.paths",
+    "pytest_iommu.core.rules",
     "pytest_iommu.newhooks",
-    "pytest_iommu.nodeids",
-    "pytest_iommu.outcomes",
-    "pytest_iommu.paths",
     "pytest_iommu.plugin",
-    "pytest_iommu.rules",
-    "pytest_iommu.settings",
-    "pytest_iommu.targets",
-    "pytest_iommu.targets.manners",
+    "pytest_iommu.session",
+    "pytest_iommu.session.again",
+    "pytest_iommu.session.fixtures",
+    "pytest_iommu.session.marks",
+    "pytest_iommu.session.nodeids",
+    "pytest_iommu.session.options",
 ]
 PROGRAM = """
 import json, sys

@@ -9,21 +9,21 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from pytest_iommu.check.races import comings, storm
+from pytest_iommu.check.races.comings import Watch, same
+from pytest_iommu.check.races.history import Window
+from pytest_iommu.check.races.storm import Reader, Storm, Table
+from pytest_iommu.check.races.storm_log import StormLog, parse_storm
+from pytest_iommu.core.model import Prot, Range
+from pytest_iommu.core.outcomes import CheckFailed, SetupError
+from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render, render_range
 from pytest_iommu.formats import configure
 from pytest_iommu.guest.jobs import Read
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.model import Prot, Range
 from pytest_iommu.oracle import TableModel
 from pytest_iommu.oracle.expected import merge
-from pytest_iommu.outcomes import CheckFailed, SetupError
-from pytest_iommu.races import comings, storm
-from pytest_iommu.races.comings import Watch, same
-from pytest_iommu.races.history import Window
-from pytest_iommu.races.storm import Reader, Storm, Table
-from pytest_iommu.races.storm_log import StormLog, parse_storm
-from pytest_iommu.targets.protocol import Op, Reply, Result
 
 K, M = 1 << 10, 1 << 20
 S1 = configure("arm_64_lpae_s1", ias=48, oas=44)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 from synthetic_memory import BASE, SIZE, SyntheticMemory
 
-from pytest_iommu.dialects.smmuv3 import parse_cd, parse_ste
+from pytest_iommu.dialects.smmuv3_debugfs import parse_cd, parse_ste
 from pytest_iommu.formats import configure
 from pytest_iommu.oracle.stream_table import SmmuV3
 

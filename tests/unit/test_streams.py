@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from synthetic_memory import SyntheticMemory
 
+from pytest_iommu.check.witnesses.streams import Streams, Wanted, requester_id
+from pytest_iommu.core import machines
+from pytest_iommu.core.outcomes import CheckFailed
+from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.images import machines
 from pytest_iommu.oracle.stream_table import SmmuV3
-from pytest_iommu.outcomes import CheckFailed
-from pytest_iommu.targets.protocol import Op, Reply, Result
-from pytest_iommu.witnesses.streams import Streams, Wanted, requester_id
 
 SMMU = 0x09050000
 ROOT = "/sys/kernel/debug/iommu"

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from pytest_iommu.report.rows import Row, rows_of
-from pytest_iommu.report.rules import document, markdown
+from pytest_iommu.report.rules_report import document, markdown
 from pytest_iommu.report.summary import BROKEN, GUEST, KIND, NOT_RUN, RULES
 from pytest_iommu.report.tally import REASONS, Tally, reasons, table, tally
 

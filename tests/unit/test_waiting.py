@@ -12,16 +12,16 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_iommu.guest import ops, waiting
+from pytest_iommu.core import machines, waiting
+from pytest_iommu.core.outcomes import GuestLost
+from pytest_iommu.core.process import Child
+from pytest_iommu.core.waiting import GAP, TICK, Clock, Deadline, ready, receive, send
+from pytest_iommu.guest import ops
 from pytest_iommu.guest.channel import MAGIC, REPLY, Channel, ChannelTimeout
 from pytest_iommu.guest.gdb import Gdb
-from pytest_iommu.guest.process import Child
 from pytest_iommu.guest.qmp import Qmp
 from pytest_iommu.guest.qtest import Qtest
 from pytest_iommu.guest.virtual import VirtualGuest, Wires
-from pytest_iommu.guest.waiting import GAP, TICK, Clock, Deadline, ready, receive, send
-from pytest_iommu.images import machines
-from pytest_iommu.outcomes import GuestLost
 from pytest_iommu.targets.qemu import memory_file
 
 FREEZE = 35.0

@@ -12,14 +12,14 @@ import pytest
 from synthetic_memory import BASE, SyntheticMemory, Written, write_table
 
 from pytest_iommu.cli import main
+from pytest_iommu.core.model import Prot, TableConfig
+from pytest_iommu.core.protocol import OutsideMemory
 from pytest_iommu.dialects.io_ptdump import render
-from pytest_iommu.dialects.smmuv3 import parse_cd, parse_ste
+from pytest_iommu.dialects.smmuv3_debugfs import parse_cd, parse_ste
 from pytest_iommu.formats import configure
-from pytest_iommu.model import Prot, TableConfig
 from pytest_iommu.oracle import TableModel
 from pytest_iommu.oracle.saved_memory import SavedDomain, open_image, save_image
 from pytest_iommu.oracle.stream_table import SmmuV3
-from pytest_iommu.targets.protocol import OutsideMemory
 
 SMMU = 0x09050000
 SIZE = 1 << 22

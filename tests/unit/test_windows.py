@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from synthetic_memory import SyntheticMemory, write_table
 
+from pytest_iommu.check.races.history import History, Window
+from pytest_iommu.check.races.kept import Kept, Touch
+from pytest_iommu.check.races.lines import judge_text
+from pytest_iommu.core.model import Kind, Prot, TableConfig
+from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render
 from pytest_iommu.formats import configure
-from pytest_iommu.model import Kind, Prot, TableConfig
 from pytest_iommu.oracle import TableModel
 from pytest_iommu.oracle.items import Root, Table, item_address
-from pytest_iommu.outcomes import CheckFailed
-from pytest_iommu.races.history import History, Window
-from pytest_iommu.races.holds import Hold
-from pytest_iommu.races.kept import Kept, Touch
-from pytest_iommu.races.lines import judge_text
 from pytest_iommu.scenario import ScenarioError, compile_plan, load
+from pytest_iommu.scenario.races import Hold
 
 PAGE, BLOCK = 4096, 2 << 20
 BASE = 0x40000000

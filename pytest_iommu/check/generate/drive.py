@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs generated scenarios on a guest, each in one round trip, and shows the smallest one that fails.
+
+The files of a domain are read in the batch that makes it: ids of domains/ are handed out in order, so the next one is
+known from the one before. Should it be another one, the files are read once more.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_iommu.check import reading
+from pytest_iommu.check.generate.drawn import Action
+from pytest_iommu.check.generate.resolve import resolve
+from pytest_iommu.check.generate.written import Variant, written
+from pytest_iommu.core.outcomes import CheckFailed, IommuError, Verdict
+from pytest_iommu.core.protocol import Op, Reply, Result
+from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
+
+if TYPE_CHECKING:
+    from pytest_iommu.check.witnesses.in_ram import InRam
+    from pytest_iommu.compare.comparison import Comparison
+    from pytest_iommu.core.model import TableConfig
+    from pytest_iommu.dialects import Dialect
+    from pytest_iommu.scenario import Phase
+
+NAME = "generated.iommu.yaml"
+RULES = ("RNG-1", "RNG-2", "RNG-3", "LVL-1", "LVL-2", "PRT-1", "ENT-1", "ENT-2")
+"""What generated scenarios are about."""
+TIMEOUT = 20.0
+
+
+class Guest(Protocol):
+    """What a guest must have; domains.GuestHandle has it."""
+
+    @property
+    def dialect(self) -> Dialect: ...
+    @property
+    def in_ram(self) -> InRam | None: ...
+    def run(self, batch: Sequence[Op], timeout: float = 10.0) -> Reply: ...
+
+
+class Ended(BaseException):
+    """The guest is gone, or the test is to be skipped: nothing to make smaller. Passes through hypothesis."""
+
+    def __init__(self, cause: BaseException, text: str) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.text = text
+
+
+@dataclass(slots=True)
+class Search:
+    """A search for scenarios of one variant that fail. ``folder`` is for the file that is being run."""
+
+    guest: Guest
+    variant: Variant
+    machine: str
+    folder: Path
+    compared: Callable[[Comparison], None] = lambda comparison: None
+    executed: int = 0
+    _verdicts: dict[str, CheckFailed | None] = field(default_factory=dict)
+    _failed: tuple[str, CheckFailed] | None = None
+    _last_id: int | None = None
+
+    def run(self, examples: int, seed: int, again: str = "") -> None:
+        """Run so many scenarios. CheckFailed with the smallest that fails; what else ends it is raised as it is.
+
+        ``again`` is the line that says how the same is generated once more.
+        """
+        from pytest_iommu.check.generate.strategies import search
+
+        config = self._config()
+        # every variant its own, or they would all try the same
+        own = zlib.crc32(f"{seed} {self.variant.id}".encode())
+        try:
+            search(lambda actions: self._example(config, actions), examples, own, self.folder)
+        except CheckFailed:
+            pass
+        except Ended as ended:
+            if isinstance(ended.cause, IommuError):
+                ended.cause.message += f"\n\nThe scenario it ended in:\n\n{ended.text}\n{again}"
+            raise ended.cause from None
+        if self._failed is not None:
+            raise self._shown(*self._failed, again) from None
+
+    def execute(self, text: str) -> CheckFailed | None:
+        """Run one scenario file on the guest; what is wrong, if anything. What skips or ends a guest is raised."""
+        from pytest_iommu.scenario import compile_plan, load
+
+        path = self.folder / NAME
+        path.write_text(text, encoding="utf-8")
+        (instance,) = load(path).instances
+        (phase,) = compile_plan(instance).phases
+        self.executed += 1
+        guessed = str(self._last_id + 1) if self._last_id is not None else "-"
+        jobs = self._jobs(phase, guessed)
+        results = self._send([*command_ops(phase.script), *_ops(jobs)])
+        files = {"commands.txt": phase.script.encode(), NAME: text.encode()}
+        status = status_text(results[:2])
+        wrong = self._refused(phase, status, files)
+        if wrong is not None:
+            return wrong
+        number = next((row.values["id"] for row in parse_status(status).values() if "id" in row.values), "-")
+        self._last_id = int(number) if number.isdecimal() else None
+        read = results[2:]
+        if number != guessed:
+            jobs = self._jobs(phase, number)
+            read = self._send(_ops(jobs))
+        problems: list[CheckFailed] = []
+        for job in jobs:
+            problems += job.judge(read[: len(job.ops)], files)
+            read = read[len(job.ops) :]
+        return reading.joined(problems, files) if problems else None
+
+    def _config(self) -> TableConfig:
+        """The configuration of the variant's table on this machine."""
+        from pytest_iommu.scenario import load
+
+        path = self.folder / NAME
+        path.write_text(written(self.variant, self.machine, RULES[:1], []), encoding="utf-8")
+        (instance,) = load(path).instances
+        return instance.domains["d"].config
+
+    def _example(self, config: TableConfig, actions: list[Action]) -> None:
+        text = written(self.variant, self.machine, RULES, resolve(config, actions))
+        if text not in self._verdicts:
+            try:
+                self._verdicts[text] = self.execute(text)
+            except BaseException as error:
+                # also pytest's skip; but what the user interrupts, he interrupts
+                raise error if isinstance(error, KeyboardInterrupt) else Ended(error, text) from None
+        verdict = self._verdicts[text]
+        if verdict is not None:
+            self._failed = text, verdict
+            raise verdict
+
+    def _jobs(self, phase: Phase, number: str) -> list[reading.Job]:
+        ids = {check.domain: number for check in phase.checks}
+        where = reading.Where(ids, self.guest.dialect, self.guest.in_ram)
+        return [reading.check_job(check, where, self.compared) for check in phase.checks]
+
+    def _send(self, batch: Sequence[Op]) -> Sequence[Result]:
+        return self.guest.run(batch, TIMEOUT).results
+
+    def _refused(self, phase: Phase, status: str, files: reading.Files) -> CheckFailed | None:
+        """What is wrong with the outcome of the commands; a table that this kernel does not have skips the test."""
+        import pytest
+
+        from pytest_iommu.scenario import verify_status
+
+        lines = phase.script.splitlines()
+        for number, row in parse_status(status).items():
+            if row.errno == "EOPNOTSUPP" and lines[number - 1].startswith("domain"):
+                pytest.skip(f"this kernel cannot make it: {lines[number - 1]}: {row.message}")
+        wrong = verify_status(phase, status)
+        files["status.txt"] = status.encode()
+        return CheckFailed("\n".join(wrong), (), (), files, verdict=Verdict.COMMAND) if wrong else None
+
+    def _shown(self, text: str, error: CheckFailed, again: str) -> CheckFailed:
+        """The failure as the user sees it, with the scenario about the rules that it breaks."""
+        fails = self.execute(text) is not None
+        named = [rule for rule in error.rules if rule]
+        text = text.replace(f"rules: [{', '.join(RULES)}]", f"rules: [{', '.join(named or RULES)}]")
+        parts = [
+            error.message,
+            f"the smallest scenario that fails, of {self.executed} that were run (any *.iommu.yaml file can take it):",
+            text.rstrip(),
+            again,
+        ]
+        if not fails:
+            parts.insert(1, "Run once more it passed: this depends on more than the scenario.")
+        return error.told("\n\n".join(parts), {NAME: text.encode()})
+
+
+def _ops(jobs: Sequence[reading.Job]) -> list[Op]:
+    return [op for job in jobs for op in job.ops]

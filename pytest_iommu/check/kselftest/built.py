@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kselftest's programs for a machine, out of the cache or built now; on the controller, before workers start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_iommu.check.kselftest.export import in_tree, sources
+from pytest_iommu.check.kselftest.programs import guest_files
+from pytest_iommu.core.machines import Machine
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.images import busybox, source, toolchain
+from pytest_iommu.images.artefacts import store_at
+from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.store import Store, digest, tree_digest
+from pytest_iommu.session.options import Settings
+
+BUSYBOX = "kselftest/busybox"
+# What the programs are made of that is the tree's.
+_HARNESS = ("lib.mk", "kselftest.h", "kselftest_harness.h", "kselftest/ktap_helpers.sh")
+
+
+@dataclass(frozen=True, slots=True)
+class Selftest:
+    """Path in the guest (relative) -> file here. ``lacks`` says why there are none, ``no_shell`` why no shell."""
+
+    files: Mapping[str, Path] = field(default_factory=dict)
+    lacks: str = ""
+    no_shell: str = ""
+
+
+def prepare(settings: Settings, machine: Machine, progress: Progress, shell: bool) -> Selftest:
+    """What a guest of that machine needs, with ``shell`` also one. SetupError when it does not build.
+
+    Without a kernel tree there is none: headers and makefiles of kselftest are the tree's.
+    """
+    if settings.image is not None:
+        return Selftest(lacks="the kselftest is built with a kernel tree, and --iommu-image has none")
+    store = store_at(settings.cache)
+    # A fingerprint of the user's tree takes longer than all of this.
+    found = source.cached(store) if settings.kernel is None else None
+    tree = settings.kernel or (found.path if found else None)
+    if tree is None:
+        return Selftest(lacks="the kselftest is built with a kernel tree: none is in the cache, nor --iommu-kernel")
+    return _prepare(store, settings, tree.resolve(), machine, progress, shell)
+
+
+def _prepare(
+    store: Store, settings: Settings, tree: Path, machine: Machine, progress: Progress, shell: bool
+) -> Selftest:
+    harness = in_tree(tree).parent
+    parts = [part for name in _HARNESS for part in (name, _content(harness / name))]
+    key = digest("kselftest", tree_digest(sources()), machine.make_arch, toolchain.identity(machine), *parts)
+    entry = store.get("kselftest", key)
+    if entry is None:
+        toolchain.require(["program"], toolchain.tools(machine))
+        what = f"compiling the kselftest for {machine.name}"
+        with store.lock(f"artefacts-kselftest-{key}", what, progress):
+            entry = store.get("kselftest", key)
+            if entry is None:
+                with progress.step(what), store.scratch(f"kselftest-{key}") as work:
+                    entry = store.put("kselftest", key, guest_files(work, tree, machine, {}), {"tree": tree.name})
+    files = {name: entry[name] for name in entry.files}
+    if not shell:
+        return Selftest(files)
+    # Who brings a tree of his own may have no apt: for him there is one if somebody has fetched it.
+    offline = settings.offline or settings.kernel is not None
+    try:
+        return Selftest(files | {BUSYBOX: busybox.find(store, machine, progress, offline)})
+    except SetupError as error:
+        told = "none is in the cache, `pytest-iommu shell` fetches one" if offline else error.message.splitlines()[0]
+        return Selftest(files, no_shell=f"no busybox for the guest: {told}")
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Default domains of the guest's IOMMU groups: what the kernel was told to make of them, and what they are.
+
+Distributions often boot with iommu.passthrough=1 (identity domains, without a page table) or iommu.strict=0 (DMA-FQ).
+Tests follow that configuration; what a group really has is in sysfs.
+"""
+
+from __future__ import annotations
+
+from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.guest import ops
+
+GROUPS = "/sys/kernel/iommu_groups"
+IDENTITY, STRICT, LAZY = "identity", "DMA", "DMA-FQ"
+"""Types as sysfs has them."""
+
+INFO = {STRICT: "dma", LAZY: "dma-fq"}
+"""Types as a domain's info has them. An identity domain has no table, and no directory."""
+
+_TRUE, _FALSE = ("1", "y", "Y", "t", "T", "on"), ("0", "n", "N", "f", "F", "off")
+
+
+def group_types(guest: GuestHandle) -> dict[str, str]:
+    """Group -> type of its default domain."""
+    (listed,) = guest.run([ops.list_directory(GROUPS)]).results
+    names = [name.rstrip("/") for name in ops.text_of(listed).splitlines()] if listed.ok else []
+    return {name: guest.read(f"{GROUPS}/{name}/type").decode().strip() for name in names}
+
+
+def group_of(guest: GuestHandle, device: str) -> str:
+    """The directory in sysfs of a device's IOMMU group; ``device`` is that of the device. SetupError without one."""
+    (link,) = guest.run([ops.readlink(f"{device}/iommu_group")]).results
+    if not link.ok:
+        raise SetupError(f"{device} has no IOMMU group: {ops.errno_name(link.value)}")
+    return f"{GROUPS}/{ops.text_of(link).rpartition('/')[2]}"
+
+
+def type_of(guest: GuestHandle, device: str) -> str:
+    """The type of the default domain of a device; ``device`` is its directory in sysfs."""
+    return guest.read(f"{group_of(guest, device)}/type").decode().strip()
+
+
+def configured(guest: GuestHandle) -> str | None:
+    """The type that default domains must have by the kernel's command line and configuration.
+
+    None where the configuration counts and nobody knows it: that of a ready image.
+    """
+    passthrough, strict = _from_command_line(guest.read("/proc/cmdline").decode())
+    lines = guest.kernel_config
+    if passthrough is None and lines is not None:
+        passthrough = "CONFIG_IOMMU_DEFAULT_PASSTHROUGH=y" in lines
+    if passthrough:
+        return IDENTITY
+    if strict is None and lines is not None:
+        strict = "CONFIG_IOMMU_DEFAULT_DMA_LAZY=y" not in lines
+    return None if passthrough is None or strict is None else STRICT if strict else LAZY
+
+
+def _from_command_line(text: str) -> tuple[bool | None, bool | None]:
+    """iommu.passthrough and iommu.strict, the last of each; None where it is not given."""
+    found: dict[str, bool] = {}
+    for word in text.split():
+        name, _, value = word.partition("=")
+        if name in ("iommu.passthrough", "iommu.strict") and value in (*_TRUE, *_FALSE):
+            found[name] = value in _TRUE
+    return found.get("iommu.passthrough"), found.get("iommu.strict")

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a reader that was held has read, as lines with the time they can be of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+
+from pytest_iommu import formats
+from pytest_iommu.check.races.history import History, Window, judge, judge_leaves
+from pytest_iommu.compare.side_by_side import stacked
+from pytest_iommu.core.model import Entry, Kind, Range, TableConfig
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
+from pytest_iommu.dialects import DumpSyntaxError
+from pytest_iommu.dialects.dialect import Dialect
+from pytest_iommu.dialects.io_ptdump import render_entry
+from pytest_iommu.oracle.expected import leaves
+
+FILES = ("page_table", "entries", "stats")
+When = Callable[[Range], Window]
+
+
+def judge_text(file: str, text: str, dialect: Dialect, history: History, when: When, span: Window) -> list[CheckFailed]:
+    """Judge all that one read gave: ``when`` says of a line when it may have been loaded, ``span`` is the whole read.
+
+    Of entries every line must be what its raw item says, and its leaves are judged as lines of page_table are; of stats
+    the total must be the sum.
+    """
+    try:
+        dump = dialect.parse({file: text})
+    except DumpSyntaxError as error:
+        return [unreadable(file, error)]
+    if file == "entries":
+        entries = dump.entries or ()
+        found = _entries(entries, history.config)
+        return found or judge_leaves(
+            history, _timed(list(leaves(entries, formats.get(history.config.format))), when), span
+        )
+    if file == "page_table":
+        return judge(history, _timed(dump.ranges or (), when), span)
+    return []
+
+
+def unreadable(file: str, error: DumpSyntaxError) -> CheckFailed:
+    """A line that does not follow the grammar, as a failure."""
+    return CheckFailed(f"{file}: {error}", (error.rule,), verdict=Verdict.DUMP)
+
+
+def _timed(ranges: Iterable[Range], when: When) -> list[tuple[Range, Window]]:
+    return [(row, when(row)) for row in ranges]
+
+
+def _entries(entries: Sequence[Entry], config: TableConfig) -> list[CheckFailed]:
+    """The order of entries, and that every line is one load (CON-4): it decodes to itself."""
+    for before, after in pairwise(entries):
+        if (before.iova, -before.level) >= (after.iova, -after.level):
+            what = f"level {after.level} 0x{after.iova:x} comes after level {before.level} 0x{before.iova:x}"
+            return [CheckFailed(f"entries: {what}", ("CON-5",), verdict=Verdict.DUMP)]
+    fmt = formats.get(config.format)
+    for entry in entries:
+        decoded = fmt.decode(config, entry.level, entry.raw)
+        if decoded is None:
+            what = f"entries: an empty item is listed: {render_entry(entry)}"
+            return [CheckFailed(what, ("ENT-1",), verdict=Verdict.DUMP)]
+        if entry.kind is Kind.BAD:
+            continue
+        cut = entry.iova & (decoded.size - 1) if decoded.size else 0
+        leaf = decoded.kind is Kind.LEAF
+        says = Entry(
+            entry.level,
+            entry.iova,
+            decoded.kind,
+            decoded.size if leaf else None,
+            decoded.oa + cut,
+            entry.raw,
+            decoded.prot if leaf else None,
+            decoded.flags + decoded.volatile,
+        )
+        if entry != says:
+            what = f"level {entry.level} 0x{entry.iova:x} is not what its raw item says"
+            shown = "\n".join(stacked({"dumped": render_entry(entry), "raw says": render_entry(says)}))
+            return [CheckFailed(f"entries: {what}:\n{shown}", ("CON-4",), verdict=Verdict.DUMP)]
+    return []

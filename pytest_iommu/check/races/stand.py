@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Brings the processor of a reader to a stand inside the kernel, by QEMU's gdbstub; keeps it there; lets it go on.
+
+The guest's agent serves on processor 0 while the reader stands on processor 1. As everything stops where a point is
+met, the batch that starts the reader is sent from a thread: its answer comes once processor 0 runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pytest_iommu.check.races import arm64, calls
+from pytest_iommu.check.races.arm64 import COUNTER
+from pytest_iommu.core.outcomes import CheckFailed, GuestLost
+from pytest_iommu.core.waiting import Deadline
+from pytest_iommu.guest.gdb import GdbError, Point, Stop
+from pytest_iommu.scenario.races import TIMEOUT
+
+if TYPE_CHECKING:
+    from pytest_iommu.check.races.symbols import Symbols
+    from pytest_iommu.core.protocol import Op, Reply
+    from pytest_iommu.guest.gdb import Gdb
+
+CPU = 1
+"""The reader's processor; nothing else is there in manner `races`."""
+
+PIECE = 1 << 10
+"""Bytes of memory in one packet."""
+
+Run = Callable[["Sequence[Op]"], "Reply"]
+
+
+class NotReached(Exception):
+    """The point was not met; the message says what was."""
+
+
+class Stand:
+    """One processor at a stand; a context manager. ``run`` runs a batch of the agent."""
+
+    def __init__(self, gdb: Gdb, run: Run) -> None:
+        self._gdb = gdb
+        self._run = run
+        self._pool = ThreadPoolExecutor(1, "agent")
+        self._sent: Future[Reply] | None = None
+        self._attached = False
+        self._running = True
+        self._registers = b""
+
+    def __enter__(self) -> Stand:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Let the guest run. CheckFailed where a point was not met, GuestLost or what has become of the guest."""
+        failure = self.close()
+        if isinstance(error, NotReached):
+            raise failure or CheckFailed(f"window not reached: {error}") from error
+        if isinstance(error, GdbError):
+            raise failure or GuestLost(str(error)) from error
+
+    def attach(self) -> None:
+        """Stop the whole guest and take hold of it."""
+        self._gdb.attach()
+        self._attached, self._running = True, False
+
+    def word(self, address: int, cpu: int = CPU) -> int | None:
+        """The 64-bit word at a virtual address of the kernel; None where ``cpu`` is in user mode and cannot see it."""
+        try:
+            return int.from_bytes(self._read(range(address, address + 8), cpu), "little")
+        except GdbError:
+            return None
+
+    def catch(self, address: int, start: Sequence[Op], timeout: float) -> None:
+        """Run ``start``, and stop when CPU has loaded from this address. NotReached after ``timeout`` seconds."""
+        self._gdb.set(Point.READ, address)
+        if not self._caught(start, lambda stop: stop.address is not None, timeout):
+            raise NotReached("no load of it was seen")
+        self._load(address)
+
+    def catch_store(self, address: int, start: Sequence[Op], timeout: float) -> None:
+        """Run ``start``, and stop when CPU has stored to this address. NotReached after ``timeout`` seconds."""
+        self._gdb.set(Point.WRITE, address)
+        if not self._caught(start, lambda stop: stop.address is not None, timeout):
+            raise NotReached("no store to it was seen")
+        self._step()
+
+    def catch_call(self, function: int, start: Sequence[Op], timeout: float) -> None:
+        """Run ``start``, and stop when CPU comes to this function. NotReached after ``timeout`` seconds.
+
+        It must be one that no other processor comes to: it would stop there for ever.
+        """
+        self._gdb.set(Point.EXECUTE, function, 4)
+        if not self._caught(start, lambda stop: True, timeout):
+            raise NotReached("no call of it was seen")
+
+    def _load(self, address: int) -> None:
+        """Do what _step() does for a load; for those that there are, without a stop after it (races/arm64.py)."""
+        counter = self._gdb.register(CPU, COUNTER)
+        code, value = self.word(counter), self.word(address)
+        register = arm64.loaded(code & 0xFFFFFFFF) if code is not None else None
+        if register is None or value is None:
+            self._step()
+            return
+        self._gdb.clear()
+        self._gdb.set_register(CPU, register, value)
+        self._gdb.set_register(CPU, COUNTER, counter + 4)
+
+    def _step(self) -> None:
+        """An Arm stops before the access: what it does must be done, or it would be done again once it goes on."""
+        self._gdb.clear()
+        self._gdb.step(CPU)
+
+    def _caught(self, start: Sequence[Op], wanted: Callable[[Stop], bool], timeout: float) -> bool:
+        self._go()
+        self._sent = self._pool.submit(self._run, start)
+        return self._meet(lambda stop: stop.cpu == CPU and wanted(stop), timeout) is not None
+
+    def leave(self, function: int, symbols: Symbols, timeout: float) -> None:
+        """From where catch() stopped go on to right behind the next call of ``function`` that the reader itself makes.
+
+        Of the functions it is in, the innermost that has such a call is meant. NotReached where there is none, or it
+        does not come to that in ``timeout`` seconds.
+        """
+        chain = calls.chain(lambda number: self._gdb.register(CPU, number), self.word)
+        for body in dict.fromkeys(map(symbols.around, chain)):
+            behind = calls.behind_calls(self._read(body), body.start, function)
+            if behind:
+                break
+        else:
+            raise NotReached(f"no function that it is in calls 0x{function:x}")
+        for back in behind:
+            self._gdb.set(Point.EXECUTE, back, 4)
+        self._go()
+        if self._meet(lambda stop: stop.cpu == CPU, timeout) is None:
+            raise NotReached(f"it did not come back from 0x{function:x} to {' or '.join(map(hex, behind))}")
+        self._gdb.clear()
+
+    def _read(self, where: range, cpu: int = CPU) -> bytes:
+        self._gdb.register(cpu, COUNTER)  # what the stub reads, it reads as the processor that was asked last
+        pieces = range(where.start, where.stop, PIECE)
+        return b"".join(self._gdb.read(start, min(PIECE, where.stop - start)) for start in pieces)
+
+    def freeze(self) -> None:
+        """Let all processors but CPU run; the answer to catch()'s batch is waited for."""
+        self._gdb.clear()
+        self._go([0])
+        self._answer()
+
+    def preempt(self, wake: Sequence[Op]) -> None:
+        """Let all run after the batch ``wake`` has sent CPU an interrupt: it takes that before its next instruction."""
+        self._registers = self._gdb.registers(CPU)[: arm64.SAVED]
+        self.freeze()
+        self._run(wake)
+        self._halt()
+        self._go()
+
+    def wake(self, release: Sequence[Op]) -> None:
+        """After freeze() or preempt(): the reader goes on, and the guest with it.
+
+        ``release`` is the batch that gives the processor back to the preempted reader. It must then go on with all
+        registers as they were, at the instruction it was held at: it comes to load the address of that from where the
+        interrupt saved it. NotReached says that it was not held all the time.
+        """
+        self._halt()
+        if not self._registers:
+            self._detach()
+            return
+        counter, top = arm64.number(self._registers, COUNTER), arm64.number(self._registers, COUNTER - 1)
+        where = range(top - arm64.INTERRUPTED, top)
+        at = self._read(where).find(self._registers)
+        if at < 0:
+            raise NotReached("it was not held all the time: no interrupt has saved the registers it was held with")
+        kept = range(where.start + at, where.start + at + len(self._registers))
+        self._gdb.set(Point.READ, kept.start + 8 * COUNTER)
+        self._go()
+        self._sent = self._pool.submit(self._run, release)
+        stop = self._meet(lambda stop: stop.cpu == CPU, TIMEOUT)
+        now = self._read(kept) if stop is not None else b""
+        self._detach()
+        self._answer()
+        if now != self._registers:
+            what = "was elsewhere" if now else f"did not come to 0x{counter:x}"
+            raise NotReached(f"it was not held all the time: once released it {what}")
+
+    def close(self) -> BaseException | None:
+        """Let the guest run, whatever it was in the middle of; raises nothing.
+
+        Returns what the batch that was under way ended with, when it ended badly: a kernel that breaks while the guest
+        is held says so there, and nowhere else.
+        """
+        try:
+            if self._attached:
+                if self._running:
+                    self._halt()
+                self._detach()
+        except GdbError:
+            pass  # QEMU is gone, and the batch says how
+        sent, self._sent = self._sent, None
+        failure = sent.exception() if sent is not None else None
+        self._pool.shutdown(wait=False)
+        return failure
+
+    def _meet(self, wanted: Callable[[Stop], bool], timeout: float) -> Stop | None:
+        """Wait for a stop that is wanted; others go on."""
+        deadline = Deadline(timeout)
+        while True:
+            stop = self._gdb.wait(deadline.left)
+            if stop is None:
+                self._halt()
+                return None
+            self._running = False
+            if wanted(stop):
+                return stop
+            self._go()
+
+    def _answer(self) -> Reply:
+        assert self._sent is not None
+        sent, self._sent = self._sent, None
+        return sent.result()
+
+    def _go(self, cpus: Sequence[int] = ()) -> None:
+        self._gdb.go(cpus)
+        self._running = True
+
+    def _halt(self) -> None:
+        self._gdb.halt()
+        self._running = False
+
+    def _detach(self) -> None:
+        self._gdb.detach()
+        self._attached, self._running = False, True

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is read of a guest after a phase's commands, as operations, and what the answers are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
+from pytest_iommu.core.protocol import Op, Result
+from pytest_iommu.guest import ops
+from pytest_iommu.guest.testmodule import MODULE, parse_domains
+
+if TYPE_CHECKING:
+    from pytest_iommu.check.witnesses.in_ram import InRam
+    from pytest_iommu.compare.comparison import Comparison
+    from pytest_iommu.dialects import Dialect
+    from pytest_iommu.scenario import Access, Check, ReadCheck, ReadHow
+
+DEBUGFS = "/sys/kernel/debug/iommu"
+SLOT = 0
+NO_ID = "0"
+"""Stands for the id of a domain without a directory: ids are from 1 up, so its files do not exist."""
+
+RULE_OF_FILE = {"info": "INF-1", "page_table": "RNG-1", "entries": "ENT-1", "stats": "ENT-2"}
+RULE_OF_ACTION = {"exists": "LAY-4", "open": "CON-9", "read": "CON-9"}
+
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Operations, and the judgement of their results: what is wrong, if anything."""
+
+    ops: Sequence[Op]
+    judge: Callable[[Sequence[Result], Files], list[CheckFailed]]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where the domains of a scenario are: their debugfs ids by name, the files a directory has, the guest's memory."""
+
+    ids: Mapping[str, str]
+    dialect: Dialect
+    in_ram: InRam | None = None
+
+    def path(self, domain: str, file: str) -> str:
+        """A file of a domain's directory."""
+        number = self.ids.get(domain, "-")
+        return f"{DEBUGFS}/domains/{NO_ID if number == '-' else number}/{file}"
+
+
+def joined(problems: Sequence[CheckFailed], files: Files) -> CheckFailed:
+    """All problems as one, the first one's rules and verdict first."""
+    rules = [rule for problem in problems for rule in problem.rules]
+    related = [rule for problem in problems for rule in problem.related if rule not in rules]
+    verdict, because = problems[0].verdict, problems[0].because
+    if {Verdict.DUMP, Verdict.MAPPING} <= {problem.verdict for problem in problems}:
+        verdict, because = Verdict.BOTH, ""
+    return CheckFailed(
+        "\n\n".join(problem.message for problem in problems),
+        tuple(dict.fromkeys(rules)),
+        tuple(dict.fromkeys(related)),
+        files,
+        verdict=verdict,
+        because=because,
+        domains=tuple(dict.fromkeys(name for problem in problems for name in problem.domains)),
+    )
+
+
+def check_job(check: Check, where: Where, compared: Callable[[Comparison], None]) -> Job:
+    """Read a domain's whole directory and compare it with what is expected, and with what memory holds."""
+    from pytest_iommu.compare.comparison import compare, expected_texts
+
+    names = where.dialect.files
+    domain = check.domain
+
+    def judge(results: Sequence[Result], files: Files) -> list[CheckFailed]:
+        texts: dict[str, str] = {}
+        wrong: list[CheckFailed] = []
+        for name, result in zip(names, results, strict=False):
+            files[f"{domain}.{name}.txt"] = result.data
+            if result.ok:
+                texts[name] = ops.text_of(result)
+            else:
+                wrong.append(_unreadable(check, name, result, where))
+        if not texts:
+            return wrong[:1]
+        try:
+            memory = _memory(check, where, results[-1], files)
+        except CheckFailed as error:
+            wrong.append(error)
+            memory = None
+        comparison = compare(check.expected, texts, dialect=where.dialect, memory=memory)
+        compared(comparison)
+        if not comparison.ok:
+            when = f", as at line {check.line}" if check.line else ""
+            wrong.append(comparison.failure(f"domain {domain}{when}:\n", (domain,)))
+            files[f"{domain}.differences.txt"] = comparison.everything.encode()
+            for name, text in expected_texts(check.expected).items():
+                files[f"{domain}.{name}.expected.txt"] = text.encode()
+        return wrong
+
+    # The module's own list is read whether there is a memory to look into or not: a recording answers the same batch.
+    paths = [*(where.path(domain, name) for name in names), f"{MODULE}/domains"]
+    return Job([ops.read_file(path) for path in paths], judge)
+
+
+def _memory(check: Check, where: Where, listed: Result, files: Files) -> Mapping[str, str] | None:
+    """The files as they follow from the guest's memory, or None where nobody can tell."""
+    row = parse_domains(ops.text_of(listed)).get(check.domain) if listed.ok else None
+    if where.in_ram is None or row is None:
+        return None
+    texts = where.in_ram.texts(check.expected.config, row)
+    for name, text in (texts or {}).items():
+        files[f"{check.domain}.{name}.ram.txt"] = text.encode()
+    return texts
+
+
+def _unreadable(check: Check, name: str, result: Result, where: Where) -> CheckFailed:
+    domain, errno = check.domain, ops.errno_name(result.value)
+    if errno == "ENOENT":
+        number = where.ids.get(domain, "-")
+        what = "has no directory" if number == "-" else f"has the id {number}, and no such file"
+        text, rule = f"domain {domain} {what}: {where.path(domain, name)}", "LAY-2"
+    else:
+        text, rule = f"reading {name} of domain {domain} fails with {errno}", RULE_OF_FILE.get(name, "LAY-2")
+        if name == "page_table" and not check.expected.ranges:
+            rule = "RNG-6"
+    return CheckFailed(text, (rule,), verdict=Verdict.DUMP, because="it cannot be read", domains=(domain,))
+
+
+def read_job(read: ReadCheck, where: Where) -> Job:
+    """Read a file in pieces (CON-10) and compare with the same file read at once."""
+    from pytest_iommu.compare.comparison import compare_reads
+
+    path = where.path(read.domain, read.file)
+    pieces = _read_ops(path, read.how)
+
+    def judge(results: Sequence[Result], files: Files) -> list[CheckFailed]:
+        whole, *parts = results
+        bad = next((result for result in results if not result.ok), None)
+        if bad is not None:
+            what = f"reading {path} fails with {ops.errno_name(bad.value)} ({read.how})"
+            return [CheckFailed(what, ("CON-10",), verdict=Verdict.DUMP)]
+        if not read.same:
+            return []
+        got = _pieces(read.how, parts)
+        files[f"{read.domain}.{read.file}.whole.txt"] = whole.data
+        for number, piece in enumerate(got):
+            files[f"{read.domain}.{read.file}.piece{number}.txt"] = piece.encode()
+        comparison = compare_reads(read.file, ops.text_of(whole), got, read.how)
+        if comparison.ok:
+            return []
+        return [comparison.failure(domains=(read.domain,))]
+
+    return Job([ops.read_file(path), *pieces], judge)
+
+
+def _read_ops(path: str, how: ReadHow) -> list[Op]:
+    if how.kind == "chunk":
+        return [ops.read_file(path, chunk=how.chunk)]
+    if how.kind == "parallel":
+        return [ops.parallel_read(path, chunk=how.chunk, threads=how.threads)]
+    opened = ops.open_file(SLOT, path)
+    closed = ops.close(SLOT)
+    if how.kind == "pread":
+        return [opened, *(ops.pread(SLOT, how.size, offset) for offset in how.offsets), closed]
+    sought = [op for offset in how.offsets for op in (ops.lseek(SLOT, offset), ops.read(SLOT, how.size))]
+    return [opened, *sought, closed]
+
+
+def _pieces(how: ReadHow, results: Sequence[Result]) -> list[str]:
+    if how.kind == "chunk":
+        return [ops.text_of(results[0])]
+    if how.kind == "parallel":
+        return [part.decode("utf-8", "backslashreplace") for part in ops.split_parallel(results[0].data)]
+    inner = results[1:-1]
+    return [ops.text_of(result) for result in (inner if how.kind == "pread" else inner[1::2])]
+
+
+def access_job(access: Access, where: Where) -> Job:
+    """Try what a file must allow or refuse (LAY-5, CON-9), and compare the outcome."""
+    path = access.path or where.path(access.domain, access.file)
+    batch = _access_ops(path, access.action)
+    action, want = access.action, access.want
+
+    def judge(results: Sequence[Result], files: Files) -> list[CheckFailed]:
+        got = _access_outcome(action, results)
+        if got == want:
+            return []
+        rule = RULE_OF_ACTION.get(action, "LAY-5")
+        return [CheckFailed(f"line {access.line}: {action} of {path}: {got}, should be {want}", (rule,))]
+
+    return Job(batch, judge)
+
+
+def _access_ops(path: str, action: str) -> list[Op]:
+    if action in ("exists", "mode"):
+        return [ops.stat(path)]
+    if action == "read":
+        return [ops.read_file(path)]
+    if action == "write":
+        return [ops.write_file(path, b"1\n")]
+    opened = ops.open_file(SLOT, path)
+    return [opened, ops.ioctl(SLOT, 0x5401), ops.close(SLOT)] if action == "ioctl" else [opened, ops.close(SLOT)]
+
+
+def _access_outcome(action: str, results: Sequence[Result]) -> str:
+    first = results[0]
+    if action == "exists":
+        return "true" if first.ok else "false"
+    if action == "mode" and first.ok:
+        return f"{first.value & 0o7777:04o}"
+    decisive = results[1] if action == "ioctl" and first.ok else first
+    return "ok" if decisive.ok else ops.errno_name(decisive.value)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs a scenario's plan on a guest and compares.
+
+A phase is one round trip where the guest knows all its domains, two where it makes some: their debugfs ids are only
+known from the status of the commands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_iommu.check import reading
+from pytest_iommu.check.witnesses.dma import Done
+from pytest_iommu.check.witnesses.in_ram import forget, in_ram
+from pytest_iommu.check.witnesses.streams import Streams, Wanted
+from pytest_iommu.core.hookcalls import tell
+from pytest_iommu.core.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, Verdict
+from pytest_iommu.core.protocol import Guest, Op, Reply, Result
+from pytest_iommu.guest import ops
+from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
+from pytest_iommu.session.run import plug
+
+if TYPE_CHECKING:
+    from pytest_iommu.check.races.window import Window
+    from pytest_iommu.scenario import Phase, RacePlan, RaceStep, StormPlan
+    from pytest_iommu.session.collect import ScenarioItem
+    from pytest_iommu.session.run import Run
+
+_MAKES = re.compile(r"^\s*\??\s*domain\s+(?P<name>\S+)", re.MULTILINE)
+
+
+class Scenario:
+    """One scenario on one guest. ``problems`` collects what is wrong; a phase that went wrong ends it."""
+
+    def __init__(self, run: Run, item: ScenarioItem, guest: Guest) -> None:
+        self._run = run
+        self._item = item
+        self._guest = guest
+        self._instance = item.instance
+        self._dialect = run.dialect(item.key(), guest)
+        machine = run.machine(item.key().machine)
+        self._machine = machine
+        self._in_ram = in_ram(guest, machine)
+        self._smmu = self._in_ram.smmu if self._in_ram is not None else None
+        self._done = Done(self._send, machine, guest.memory, self._smmu)
+        self._ids: dict[str, str] = {}
+        self._scripts: list[str] = []
+        self._plugged: dict[str, bool] = {}
+        self.problems: list[CheckFailed] = []
+        self.files: dict[str, bytes] = {}
+
+    def execute(self) -> None:
+        """Run all phases. CheckFailed with everything that differs."""
+        from pytest_iommu.scenario import compile_plan
+
+        needed = self._instance.needs.dialect
+        if needed and needed != self._dialect.name:
+            pytest.skip(f"needs dialect {needed}, this kernel speaks {self._dialect.name}")
+        plan = compile_plan(self._instance)
+        try:
+            for _ in range(self._instance.repeat):
+                self._phases(plan.phases)
+                if plan.race is not None:
+                    self._race(plan.race)
+                if plan.storm is not None:
+                    self._storm(plan.storm)
+                self._phases(plan.after)
+        except (KernelCrash, KernelHang, GuestLost):
+            self._plugged.clear()  # nobody gets this guest again
+            raise
+        finally:
+            self._as_it_was()
+
+    def _phases(self, phases: Sequence[Phase]) -> None:
+        for phase in phases:
+            self._phase(phase)
+            if self.problems:
+                self._fail()
+
+    def _race(self, plan: RacePlan) -> None:
+        """Hold a reader and do what is to be done meanwhile."""
+        from pytest_iommu.check.races.catch import Place
+        from pytest_iommu.check.races.window import Window
+
+        config = self._instance.domains[plan.domain].config
+        path = self._where().path(plan.domain, plan.file)
+        place = Place(plan.domain, path, plan.file, config, plan.start, plan.chunk)
+        gdb = getattr(self._guest, "gdb", None)
+        window = Window(self._guest, gdb, self._machine, self._dialect, place, plan.hold)
+        try:
+            window.open()
+            try:
+                for step in plan.steps:
+                    self._meanwhile(window, step)
+            except BaseException:
+                window.abandon()
+                raise
+            window.close()
+        except CheckFailed as error:
+            self.files |= error.files
+            self.problems.append(error)
+        if self.problems:
+            self._fail()
+
+    def _meanwhile(self, window: Window, step: RaceStep) -> None:
+        if step.wait:
+            window.grace_period(step.blocked)
+        for phase in step.phases:
+            for one in phase.plugs:
+                self._plug(one.device, one.add)
+            lines = phase.script.splitlines()
+            if lines:
+                self._scripts.append(f"{phase.script.rstrip()}   # line {step.line}, while a reader is held\n")
+            for number, line in enumerate(lines, 1):
+                last = number == len(lines)
+                after, ends = (step.after, step.ends) if last else (None, False)
+                if step.blocked and last:
+                    window.block(line, after, ends=ends)
+                    continue
+                values = window.command(line, after, ends)
+                made = _MAKES.match(line)
+                if made is not None:
+                    self._ids[made["name"]] = values.get("id", "-")
+            self._phase(replace(phase, plugs=(), script=""))
+            if self.problems:
+                raise self.problems.pop()
+
+    def _storm(self, plan: StormPlan) -> None:
+        """Let a storm happen over a domain."""
+        from pytest_iommu.check.races import storm
+
+        if self._guest.memory is None:
+            pytest.skip("what a storm comes to is no two times the same: a recording has none")
+        config = self._instance.domains[plan.domain].config
+        directory = self._where().path(plan.domain, "").rstrip("/")
+        table = storm.Table(plan.domain, directory, config, plan.start)
+        outcome = storm.run(self._guest.run, self._dialect, table, plan.storm)
+        for failure in outcome.failures:
+            self.files |= failure.files
+        self.problems += outcome.failures
+        (left,) = self._send([ops.read_file(f"{directory}/page_table")]).results
+        if not self.problems and self._dialect.parse({"page_table": ops.text_of(left)}).ranges != plan.start:
+            self.files[f"{plan.domain}.page_table.txt"] = left.data
+            what = "after the storm the table is not what it was before"
+            self.problems.append(CheckFailed(what, ("RNG-1",), verdict=Verdict.UNDECIDED))
+        if self.problems:
+            self._fail()
+
+    def _phase(self, phase: Phase) -> None:
+        # What the commands make has its id only in their status: a second round trip then, else one for all.
+        for one in phase.plugs:
+            self._plug(one.device, one.add)
+        makes = {match["name"] for match in _MAKES.finditer(phase.script)}
+        batch = command_ops(phase.script) if phase.script else []
+        followed = {check.domain for check in phase.checks} | {read.domain for read in phase.reads}
+        followed |= {access.domain for access in phase.access}
+        at_once = not (makes & followed)
+        after = self._after(phase) if at_once else []
+        reply = self._send([*batch, *(op for job in after for op in job.ops)])
+        results = list(reply.results)
+        if batch:
+            self._commands(phase, results[:2])
+            if self.problems:
+                return
+        results = results[len(batch) :]
+        if not at_once:
+            after = self._after(phase)
+            results = list(self._send([op for job in after for op in job.ops]).results)
+        for job in after:
+            self.problems += job.judge(results[: len(job.ops)], self.files)
+            del results[: len(job.ops)]
+        if phase.streams:
+            self._streams(phase)
+        if not self.problems:
+            self.problems += self._done.steps(phase.dma)
+            for sample in phase.samples:
+                self.problems += self._done.sample(sample)
+
+    def _plug(self, device: str, add: bool) -> None:
+        """As run.plug(), and remembered for _as_it_was()."""
+        plug(self._guest, device, add)
+        self._plugged[device] = add
+
+    def _as_it_was(self) -> None:
+        """The next test on this guest finds the devices that it booted with."""
+        for device, there in self._plugged.items():
+            if there is self._machine.device(device).hotplug:
+                self._plug(device, not there)
+
+    def _streams(self, phase: Phase) -> None:
+        streams = Streams(self._send, self._machine, self._smmu)
+        ids = {**self._ids, "-": "-"}
+        wanted = [
+            Wanted(one.device, one.config, ids.get(one.domain, "-") if one.domain else None, one.present)
+            for one in phase.streams
+        ]
+        self.problems += streams.check(wanted)
+        self.files |= streams.files
+
+    def _send(self, batch: Sequence[Op]) -> Reply:
+        return self._guest.run(batch, self._instance.timeout) if batch else Reply(())
+
+    def _commands(self, phase: Phase, results: Sequence[Result]) -> None:
+        from pytest_iommu.scenario import verify_status
+
+        self._scripts.append(phase.script)
+        text = status_text(results)
+        status = parse_status(text)
+        lines = phase.script.splitlines()
+        for number, row in status.items():
+            words = lines[number - 1].lstrip("? ").split()
+            if words[0] == "reset":
+                self._ids.clear()
+                forget(self._guest)
+            elif words[0] == "destroy" and row.errno is None:
+                forget(self._guest, words[1])
+            elif words[0] == "domain" and row.errno is None:
+                self._ids[words[1]] = row.values.get("id", "-")
+            elif words[0] == "domain" and row.errno == "EOPNOTSUPP":
+                pytest.skip(f"this kernel cannot make it: {' '.join(words)}: {row.message}")
+        wrong = verify_status(phase, text)
+        if wrong:
+            self.files["status.txt"] = text.encode()
+            self.problems.append(CheckFailed("\n".join(wrong), verdict=Verdict.COMMAND))
+
+    def _after(self, phase: Phase) -> list[reading.Job]:
+        """What is read once the commands are done."""
+        where = self._where()
+        jobs = [reading.access_job(access, where) for access in phase.access]
+        jobs += [reading.check_job(check, where, self._compared) for check in phase.checks]
+        jobs += [reading.read_job(read, where) for read in phase.reads]
+        return jobs
+
+    def _where(self) -> reading.Where:
+        return reading.Where(self._ids, self._dialect, self._in_ram)
+
+    def _compared(self, comparison: object) -> None:
+        tell(self._item.config, self._item.ihook.pytest_iommu_compared, item=self._item, comparison=comparison)
+
+    def artefacts(self) -> dict[str, bytes]:
+        """What was read last, and all commands, by file name."""
+        return {**self.files, "commands.txt": "\n".join(self._scripts).encode()}
+
+    def _fail(self) -> None:
+        raise reading.joined(self.problems, self.artefacts())
+
+
+def run_instance(run: Run, item: ScenarioItem, guest: Guest) -> dict[str, bytes]:
+    """Run one variant of a case, and return what it read and wrote, by file name.
+
+    Raises the exceptions of pytest_iommu.core.outcomes; skips what this kernel cannot do.
+    """
+    scenario = Scenario(run, item, guest)
+    scenario.execute()
+    return scenario.artefacts()

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""DONE: a device does DMA through a domain, and what became of it is seen in RAM and in the SMMU's event queue.
+
+The event queue is read where it lies in memory: the kernel's messages of it are rate limited and are the kernel's.
+Devices are QEMU's edu, driven by the test module; a transfer says nothing of its end, so that whatever there is to know
+is there to be seen from outside.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
+from pytest_iommu.guest.testmodule import Status, command_ops, parse_status, status_text
+from pytest_iommu.oracle.done import PERMISSION, TRANSLATION, transfers
+
+if TYPE_CHECKING:
+    from pytest_iommu.core.model import Event
+    from pytest_iommu.core.protocol import Memory, Op, Reply
+    from pytest_iommu.images import Machine
+    from pytest_iommu.oracle.stream_table import SmmuV3
+    from pytest_iommu.scenario import Dma, Sample
+
+PROBE_BYTES = 8
+BEFORE = 0x5A
+"""What scratch memory holds before a device may write there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One transfer of a batch: ``seed`` is that of the data that must arrive, None where no data can be seen."""
+
+    command: str
+    write: bool
+    iova: int
+    size: int
+    event: str | None
+    oa: int | None
+    seed: int | None = None
+
+
+def pattern(seed: int, size: int) -> bytes:
+    """What the test module lets a device write (its README, `dma`)."""
+    return bytes((seed * 31 + at * 7 + (at >> 8)) & 0xFF for at in range(size))
+
+
+class Done:
+    """This witness for one guest. ``run`` takes a batch to it.
+
+    Without a memory to look into nothing can be judged, but the transfers are made: a recording answers the same.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[Op]], Reply], machine: Machine, memory: Memory | None, smmu: SmmuV3 | None
+    ) -> None:
+        self._run = run
+        self._machine = machine
+        self._memory = memory
+        self._smmu = smmu
+
+    def sample(self, sample: Sample) -> list[CheckFailed]:
+        """Hold a domain to the transfers that tell most of it."""
+        rows = []
+        on = "" if sample.attached else f" domain={sample.domain}"
+        used: dict[int, int] = {}
+        for number, one in enumerate(transfers(sample.expected, sample.limit, self._machine.harmless), 1):
+            if sample.touched and one.event == PERMISSION:
+                continue  # it may be cached: see transfers()
+            if one.oa is not None and self._scratch(one.oa, PROBE_BYTES):
+                # What two IOVAs lead to, or what is written twice, shows the last transfer only.
+                if used.get(one.oa, one.iova) != one.iova or (one.oa in used and one.write):
+                    continue
+                used[one.oa] = one.iova
+            words = f"{sample.device} {'write' if one.write else 'read'} 0x{one.iova:x}"
+            seen = sample.attached and one.event is None and self._scratch(one.oa, PROBE_BYTES)
+            command = f"dma {words} {PROBE_BYTES} seed={number}" if seen else f"probe {words} len={PROBE_BYTES}{on}"
+            seed = number if seen else None
+            rows.append(_Row(command, one.write, one.iova, PROBE_BYTES, one.event, one.oa, seed))
+        return self._transfer(sample.domain, sample.device, rows)
+
+    def steps(self, steps: Sequence[Dma]) -> list[CheckFailed]:
+        """The transfers that a scenario asks for, in order."""
+        found: list[CheckFailed] = []
+        for number, one in enumerate(steps, 1):
+            words = f"{one.device} {'write' if one.write else 'read'} 0x{one.iova:x} {one.size} seed={number}"
+            seed = number if one.event is None and self._scratch(one.oa, one.size) else None
+            if seed is None and one.event is None:
+                raise SetupError(f"line {one.line}: data can be seen to arrive in scratch memory only")
+            row = _Row(f"dma {words}", one.write, one.iova, one.size, one.event, one.oa, seed)
+            found += self._transfer(f"line {one.line}", one.device, [row])
+        return found
+
+    def _scratch(self, oa: int | None, size: int) -> bool:
+        if oa is None or self._machine.scratch is None:
+            return False
+        base, length = self._machine.scratch
+        return base <= oa and oa + size <= base + length
+
+    def _transfer(self, what: str, device: str, rows: Sequence[_Row]) -> list[CheckFailed]:
+        if not rows:
+            return []
+        before = self._prepare(rows)
+        script = "".join(f"{row.command}\n" for row in rows)
+        status = parse_status(status_text(self._run(command_ops(script)).results))
+        events = self._smmu.events() if self._smmu is not None else []
+        problems: list[CheckFailed] = []
+        for number, row in enumerate(rows, 1):
+            one = status.get(number)
+            if one is None or one.errno is not None:
+                why = "was not run" if one is None else f"gives {one.errno} {one.message}"
+                problems.append(CheckFailed(f"{what}: `{row.command}` {why}", verdict=Verdict.COMMAND))
+                break
+            if self._smmu is not None:
+                problems += self._judge(what, device, row, one, events, before)
+        return problems
+
+    def _prepare(self, rows: Sequence[_Row]) -> dict[int, bytes]:
+        """Fill the scratch memory that is in play, and leave the events of others behind; what it holds then, by OA."""
+        played = [row for row in rows if row.oa is not None and self._scratch(row.oa, row.size)]
+        if self._memory is None or self._smmu is None:
+            return {}
+        for row in played:
+            read = not row.write and row.seed is not None
+            data = pattern(row.seed or 0, row.size)[::-1] if read else bytes([BEFORE] * row.size)
+            self._memory.write(row.oa or 0, data)
+        self._smmu.events()
+        return {row.oa or 0: bytes(self._memory.read(row.oa or 0, row.size)) for row in played}
+
+    def _judge(
+        self,
+        what: str,
+        device: str,
+        row: _Row,
+        status: Status,
+        events: Sequence[Event],
+        before: Mapping[int, bytes],
+    ) -> Iterator[CheckFailed]:
+        sids = set(self._machine.device(device).sids)
+        inside = range(row.iova, row.iova + row.size)
+        mine = [one for one in events if one.iova in inside and one.write is row.write]
+        kinds = sorted({one.name for one in mine})
+        did = f"{what}: a {'write to' if row.write else 'read of'} 0x{row.iova:x} by {device}"
+        strangers = sorted({one.sid for one in mine} - sids)
+        if strangers:
+            which = f"is reported of stream {strangers}, the device has {sorted(sids)}"
+            yield CheckFailed(f"{did} {which}", verdict=Verdict.DMA)
+        if kinds != ([row.event] if row.event else []):
+            came = f"ends in {', '.join(kinds)}" if kinds else "gets through"
+            must = f"must end in {row.event}" if row.event else "must get through"
+            rule = "PRT-1" if PERMISSION in (row.event, *kinds) and TRANSLATION not in (row.event, *kinds) else "RNG-1"
+            yield CheckFailed(f"{did} {came}, {must}", (rule,), verdict=Verdict.DMA)
+        elif row.oa is not None and self._scratch(row.oa, row.size):
+            yield from self._data(did, row, status, before[row.oa])
+
+    def _data(self, did: str, row: _Row, status: Status, before: bytes) -> Iterator[CheckFailed]:
+        assert row.oa is not None
+        assert self._memory is not None
+        held = bytes(self._memory.read(row.oa, row.size))
+        if row.write:
+            want = before if row.seed is None else pattern(row.seed, row.size)
+            if held != want:
+                must = "must be unchanged" if row.seed is None else f"must hold {want[:16].hex()}"
+                holds = f"memory at 0x{row.oa:x} holds {held[:16].hex()}, {must}"
+                yield CheckFailed(f"{did}: {holds}", ("RNG-4",), verdict=Verdict.DMA)
+        elif row.seed is not None:
+            got = int(status.values.get("sum", "-1"), 0)
+            if got != zlib.crc32(held):
+                have = status.values.get("data", "?")
+                text = f"{did} gives {have}, memory at 0x{row.oa:x} holds {held[:16].hex()}"
+                yield CheckFailed(text, ("RNG-4",), verdict=Verdict.DMA)

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The streams of a guest: what the SMMUv3's debugfs says of each, against its words in RAM and the domains' info.
+
+Which streams there must be is known from sysfs, which lists the devices of an IOMMU, and from the machine's own
+description; nothing of it comes from the files under test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from pytest_iommu.check.reading import DEBUGFS
+from pytest_iommu.compare.side_by_side import stacked
+from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
+from pytest_iommu.dialects.dialect import DumpSyntaxError
+from pytest_iommu.dialects.io_ptdump_small import parse_info
+from pytest_iommu.dialects.smmuv3_debugfs import parse_cd, parse_ste
+from pytest_iommu.formats.smmuv3 import decode_ste
+from pytest_iommu.guest import ops
+
+if TYPE_CHECKING:
+    from pytest_iommu.core.machines import Device
+    from pytest_iommu.core.protocol import Op, Reply
+    from pytest_iommu.images import Machine
+    from pytest_iommu.oracle.stream_table import SmmuV3
+
+ROOT = f"{DEBUGFS}/arm_smmu_v3"
+SHOWN = 4
+"""Lines of a file that are shown where it differs."""
+DEFAULT = "default"
+BYPASS = "BYPASS"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamText:
+    """What debugfs says of one stream: ``links`` are the symlinks in its directory with their targets."""
+
+    sid: int
+    ste: str
+    cd: str
+    links: Mapping[str, str]
+
+    @property
+    def config(self) -> str:
+        """Config as the file words it."""
+        return _value(self.ste, "Config")
+
+    @property
+    def domain(self) -> str:
+        """The id of the stream's domain or `-`: that of its STE at stage 2, that of the first CD at stage 1."""
+        ste = _value(self.ste, "Domain")
+        return ste if ste != "-" else _value(self.cd, "Domain") or "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a device's streams must say: the words of Config, and the id of the domain it is on (`-` for none).
+
+    ``config`` may be DEFAULT: that of the device's default domain.
+    """
+
+    device: str
+    config: str | None = None
+    domain: str | None = None
+    present: bool = True
+
+
+class Streams:
+    """All streams of one SMMUv3. ``run`` takes a batch to the guest; ``smmu`` is None where no one sees its memory."""
+
+    def __init__(self, run: Callable[[Sequence[Op]], Reply], machine: Machine, smmu: SmmuV3 | None) -> None:
+        if machine.smmu is None:
+            raise SetupError(f"machine {machine.name} has no SMMUv3")
+        self._run = run
+        self._machine = machine
+        self._smmu = smmu
+        self.name = f"smmu3.0x{machine.smmu:016x}"
+        self.path = f"{ROOT}/{self.name}/stream_table"
+        self.files: dict[str, bytes] = {}
+
+    def _device(self, name: str) -> Device:
+        return self._machine.agent if name == "agent" else self._machine.device(name)
+
+    def sid(self, name: str) -> int:
+        """The stream id of a device of the machine, or of the agent's: the first where it has several."""
+        return self._device(name).sid
+
+    def devices(self) -> dict[str, tuple[int, ...]]:
+        """The devices of this SMMU by the names Linux has for them, with the stream ids each must have."""
+        (listed,) = self._run([ops.list_directory(f"/sys/class/iommu/{self.name}/devices")]).results
+        if not listed.ok:
+            raise SetupError(f"/sys/class/iommu/{self.name}/devices cannot be listed: {ops.errno_name(listed.value)}")
+        machine = self._machine
+        known = {f"0000:{one.address}": one.sids for one in (*machine.devices, machine.agent)}
+        # A node virtio_mmio@a003c00 is the platform device a003c00.virtio_mmio.
+        known |= {".".join(reversed(node.split("@"))): sids for node, sids in machine.iommus.items()}
+        names = [name.rstrip("@/") for name in ops.text_of(listed).splitlines()]
+        return {name: known[name] if name in known else (requester_id(name),) for name in names}
+
+    def default_config(self, name: str) -> str:
+        """Config of a device that is on its default domain, of the type that sysfs tells: BYPASS, or translating."""
+        device = f"/sys/bus/pci/devices/0000:{self._device(name).address}"
+        (kind,) = self._run([ops.read_file(f"{device}/iommu_group/type")]).results
+        if not kind.ok:
+            raise SetupError(f"{device}/iommu_group/type cannot be read: {ops.errno_name(kind.value)}")
+        if ops.text_of(kind).strip() == "identity":
+            return BYPASS
+        return "only S1_TRANS" if "s1" in self._machine.stages else "only S2_TRANS"
+
+    def check(self, wanted: Sequence[Wanted] = ()) -> list[CheckFailed]:
+        """Hold every stream against memory and the domains' info, and those of ``wanted`` against what they must be."""
+        owners = self.devices()
+        listed = self._listing()
+        problems = list(self._directories(owners, listed))
+        wanted = [
+            replace(want, config=self.default_config(want.device)) if want.config == DEFAULT else want
+            for want in wanted
+        ]
+        texts = self.read(listed)
+        ids = self._tops()
+        for sid, text in texts.items():
+            problems += self._stream(text, ids)
+            names = {name for name, sids in owners.items() if sid in sids}
+            problems += _links(text, names)
+        for want in wanted:
+            problems += self._wanted(want, texts)
+        return problems
+
+    def read(self, sids: Sequence[int]) -> dict[int, StreamText]:
+        """The files of these streams. CheckFailed when one that is listed cannot be read."""
+        batch = [op for sid in sids for op in self._ops(sid)]
+        results = self._run(batch).results if batch else ()
+        found: dict[int, StreamText] = {}
+        links: list[tuple[int, str]] = []
+        for number, sid in enumerate(sids):
+            ste, cd, names = results[3 * number : 3 * number + 3]
+            self.files |= {f"ste.{sid}.txt": ste.data, f"cd.{sid}.txt": cd.data}
+            for file, result in (("ste", ste), ("cd", cd), ("", names)):
+                if not result.ok:
+                    what = f"reading {self.path}/{sid}/{file} fails with {ops.errno_name(result.value)}"
+                    raise CheckFailed(what, ("STE-6" if file == "cd" else "STE-1",), files=self.files)
+            links += [(sid, name[:-1]) for name in ops.text_of(names).splitlines() if name.endswith("@")]
+            found[sid] = StreamText(sid, ops.text_of(ste), ops.text_of(cd), {})
+        targets = self._targets(links)
+        return {
+            sid: StreamText(sid, one.ste, one.cd, {name: targets[sid, name] for at, name in links if at == sid})
+            for sid, one in found.items()
+        }
+
+    def _ops(self, sid: int) -> list[Op]:
+        where = f"{self.path}/{sid}"
+        return [ops.read_file(f"{where}/ste"), ops.read_file(f"{where}/cd"), ops.list_directory(where)]
+
+    def _targets(self, links: Sequence[tuple[int, str]]) -> dict[tuple[int, str], str]:
+        """What the links lead to: the path that sysfs has, resolved by the name of its last part."""
+        if not links:
+            return {}
+        batch: list[Op] = []
+        for sid, name in links:
+            batch += [ops.readlink(f"{self.path}/{sid}/{name}"), ops.stat(f"{self.path}/{sid}/{name}/")]
+        results = self._run(batch).results
+        found = {}
+        for number, link in enumerate(links):
+            target, there = results[2 * number : 2 * number + 2]
+            found[link] = ops.text_of(target) if there.ok else f"{ops.text_of(target)} (leads nowhere)"
+        return found
+
+    def _listing(self) -> list[int]:
+        (listed,) = self._run([ops.list_directory(self.path)]).results
+        if not listed.ok:
+            raise CheckFailed(f"{self.path} cannot be listed: {ops.errno_name(listed.value)}", ("STE-1",))
+        names = [name.rstrip("/") for name in ops.text_of(listed).splitlines()]
+        odd = [name for name in names if not name.isdecimal() or str(int(name)) != name]
+        if odd:
+            raise CheckFailed(f"{self.path} has {', '.join(odd)}: not a stream id in decimal", ("STE-1",))
+        return sorted(int(name) for name in names)
+
+    def _tops(self) -> dict[int, int]:
+        """The top of every domain's table, as its info has it, to its id."""
+        (listed,) = self._run([ops.list_directory(f"{DEBUGFS}/domains")]).results
+        names = [name.rstrip("/") for name in ops.text_of(listed).splitlines()]
+        if not names:
+            return {}
+        results = self._run([ops.read_file(f"{DEBUGFS}/domains/{name}/info") for name in names]).results
+        tops: dict[int, int] = {}
+        for name, result in zip(names, results, strict=True):
+            errors: list[DumpSyntaxError] = []
+            info = parse_info(ops.text_of(result), errors) if result.ok else None
+            if info is not None:
+                tops[info.top] = int(name)
+        return tops
+
+    def _directories(self, owners: Mapping[str, tuple[int, ...]], listed: Sequence[int]) -> Iterator[CheckFailed]:
+        needed = {sid: name for name, sids in owners.items() for sid in sids}
+        for sid in sorted(needed.keys() - set(listed)):
+            rule = "STE-5" if len(set(owners[needed[sid]])) > 1 else "STE-1"
+            yield CheckFailed(f"stream {sid} of {needed[sid]} has no directory in {self.path}", (rule,))
+        for sid in sorted(set(listed) - needed.keys()):
+            yield CheckFailed(f"{self.path}/{sid} is there, but no device of {self.name} has this stream", ("STE-1",))
+
+    def _stream(self, text: StreamText, ids: Mapping[int, int]) -> Iterator[CheckFailed]:
+        try:
+            parse_ste(text.ste)
+            parse_cd(text.cd)
+        except DumpSyntaxError as error:
+            what = f"stream {text.sid}: {error}"
+            yield CheckFailed(what, (error.rule,), verdict=Verdict.DUMP)
+            return
+        if self._smmu is None:
+            return
+        held = self._smmu.texts(text.sid, ids)
+        if not held:
+            yield CheckFailed(f"stream {text.sid} has files, but no entry in the stream table", ("STE-1",))
+        for file, want in held.items():
+            have = text.ste if file == "ste" else text.cd
+            if have != want:
+                self.files[f"{file}.{text.sid}.ram.txt"] = want.encode()
+                yield _differs(file, text.sid, have, want)
+
+    def _wanted(self, want: Wanted, texts: Mapping[int, StreamText]) -> Iterator[CheckFailed]:
+        for sid in dict.fromkeys(self._device(want.device).sids):
+            if (sid in texts) is not want.present:
+                is_there = "is there" if sid in texts else "is not there"
+                yield CheckFailed(f"stream {sid} of {want.device} {is_there}", ("STE-1",))
+                continue
+            if sid not in texts:
+                continue
+            one = texts[sid]
+            if want.config is not None and one.config != want.config:
+                what = f"Config is {one.config}, not {want.config}"
+                yield self._attached(f"stream {sid} of {want.device}: {what}", "STE-4")
+            if want.domain is not None and one.domain != want.domain:
+                what = f"Domain is {one.domain}, it is attached to {want.domain}"
+                yield self._attached(f"stream {sid} of {want.device}: {what}", "STE-3", "STE-4")
+
+    def _attached(self, what: str, rule: str, *also: str) -> CheckFailed:
+        """A stream that shows something else than what it is attached to; that it shows what memory has was checked."""
+        if self._smmu is None:
+            return CheckFailed(what, (rule,), also, verdict=Verdict.UNDECIDED)
+        return CheckFailed(what, (rule,), also, verdict=Verdict.STREAM, because="memory is as dumped")
+
+
+def requester_id(name: str) -> int:
+    """The PCI requester id of a device by its name ``0000:00:01.0``: its stream id where nothing maps it."""
+    bus, _, rest = name.partition(":")[2].partition(":")
+    slot, _, function = rest.partition(".")
+    return int(bus, 16) << 8 | int(slot, 16) << 3 | int(function, 16)
+
+
+def _value(text: str, key: str) -> str:
+    head = f"  {key}: "
+    return next((line.removeprefix(head) for line in text.splitlines() if line.startswith(head)), "")
+
+
+def _links(text: StreamText, names: set[str]) -> Iterator[CheckFailed]:
+    if text.links.keys() != names:
+        have, want = ", ".join(sorted(text.links)) or "none", ", ".join(sorted(names)) or "none"
+        yield CheckFailed(f"stream {text.sid} has symlinks to {have}; its devices are {want}", ("STE-1",))
+    for name, target in text.links.items():
+        if target.rpartition("/")[2] != name:
+            yield CheckFailed(f"stream {text.sid}: the symlink {name} leads to {target}", ("STE-1",))
+
+
+def _rule(file: str, line: str) -> str:
+    if line.strip().startswith("Domain:"):
+        return "STE-3"
+    return "STE-6" if file == "cd" and line.startswith("CD for") else "STE-2"
+
+
+def _of_another_time(have: str, want: str) -> bool:
+    """Whether an STE is sound and says something else than the one in memory, as that may have been before."""
+    one, now = parse_ste(have), parse_ste(want)
+    sound = one.valid and one == replace(decode_ste(one.sid, one.words), domain=one.domain)
+    return sound and (one.config, one.s1_context_ptr, one.s2ttb) != (now.config, now.s1_context_ptr, now.s2ttb)
+
+
+def _differs(file: str, sid: int, have: str, want: str) -> CheckFailed:
+    """An STE of another time is STE-4's; else the first line that differs names the rule."""
+    lines = [pair for pair in zip_longest(have.splitlines(), want.splitlines()) if pair[0] != pair[1]]
+    what, rule, also = f"{file} of stream {sid} is not what its words in RAM say", "STE-2", ""
+    if file == "ste" and _of_another_time(have, want):
+        what, rule, also = f"ste of stream {sid} is a sound one, but not the one in RAM", "STE-4", "STE-2"
+    elif None in lines[0]:
+        rule = "STE-6" if file == "cd" else "STE-2"
+    else:
+        rule = _rule(file, lines[0][1])
+    if rule == "STE-3":
+        what = f"{file} of stream {sid} does not name the domain whose top its words in RAM have"
+    shown = [line for dumped, held in lines[:SHOWN] for line in stacked({"dumped": dumped, "in RAM": held})]
+    if len(lines) > SHOWN:
+        shown.append(f"... and {len(lines) - SHOWN} more lines that differ")
+    text, related = "\n".join([f"{what}:", *shown]), (also,) if also else ()
+    return CheckFailed(text, (rule,), related, verdict=Verdict.DUMP, because="memory holds something else")

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``pytest-iommu doctor``: what a run needs of this machine, found or missing, and what it would fetch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_iommu.core import needs
+from pytest_iommu.core.needs import Need, Tools
+from pytest_iommu.core.outcomes import SetupError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from pytest_iommu.images import Machine
+    from pytest_iommu.images.store import Store
+
+DESCRIPTION = (
+    "List the commands, headers and libraries that a run needs, with the Debian packages that bring them, and what a "
+    "run would fetch. The exit status is 0 only when nothing is missing."
+)
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("doctor", help="list what a run needs, found or missing", description=DESCRIPTION)
+    parser.add_argument("--machine", metavar="NAME", help="machines by comma (default: all)")
+    parser.add_argument("--flavour", metavar="NAME", help="kernel flavours by comma (default: all)")
+    parser.add_argument("--kernel", type=Path, metavar="DIR", help="kernel tree; without it Debian's newest")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="ready kernel image: nothing is built but the agent")
+    parser.add_argument("--config", type=Path, action="append", default=[], metavar="FILE", help="a fragment on top")
+    parser.add_argument("--make-arg", action="append", default=[], metavar="ARG", help="for the kernel's make")
+    parser.add_argument("--qemu", default="auto", metavar="Q", help="auto, system, fetched[:N] or a path")
+    parser.add_argument("--offline", action="store_true", help="a run may not fetch anything")
+    parser.set_defaults(run=run)
+
+
+class Report:
+    """Prints one line for each thing, and collects what is missing."""
+
+    def __init__(self) -> None:
+        self.missing: list[Need] = []
+        self.wrong = 0
+
+    def title(self, text: str) -> None:
+        print(f"\n{text}:")
+
+    def line(self, state: str, what: str, detail: str = "") -> None:
+        print(f"  {state:8} {what:44} {detail}".rstrip())
+
+    def need(self, need: Need, tools: Tools, only: str = "") -> None:
+        """One command, header or library; ``only`` says for which flavours."""
+        where = needs.locate(need, tools)
+        detail = f"package {need.package}" if need.package else "no Debian package"
+        if where:
+            detail = where if need.kind == "command" else ""
+        about = ", ".join(filter(None, [need.why, only]))
+        self.line(
+            "found" if where else "MISSING",
+            f"{need.kind:8} {need.name}",
+            f"{detail}  ({about})".strip() if about else detail,
+        )
+        if not where:
+            self.missing.append(need)
+
+    def problem(self, what: str, error: SetupError) -> None:
+        """Something that no package brings."""
+        first, *more = error.message.splitlines()
+        self.line("MISSING", what, first)
+        for one in more:
+            print(f"           {one}")
+        self.wrong += 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the list; 0 when nothing is missing, else 1."""
+    from pytest_iommu.core import machines
+    from pytest_iommu.images import config
+    from pytest_iommu.images.artefacts import store_at
+
+    store = store_at(arguments.cache)
+    names = arguments.machine.split(",") if arguments.machine else machines.names()
+    chosen = [machines.get(name) for name in names]
+    flavours = arguments.flavour.split(",") if arguments.flavour else config.flavours()
+    report = Report()
+    fetches = _fetched(arguments, store, chosen, report)
+    for arch, same in _by_arch(chosen).items():
+        _compiled(arguments, store, arch, same, flavours, report)
+    report.title("To run guests")
+    for need in needs.needed(["guest"], Tools()):
+        report.need(need, Tools())
+    if fetches:
+        report.title("To fetch")
+        for need in needs.needed(["fetch"], Tools()):
+            report.need(need, Tools())
+    lacking = list(dict.fromkeys(report.missing))
+    print()
+    if lacking:
+        print(f"missing: {', '.join(dict.fromkeys(map(str, lacking)))}")
+        line = needs.install_line(lacking)
+        print(f"install with: {line}" if line else "no Debian package is known for that")
+    elif not report.wrong:
+        print("nothing is missing")
+    return 1 if lacking or report.wrong else 0
+
+
+def _by_arch(chosen: Iterable[Machine]) -> dict[str, list[Machine]]:
+    found: dict[str, list[Machine]] = {}
+    for machine in chosen:
+        found.setdefault(machine.make_arch, []).append(machine)
+    return found
+
+
+def _compiled(
+    arguments: argparse.Namespace,
+    store: Store,
+    arch: str,
+    same: list[Machine],
+    flavours: Iterable[str],
+    report: Report,
+) -> None:
+    """What compiling for one architecture takes."""
+    from pytest_iommu.images import config, source, toolchain
+
+    machine = same[0]
+    tools = toolchain.tools(machine, arguments.make_arg)
+    who = f"{arch} ({', '.join(one.name for one in same)})"
+    if arguments.image is None:
+        symbols = {
+            flavour: needs.symbols_of(config.text(config.merged(machine, flavour, arguments.config)))
+            for flavour in flavours
+        }
+        report.title(f"To build kernels for {who}, flavours {', '.join(symbols)}")
+        for need in needs.needed(["kernel"], tools, set().union(*symbols.values())):
+            report.need(need, tools, _only(need, symbols))
+        tree = arguments.kernel or getattr(source.cached(store), "path", None)
+        try:
+            toolchain.require_version(tools, tree)
+        except SetupError as error:
+            report.problem("LLVM", error)
+        else:
+            if tools.llvm is not None:
+                report.line("note", toolchain.wanted(tools, tree))
+    report.title(f"To build the guest's programs for {who}")
+    for need in needs.needed(["program"], tools):
+        report.need(need, tools)
+
+
+def _only(need: Need, symbols: Mapping[str, set[str]]) -> str:
+    """The flavours that need it, where not all do."""
+    some = [flavour for flavour, have in symbols.items() if not need.config or have.intersection(need.config)]
+    return "" if len(some) == len(symbols) else f"flavours {', '.join(some)}"
+
+
+def _fetched(arguments: argparse.Namespace, store: Store, chosen: Iterable[Machine], report: Report) -> bool:
+    """Kernel source and QEMU, in the cache or not; whether a run would fetch something."""
+    from pytest_iommu.images import qemu_binary, source
+
+    print(f"cache: {store.root}")
+    report.title("Kernel source and QEMU")
+    fetches = False
+
+    def absent(what: str, name: str) -> None:
+        nonlocal fetches
+        fetches = True
+        if arguments.offline:
+            report.problem(what, SetupError(f"{name} is not in the cache, and with --offline it is not fetched"))
+        else:
+            report.line("fetch", what, f"{name} from this machine's Debian mirror")
+
+    try:
+        if arguments.image is not None:
+            report.line("found", "kernel", f"{arguments.image} as given")
+        elif (found := source.current(arguments.kernel, store)) is not None:
+            report.line("found", "kernel source", found.description)
+        else:
+            absent("kernel source", f"linux-source-{source.SUPPORTED[0]}, about 2 GB unpacked,")
+    except SetupError as error:
+        report.problem("kernel source", error)
+    for binary, machine in {machine.qemu_binary: machine for machine in chosen}.items():
+        try:
+            emulator = qemu_binary.find(store, machine, arguments.qemu)
+        except SetupError as error:
+            report.problem(binary, error)
+            continue
+        if emulator is not None:
+            report.line("found", binary, str(emulator))
+        else:
+            absent(binary, machine.qemu_package)
+    return fetches

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""EXPECTED against DUMPED, and both against IN RAM: which rules are broken, and the text that shows it.
+
+The rule named first (``primary``) is the one nearest to the cause; what follows from it, or is said by another file
+too, is ``secondary``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from pytest_iommu.compare.difference import SILENT, Difference, Rank
+from pytest_iommu.compare.entries import (
+    agreement,
+    entry_differences,
+    expected_entry,
+    info_differences,
+    stats_differences,
+)
+from pytest_iommu.compare.folded import folded, unfolded
+from pytest_iommu.compare.quick import as_expected
+from pytest_iommu.compare.ranges import EMPTY, RangeDiffer
+from pytest_iommu.compare.with_memory import as_in_memory, beside_memory, decide, memory_differences
+from pytest_iommu.core.model import Dump
+from pytest_iommu.core.outcomes import UNSEEN, CheckFailed, Verdict
+from pytest_iommu.dialects import IO_PTDUMP, Dialect, DumpSyntaxError
+from pytest_iommu.dialects.io_ptdump import render, render_range
+from pytest_iommu.oracle import Expected
+from pytest_iommu.scenario.schema import ReadHow
+
+LIMIT = 20_000
+"""Lines of all differences that are kept in a file."""
+#: what only the text can be guilty of
+_OF_THE_TEXT = (Rank.POINTER, Rank.UNREADABLE, Rank.SIZE_TEXT, Rank.BOUNDS)
+_SIZE_FAULTS = ("size is not", "leaf is not", "leaf size is not")
+#: a kernel virtual address: 0xffff... on every 64-bit architecture, or what %p prints
+_POINTER = re.compile(r"0xff[f0-9a-f]{2}[0-9a-f]{12}\b|\b[0-9a-f]{16}\b|\(_*ptrval_*\)")
+_IOVA_COLUMNS = {
+    "page_table": re.compile(r"^0x[0-9a-fA-F]+-0x[0-9a-fA-F]+"),
+    "entries": re.compile(r"^\d+ 0x[0-9a-fA-F]+|raw 0x[0-9a-fA-F]+"),
+    "info": re.compile(r"^aperture: .*"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The verdict on one domain: ``ok``, or the rules broken, whose fault it is, and the text to print.
+
+    ``because`` says in a few words how the verdict is known.
+    """
+
+    differences: tuple[Difference, ...] = ()
+    verdict: Verdict | None = None
+    because: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differences
+
+    @property
+    def primary(self) -> str:
+        """The rule nearest to the cause; empty when nothing differs."""
+        return self.rules[0] if self.differences else ""
+
+    @property
+    def secondary(self) -> tuple[str, ...]:
+        """The other rules that are broken, nearest to the cause first."""
+        return self.rules[1:]
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """All rules that are broken, each once, nearest to the cause first."""
+        ordered = self._ordered()
+        first = dict.fromkeys(difference.rule for difference in ordered)
+        return tuple(first | dict.fromkeys(rule for difference in ordered for rule in difference.also))
+
+    @property
+    def text(self) -> str:
+        """The lines that differ, those of the primary rule first; what repeats is folded, and of many kinds counted."""
+        return "\n".join(folded(self._ordered()))
+
+    @property
+    def everything(self) -> str:
+        """All lines that differ, up to LIMIT, for a file."""
+        return "".join(f"{line}\n" for line in islice(unfolded(self._ordered()), LIMIT))
+
+    def failure(
+        self, head: str = "", domains: tuple[str, ...] = (), files: dict[str, bytes] | None = None
+    ) -> CheckFailed:
+        """The comparison as a failure; ``head`` goes before the text."""
+        return CheckFailed(
+            head + self.text,
+            (self.primary,),
+            self.secondary,
+            files,
+            verdict=self.verdict,
+            because=self.because,
+            domains=domains,
+        )
+
+    def _ordered(self) -> list[Difference]:
+        return sorted(self.differences, key=lambda difference: difference.rank)
+
+
+def compare(
+    expected: Expected,
+    texts: Mapping[str, str],
+    dialect: Dialect = IO_PTDUMP,
+    memory: Mapping[str, str] | None = None,
+) -> Comparison:
+    """Compare the files of one domain (name -> text; absent ones are not compared) with what is expected.
+
+    ``memory`` are the same files as they follow from the guest's RAM (oracle.guest_memory), None where nobody looked.
+    """
+    as_wanted = dialect is IO_PTDUMP and as_expected(expected, texts)
+    if as_wanted and (memory is None or as_in_memory(texts, memory)):
+        return Comparison()
+    dump, errors = dialect.read(texts)
+    found = list(_pointers(texts))
+    found += _syntax(expected, texts, errors)
+    found += compare_dump(expected, dump)
+    shown = _as_printed(found, texts)
+    if memory is None:
+        return Comparison(shown, *_without_memory(shown))
+    beside = tuple(beside_memory(shown, memory)) if found else tuple(memory_differences(texts, memory))
+    return Comparison(beside, *decide(expected, texts, memory, shown)) if beside else Comparison()
+
+
+def _without_memory(found: Sequence[Difference]) -> tuple[Verdict | None, str]:
+    """The verdict where nobody looked into memory: a text that contradicts its own grammar needs no witness."""
+    if not found:
+        return None, ""
+    if min(one.rank for one in found) in _OF_THE_TEXT:
+        return Verdict.DUMP, "whatever memory holds"
+    return Verdict.UNDECIDED, UNSEEN
+
+
+def expected_texts(expected: Expected) -> dict[str, str]:
+    """The files of page_table, entries and stats as expected, to be put beside a dump; tables are at any address."""
+    texts = render(Dump(None, expected.ranges, None, expected.stats))
+    return texts | {"entries": "".join(f"{expected_entry(entry)}\n" for entry in expected.entries)}
+
+
+def _as_printed(found: Sequence[Difference], texts: Mapping[str, str]) -> tuple[Difference, ...]:
+    """Show the lines of page_table as the kernel wrote them, not as they read once they are parsed."""
+    lines: dict[str, list[str]] = {}
+    for line in texts.get("page_table", "").splitlines():
+        lines.setdefault(_begins("page_table", line).lower(), []).append(line)
+
+    def printed(difference: Difference) -> Difference:
+        text = difference.dumped
+        if difference.file != "page_table" or text is None or text == SILENT:
+            return difference
+        written = lines.get(_begins("page_table", text), [])
+        # Of several lines that begin at the same address only the words tell which one it was.
+        same = text in written or len(written) != 1
+        return difference if same else replace(difference, dumped=written[0])
+
+    return tuple(printed(difference) for difference in found)
+
+
+def compare_dump(expected: Expected, dump: Dump) -> list[Difference]:
+    """Compare a parsed dump; parts that are None are not compared."""
+    found: list[Difference] = []
+    if dump.ranges is not None:
+        found += RangeDiffer(expected, dump.ranges).differences()
+    if dump.entries is not None:
+        found += entry_differences(expected, dump.entries)
+    found += stats_differences(expected, dump)
+    found += agreement(expected, dump)
+    found += info_differences(expected, dump)
+    if dump.ranges == () and not expected.ranges and dump.texts.get("page_table"):
+        text = dump.texts["page_table"].splitlines()[0]
+        found.append(Difference("RNG-6", Rank.NOT_EMPTY, "page_table", EMPTY, None, text))
+    return found
+
+
+def compare_reads(file: str, want: str, got: Sequence[str], how: ReadHow) -> Comparison:
+    """CON-10: the pieces of a file against the same file read at once.
+
+    ``got`` is what the reads of ``how`` gave: chunk one text, parallel one a thread, pread and lseek one an offset.
+    """
+    raw = want.encode()
+    wanted = [want] * (how.threads or 1)
+    if how.kind in ("pread", "lseek"):
+        wanted = [raw[at : at + how.size].decode(errors="replace") for at in how.offsets]
+        # seq_file hands out whole records: one read may give less than it was asked for, but not nothing
+        short = {number: len(piece) for number, piece in enumerate(got) if piece}
+        wanted = [text[: short.get(number)] for number, text in enumerate(wanted)]
+    pairs = enumerate(zip(wanted, got, strict=False))
+    found = [_piece(file, how, number, *pair) for number, pair in pairs if pair[0] != pair[1]]
+    if len(wanted) != len(got):
+        found.append(Difference("CON-10", Rank.UNREADABLE, file, f"{len(got)} pieces instead of {len(wanted)}"))
+    return (
+        Comparison(tuple(found), Verdict.DUMP, "the same file read in another way is another")
+        if found
+        else Comparison()
+    )
+
+
+def _piece(file: str, how: ReadHow, number: int, want: str, have: str) -> Difference:
+    same = next((i for i, (a, b) in enumerate(zip(want, have, strict=False)) if a != b), min(len(want), len(have)))
+    where = f"{how.chunk} bytes a read"
+    if how.offsets or how.threads:
+        where = f"offset {how.offsets[number]}" if how.offsets else f"reader {number}"
+    why = f"{how.kind}, {where}: {len(have)} bytes instead of {len(want)}, differing from byte {same} on"
+    line = want.rfind("\n", 0, same) + 1
+    left, right = (text[line:].partition("\n")[0] or None for text in (want, have))
+    return Difference("CON-10", Rank.UNREADABLE, file, why, left, right)
+
+
+def _syntax(expected: Expected, texts: Mapping[str, str], errors: Sequence[DumpSyntaxError]) -> Iterator[Difference]:
+    """Lines that do not follow the grammar, each beside the expected line that begins as it does."""
+    wanted: dict[tuple[str, str], str] = {}
+    if errors:
+        wanted |= {("page_table", _begins("page_table", line)): line for line in map(render_range, expected.ranges)}
+        wanted |= {("entries", _begins("entries", line)): line for line in map(expected_entry, expected.entries)}
+    for error in errors:
+        # A size that contradicts its line may be the consequence of a wrong last; anything else is the fault itself.
+        rank = Rank.SIZE_TEXT if error.why.startswith(_SIZE_FAULTS) else Rank.UNREADABLE
+        if error.file == "info" and "largest unit" in error.why:
+            rank = Rank.INFO
+        want = wanted.get((error.file, _begins(error.file, error.line)), SILENT)
+        why = f"line {error.number}: {error.why}"
+        if want == error.line:  # its words are right, its end is not: there is nothing to compare
+            yield Difference(error.rule, rank, error.file, why, dumped=error.line, alone=True)
+        elif error.line not in texts[error.file].splitlines():  # an error about what is not there
+            yield Difference(error.rule, rank, error.file, why)
+        else:
+            yield Difference(error.rule, rank, error.file, why, want, error.line)
+
+
+def _begins(file: str, line: str) -> str:
+    """The words of a line that say what it is about."""
+    return line.partition("-")[0] if file == "page_table" else " ".join(line.split()[:3])
+
+
+def _pointers(texts: Mapping[str, str]) -> Iterator[Difference]:
+    for file, text in texts.items():
+        if not _POINTER.search(text):
+            continue
+        exempt = _IOVA_COLUMNS.get(file)
+        for line in text.splitlines():
+            match = _POINTER.search(exempt.sub("", line) if exempt else line)
+            if match is not None:
+                why = f"{match[0]} looks like a kernel pointer"
+                yield Difference("LAY-6", Rank.POINTER, file, why, dumped=line)

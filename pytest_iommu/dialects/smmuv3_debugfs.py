@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The files ``ste`` and ``cd`` of a stream: debugfs/iommu/arm_smmu_v3/<iommu>/stream_table/<sid>/, as abi.md has them.
+
+Each line is read exactly, two spaces deep below the head and four for the words: what differs in a space is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pytest_iommu.core.model import Cd, Ste, format_size
+from pytest_iommu.dialects.dialect import DumpSyntaxError
+
+_HEX = "0x([0-9a-f]{16})"
+_NUMBER = "(0|[1-9][0-9]*)"
+_YES_NO = "(Yes|No)"
+_DOMAIN = "(-|[1-9][0-9]*)"
+_CONFIG = r"(ABORT|BYPASS|only S1_TRANS|only S2_TRANS|S1\+S2_TRANS|UNKNOWN)"
+
+Grammar = tuple[tuple[str, str], ...]
+
+
+def _words(name: str) -> Grammar:
+    return (("Raw Data", "  Raw Data:"), *((f"{name}[{at}]", rf"    {name}\[{at}\]: {_HEX}") for at in range(8)))
+
+
+STE_LINES: Grammar = (
+    ("STE for Stream ID", f"STE for Stream ID {_NUMBER}"),
+    ("Valid", f"  Valid: {_YES_NO}"),
+    ("Config", f"  Config: {_CONFIG}"),
+    ("S1ContextPtr", f"  S1ContextPtr: {_HEX}"),
+    ("S2TTB", f"  S2TTB: {_HEX}"),
+    ("Domain", f"  Domain: {_DOMAIN}"),
+    *_words("STE"),
+)
+CD_LINES: Grammar = (
+    ("CD for Stream ID", f"CD for Stream ID {_NUMBER} SSID {_NUMBER}"),
+    ("Valid", "  Valid: (Yes)"),  # others are not listed
+    ("ASID", f"  ASID: {_NUMBER}"),
+    ("T0SZ", f"  T0SZ: {_NUMBER}"),
+    ("TG0", "  TG0: (4K|16K|64K|reserved)"),
+    ("IPS", "  IPS: (32|36|40|42|44|48|52|56)"),
+    ("EPD0", f"  EPD0: {_YES_NO}"),
+    ("TTB0", f"  TTB0: {_HEX}"),
+    ("MAIR", f"  MAIR: {_HEX}"),
+    ("Domain", f"  Domain: {_DOMAIN}"),
+    *_words("CD"),
+)
+_GRANULES = {"4K": 4096, "16K": 16384, "64K": 65536, "reserved": None}
+
+
+def parse_ste(text: str) -> Ste:
+    """The file ``ste``. DumpSyntaxError (STE-2) at the first line that is not as it must be."""
+    lines = _lines("ste", "STE-2", text)
+    values = _block("ste", "STE-2", STE_LINES, lines, 0)
+    if len(lines) > len(STE_LINES):
+        number = len(STE_LINES) + 1
+        raise DumpSyntaxError("STE-2", "ste", number, lines[number - 1], "here should be no line")
+    sid, valid, config, context, s2ttb, domain, *words = values
+    return Ste(
+        sid=int(sid),
+        valid=valid == "Yes",
+        config=config,
+        s1_context_ptr=int(context, 16),
+        s2ttb=int(s2ttb, 16),
+        words=tuple(int(word, 16) for word in words),
+        domain=_id(domain),
+    )
+
+
+def parse_cd(text: str) -> tuple[Cd, ...]:
+    """The file ``cd``, which may be empty. DumpSyntaxError (STE-6) at the first line that is not as it must be."""
+    lines = _lines("cd", "STE-6", text)
+    found: list[Cd] = []
+    for start in range(0, len(lines), len(CD_LINES)):
+        values = _block("cd", "STE-6", CD_LINES, lines, start)
+        sid, ssid, valid, asid, t0sz, tg0, ips, epd0, ttb0, mair, domain, *words = values
+        if found and (int(sid) != found[-1].sid or int(ssid) <= found[-1].ssid):
+            why = f"after SSID {found[-1].ssid} of stream {found[-1].sid}"
+            raise DumpSyntaxError("STE-6", "cd", start + 1, lines[start], why)
+        found.append(
+            Cd(
+                sid=int(sid),
+                ssid=int(ssid),
+                valid=valid == "Yes",
+                asid=int(asid),
+                t0sz=int(t0sz),
+                tg0=_GRANULES[tg0],
+                ips=int(ips),
+                epd0=epd0 == "Yes",
+                ttb0=int(ttb0, 16),
+                mair=int(mair, 16),
+                words=tuple(int(word, 16) for word in words),
+                domain=_id(domain),
+            )
+        )
+    return tuple(found)
+
+
+def _id(text: str) -> int | None:
+    return None if text == "-" else int(text)
+
+
+def _lines(file: str, rule: str, text: str) -> list[str]:
+    lines = text.split("\n")
+    last = lines.pop()
+    if last:
+        why = "the last line has no end: the file is cut"
+        raise DumpSyntaxError(rule, file, len(lines) + 1, last, why)
+    return lines
+
+
+def _block(file: str, rule: str, grammar: Grammar, lines: Sequence[str], start: int) -> list[str]:
+    """The values of the lines from ``start`` on, one for each line but ``Raw Data``, and two where it has two."""
+    values: list[str] = []
+    for number, (name, pattern) in enumerate(grammar, start):
+        line = lines[number] if number < len(lines) else ""
+        match = re.fullmatch(pattern, line) if number < len(lines) else None
+        if match is None:
+            raise DumpSyntaxError(rule, file, number + 1, line, f"here should be {name}")
+        values += match.groups()
+    return values
+
+
+def render_ste(ste: Ste) -> str:
+    """The file ``ste`` for this entry."""
+    return (
+        f"STE for Stream ID {ste.sid}\n"
+        f"  Valid: {_yes(ste.valid)}\n"
+        f"  Config: {ste.config}\n"
+        f"  S1ContextPtr: 0x{ste.s1_context_ptr:016x}\n"
+        f"  S2TTB: 0x{ste.s2ttb:016x}\n"
+        f"  Domain: {_domain(ste.domain)}\n"
+        f"{_raw('STE', ste.words)}"
+    )
+
+
+def render_cd(cds: Iterable[Cd]) -> str:
+    """The file ``cd`` for these descriptors."""
+    return "".join(
+        f"CD for Stream ID {cd.sid} SSID {cd.ssid}\n"
+        f"  Valid: {_yes(cd.valid)}\n"
+        f"  ASID: {cd.asid}\n"
+        f"  T0SZ: {cd.t0sz}\n"
+        f"  TG0: {'reserved' if cd.tg0 is None else format_size(cd.tg0)}\n"
+        f"  IPS: {cd.ips}\n"
+        f"  EPD0: {_yes(cd.epd0)}\n"
+        f"  TTB0: 0x{cd.ttb0:016x}\n"
+        f"  MAIR: 0x{cd.mair:016x}\n"
+        f"  Domain: {_domain(cd.domain)}\n"
+        f"{_raw('CD', cd.words)}"
+        for cd in cds
+    )
+
+
+def _yes(value: bool) -> str:
+    return "Yes" if value else "No"
+
+
+def _domain(domain: int | None) -> str:
+    return "-" if domain is None else str(domain)
+
+
+def _raw(name: str, words: Iterable[int]) -> str:
+    return "  Raw Data:\n" + "".join(f"    {name}[{at}]: 0x{word:016x}\n" for at, word in enumerate(words))

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The test module's files in the guest: commands go in, what became of them and its domains come out.
+
+The grammar is in kmod/iommu_ptdump_test/README.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.protocol import Op, Result
+from pytest_iommu.guest import ops
+
+MODULE = "/sys/kernel/debug/iommu_ptdump_test"
+OCCUPY = f"{MODULE}/occupy"
+"""A read(2) of it keeps the processor, which waits for interrupts, until a signal comes."""
+_STATUS = re.compile(r"^(?P<line>\d+) (?:ok(?P<values>.*)|error (?P<errno>\w+) ?(?P<message>.*))$")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What became of one command: ``errno`` is None when it passed, else the errno's name."""
+
+    line: int
+    errno: str | None = None
+    message: str = ""
+    values: dict[str, str] = field(default_factory=dict)
+
+
+def parse_status(text: str) -> dict[int, Status]:
+    """The module's status file, by command line. SetupError when a line is none of a status."""
+    found: dict[int, Status] = {}
+    for row in text.splitlines():
+        match = _STATUS.match(row)
+        if match is None:
+            raise SetupError(f"the test module's status has a line that is none: {row!r}")
+        values = dict(word.partition("=")[::2] for word in (match["values"] or "").split())
+        found[int(match["line"])] = Status(int(match["line"]), match["errno"], match["message"] or "", values)
+    return found
+
+
+def command_ops(script: str) -> list[Op]:
+    """Give the test module a batch of commands and read what became of them."""
+    return [ops.write_file(f"{MODULE}/control", script.encode()), ops.read_file(f"{MODULE}/status")]
+
+
+def status_text(results: Sequence[Result]) -> str:
+    """The status, from the results of command_ops(). SetupError when the module is not there."""
+    written, status = results
+    if not status.ok:
+        name = ops.errno_name(status.value)
+        raise SetupError(f"the test module iommu_ptdump_test is not loaded: reading its status fails with {name}")
+    if not written.ok and not status.data:
+        raise SetupError(f"the test module refuses the whole batch: {ops.errno_name(written.value)}")
+    return ops.text_of(status)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRow:
+    """One line of the module's `domains` file. ``top`` and ``levels`` are those given to the hardware, not the dump's.
+
+    ``top`` is None where the module does not know it; ``attached`` are the devices, by name.
+    """
+
+    name: str
+    id: str
+    attached: tuple[str, ...] = ()
+    top: int | None = None
+    levels: int | None = None
+
+
+def parse_domains(text: str) -> dict[str, DomainRow]:
+    """The module's `domains` file, by domain."""
+    rows: dict[str, DomainRow] = {}
+    for line in text.splitlines():
+        name, *words = line.split()
+        values = dict(word.partition("=")[::2] for word in words)
+        attached = values.get("attached", "-")
+        rows[name] = DomainRow(
+            name,
+            values.get("id", "-"),
+            () if attached == "-" else tuple(attached.split(",")),
+            _number(values.get("top", "-")),
+            _number(values.get("levels", "-")),
+        )
+    return rows
+
+
+def _number(text: str) -> int | None:
+    return None if text == "-" else int(text, 0)

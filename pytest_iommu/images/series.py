@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The reference implementation as a series for the mailing list: what ``git am`` takes and a maintainer reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_iommu.core import paths
+from pytest_iommu.core.outcomes import SetupError
+
+COVER = "0000-cover-letter.txt"
+_TOUCHED = re.compile(r"(?m)^(?:---|\+\+\+) [ab]/(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One patch of the series: a hook's commit message, its diff of existing files, and the new files it brings."""
+
+    hook: Path
+    message: str
+    new_files: tuple[str, ...]
+
+    @property
+    def touched(self) -> frozenset[str]:
+        return frozenset(_TOUCHED.findall(self.hook.read_text()))
+
+
+def read_hook(hook: Path) -> Step:
+    """Read ``Subject:``, body, the list under ``New files:`` and leave the diff where it is.
+
+    SetupError when the file has no subject or no ``---`` line.
+    """
+    head, found, _ = hook.read_text().partition("\n---\n")
+    subject, _, rest = head.partition("\n")
+    if not found or not subject.startswith("Subject: "):
+        raise SetupError(f"{hook}: a hook begins with 'Subject: ' and has a '---' line before its diff")
+    body, _, listed = rest.partition("\nNew files:\n")
+    message = f"{subject.removeprefix('Subject: ')}\n\n{body.strip()}\n"
+    return Step(hook, message, tuple(line.strip() for line in listed.splitlines() if line.strip()))
+
+
+def _git(work: Path, *arguments: str, stdin: str | None = None) -> str:
+    # Nothing of the user's own configuration (hooks, signing, templates) may change what is exported.
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(
+        ["git", "-C", str(work), *arguments], input=stdin, capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode != 0:
+        raise SetupError(f"git {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _identity() -> tuple[str, str]:
+    """Name and address that sign the patches off: those git would use here."""
+    wanted = (("GIT_AUTHOR_NAME", "user.name"), ("GIT_AUTHOR_EMAIL", "user.email"))
+    found = []
+    for variable, key in wanted:
+        asked = subprocess.run(["git", "config", key], capture_output=True, text=True, check=False)
+        value = os.environ.get(variable) or asked.stdout.strip()
+        if not value:
+            raise SetupError(f"patches are signed off: set git config {key}, or {variable}")
+        found.append(value)
+    return found[0], found[1]
+
+
+def export_series(tree: Path, out: Path) -> list[Path]:
+    """Write the series for this tree into ``out``, a cover letter first; returns the files in order.
+
+    The tree is only read. SetupError when a hook does not apply to it, or nobody signs off.
+    """
+    reference = paths.reference()
+    steps = [read_hook(hook) for hook in sorted((reference / "hooks").glob("*.patch"))]
+    name, address = _identity()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        _git(work, "init", "--quiet", "--initial-branch=series")
+        _git(work, "config", "user.name", name)
+        _git(work, "config", "user.email", address)
+        new = {path for step in steps for path in step.new_files}
+        for path in sorted({path for step in steps for path in step.touched} - new):
+            _copy(tree / path, work / path)
+        _git(work, "add", "--all")
+        _git(work, "commit", "--quiet", "--message=base")
+        for step in steps:
+            _git(work, "apply", "--index", str(step.hook))
+            for path in step.new_files:
+                _copy(reference / "files" / path, work / path)
+            _git(work, "add", "--all")
+            _git(work, "commit", "--quiet", "--signoff", "--file=-", stdin=step.message)
+        for old in out.glob("[0-9][0-9][0-9][0-9]-*.patch"):
+            old.unlink()
+        base = f"HEAD~{len(steps)}"
+        _git(
+            work,
+            "format-patch",
+            "--quiet",
+            "--cover-letter",
+            "--no-signature",
+            f"--output-directory={out.resolve()}",
+            base,
+        )
+    # Not a .patch: `git am DIR/*.patch` would take it for one, and stop.
+    cover = (out / "0000-cover-letter.patch").rename(out / COVER)
+    subject, _, body = (reference / "cover-letter").read_text().partition("\n")
+    text = cover.read_text().replace("*** SUBJECT HERE ***", subject)
+    cover.write_text(text.replace("*** BLURB HERE ***", body.strip()))
+    return [cover, *sorted(out.glob("*.patch"))]
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.exists():
+        raise SetupError(f"{source} is not there; the series is written against a whole tree")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
