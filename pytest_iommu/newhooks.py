@@ -13,12 +13,12 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_iommu.compare.comparison import Comparison
+    from pytest_iommu.core.known_issues import KnownIssue
     from pytest_iommu.core.protocol import Evidence, Guest
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.formats import Format
     from pytest_iommu.guest.console import Splat
     from pytest_iommu.images import Artefacts, Machine, Progress
-    from pytest_iommu.report.known import KnownIssue
     from pytest_iommu.targets.registry import TargetKind
 
 

@@ -18,6 +18,7 @@ from pytest_iommu import newhooks
 from pytest_iommu.core import paths
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.session import again, marks, nodeids, options
+from pytest_iommu.session.activation import ACTIVE, activate
 
 if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
@@ -25,18 +26,6 @@ if TYPE_CHECKING:
     from pytest_iommu.targets.registry import TargetKind
 
 pytest_plugins = ("pytest_iommu.session.fixtures",)
-
-ACTIVE = "iommu-active"
-"""The name of active.py among pytest's plugins."""
-
-
-def activate(config: pytest.Config) -> None:
-    """Have everything that a run with guests needs, from now on. A wrong option ends pytest as a usage error."""
-    if not config.pluginmanager.has_plugin(ACTIVE):
-        from pytest_iommu.session import active, lifecycle
-
-        lifecycle.configure(config)
-        config.pluginmanager.register(active, ACTIVE)
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from pytest_iommu.check import reading
+from pytest_iommu.check.plugging import devices_of, plug
 from pytest_iommu.check.witnesses.in_ram import in_ram
 from pytest_iommu.check.witnesses.streams import Streams
 from pytest_iommu.core.boot_modes import MANNERS, RACES
-from pytest_iommu.core.hookcalls import tell
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.model import Dump, Prot, format_size, parse_size
 from pytest_iommu.core.outcomes import (
     CheckFailed,
@@ -28,18 +29,15 @@ from pytest_iommu.core.outcomes import (
 from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.state import Touched, touched_by
-from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
-from pytest_iommu.session.pool import Key
-from pytest_iommu.session.run import devices_of, plug
+from pytest_iommu.guest.testmodule import DEBUGFS, command_ops, parse_status, status_text
 
 if TYPE_CHECKING:
     from pytest_iommu.check.witnesses.in_ram import InRam
+    from pytest_iommu.core.machines import Machine
     from pytest_iommu.core.model import TableConfig
-    from pytest_iommu.core.protocol import Memory
+    from pytest_iommu.core.protocol import Guest, Memory
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.guest.gdb import Gdb
-    from pytest_iommu.images import Machine
-    from pytest_iommu.session.run import Run
 
 
 #: a command of the test module, and the same for the model
@@ -58,16 +56,38 @@ class GuestFileError(GuestAnswered, OSError):
     """A file of the guest could not be read or written; errno and path as of any OSError."""
 
 
+class Guests(Protocol):
+    """Where a handle has its guest from: session/run.py."""
+
+    def take(self, key: Key, fresh: bool = False) -> Guest:
+        """The guest of that key. Raises the exceptions of session/pool.py where there is none."""
+
+    def discard(self, guest: Guest, reason: str) -> None:
+        """Throw a guest away: nobody gets it any more."""
+
+    def remember(self, guest: Guest) -> None:
+        """Note what a guest looks like that a test is about to change."""
+
+    def machine(self, name: str) -> Machine:
+        """The machine of that name."""
+
+    def dialect(self, key: Key, guest: Guest) -> Dialect:
+        """What the kernel's dump is written in."""
+
+    def kernel_config(self, key: Key) -> frozenset[str] | None:
+        """The lines of the kernel's configuration; None where nobody knows it."""
+
+
 class GuestHandle:
     """A guest of the pool, by what it is and not which: a test goes on with the next one after fresh()."""
 
-    def __init__(self, run: Run, key: Key, fresh: bool = False) -> None:
-        self._run = run
+    def __init__(self, guests: Guests, key: Key, fresh: bool = False) -> None:
+        self._guests = guests
         self.key = key
         self._take(fresh)
 
     def _take(self, fresh: bool) -> None:
-        self._guest = self._run.pool.take(self.key, fresh)
+        self._guest = self._guests.take(self.key, fresh)
         self._end: IommuError | None = None
         self.touched = Touched.NOTHING
 
@@ -79,7 +99,7 @@ class GuestHandle:
     @property
     def dialect(self) -> Dialect:
         """What the kernel's dump is written in; skips where there is none."""
-        return self._run.dialect(self.key, self._guest)
+        return self._guests.dialect(self.key, self._guest)
 
     @property
     def memory(self) -> Memory | None:
@@ -97,10 +117,7 @@ class GuestHandle:
     @property
     def kernel_config(self) -> frozenset[str] | None:
         """The lines of the kernel's configuration; None where nobody knows it."""
-        kernel = self._run.kernels.get(self.key.kernel)
-        if kernel is None or kernel.config is None:
-            return None
-        return frozenset(kernel.config.read_text(encoding="utf-8").splitlines())
+        return self._guests.kernel_config(self.key)
 
     @property
     def in_ram(self) -> InRam | None:
@@ -110,7 +127,7 @@ class GuestHandle:
     @property
     def machine(self) -> Machine:
         """The machine that the guest is."""
-        return self._run.machine(self.key.machine)
+        return self._guests.machine(self.key.machine)
 
     @property
     def streams(self) -> Streams:
@@ -138,7 +155,7 @@ class GuestHandle:
 
     def _touch(self, what: Touched = Touched.SYSTEM) -> None:
         """A test is about to change the guest: note what it may change, and what the guest looks like before."""
-        self._run.remember(self._guest)
+        self._guests.remember(self._guest)
         self.touched |= what
 
     def plug(self, device: str, add: bool = True) -> None:
@@ -180,7 +197,7 @@ class GuestHandle:
     def end(self, error: IommuError) -> None:
         """Throw the guest away: whatever it is asked from now on raises ``error``."""
         self._end = error
-        self._run.pool.discard(self._guest, error.message)
+        self._guests.discard(self._guest, error.message)
 
     def read(self, path: str) -> bytes:
         """A whole file of the guest. GuestFileError, an OSError, when it cannot be read."""
@@ -258,15 +275,15 @@ class Domain:
 
     def path(self, file: str = "") -> str:
         """The domain's directory in the guest's debugfs, or a file of it."""
-        return f"{reading.DEBUGFS}/domains/{self.id}/{file}".rstrip("/")
+        return f"{DEBUGFS}/domains/{self.id}/{file}".rstrip("/")
 
 
 class Iommu:
     """Makes domains in one guest."""
 
-    def __init__(self, guest: GuestHandle, item: pytest.Item) -> None:
+    def __init__(self, guest: GuestHandle, compared: reading.Compared = reading.unheard) -> None:
         self._guest = guest
-        self._item = item
+        self._compared = compared
         self._domains: dict[str, Domain] = {}
         self._commands: list[str] = []
         self._files: dict[str, bytes] = {}
@@ -347,9 +364,6 @@ class Iommu:
     def artefacts(self) -> dict[str, bytes]:
         """What check() compared last of each domain, and all commands, by file name."""
         return {**self._files, "commands.txt": "".join(f"{line}\n" for line in self._commands).encode()}
-
-    def _compared(self, comparison: object) -> None:
-        tell(self._item.config, self._item.ihook.pytest_iommu_compared, item=self._item, comparison=comparison)
 
     def reset(self) -> None:
         """Free everything in the guest."""

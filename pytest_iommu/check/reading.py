@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.guest import ops
-from pytest_iommu.guest.testmodule import MODULE, parse_domains
+from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, parse_domains
 
 if TYPE_CHECKING:
     from pytest_iommu.check.witnesses.in_ram import InRam
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.scenario import Access, Check, ReadCheck, ReadHow
 
-DEBUGFS = "/sys/kernel/debug/iommu"
 SLOT = 0
 NO_ID = "0"
 """Stands for the id of a domain without a directory: ids are from 1 up, so its files do not exist."""
@@ -27,6 +26,8 @@ RULE_OF_FILE = {"info": "INF-1", "page_table": "RNG-1", "entries": "ENT-1", "sta
 RULE_OF_ACTION = {"exists": "LAY-4", "open": "CON-9", "read": "CON-9"}
 
 Files = dict[str, bytes]
+Compared = Callable[["Comparison"], None]
+"""Is told of every comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class Where:
         return f"{DEBUGFS}/domains/{NO_ID if number == '-' else number}/{file}"
 
 
+def unheard(comparison: Comparison) -> None:
+    """Tells nobody of a comparison."""
+
+
 def joined(problems: Sequence[CheckFailed], files: Files) -> CheckFailed:
     """All problems as one, the first one's rules and verdict first."""
     rules = [rule for problem in problems for rule in problem.rules]
@@ -69,7 +74,7 @@ def joined(problems: Sequence[CheckFailed], files: Files) -> CheckFailed:
     )
 
 
-def check_job(check: Check, where: Where, compared: Callable[[Comparison], None]) -> Job:
+def check_job(check: Check, where: Where, compared: Compared) -> Job:
     """Read a domain's whole directory and compare it with what is expected, and with what memory holds."""
     from pytest_iommu.compare.comparison import compare, expected_texts
 

@@ -15,36 +15,44 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_iommu.check import reading
+from pytest_iommu.check.plugging import plug
 from pytest_iommu.check.witnesses.dma import Done
 from pytest_iommu.check.witnesses.in_ram import forget, in_ram
 from pytest_iommu.check.witnesses.streams import Streams, Wanted
-from pytest_iommu.core.hookcalls import tell
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, Verdict
 from pytest_iommu.core.protocol import Guest, Op, Reply, Result
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
-from pytest_iommu.session.run import plug
 
 if TYPE_CHECKING:
     from pytest_iommu.check.races.window import Window
-    from pytest_iommu.scenario import Phase, RacePlan, RaceStep, StormPlan
-    from pytest_iommu.session.collect import ScenarioItem
-    from pytest_iommu.session.run import Run
+    from pytest_iommu.core.machines import Machine
+    from pytest_iommu.dialects import Dialect
+    from pytest_iommu.scenario import Instance, Phase, RacePlan, RaceStep, StormPlan
 
 _MAKES = re.compile(r"^\s*\??\s*domain\s+(?P<name>\S+)", re.MULTILINE)
 
 
 class Scenario:
-    """One scenario on one guest. ``problems`` collects what is wrong; a phase that went wrong ends it."""
+    """One scenario on one guest. ``problems`` collects what is wrong; a phase that went wrong ends it.
 
-    def __init__(self, run: Run, item: ScenarioItem, guest: Guest) -> None:
-        self._run = run
-        self._item = item
+    execute() raises the exceptions of pytest_iommu.core.outcomes, and skips what this kernel cannot do. ``compared`` is
+    called with every comparison.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        guest: Guest,
+        machine: Machine,
+        dialect: Dialect,
+        compared: reading.Compared = reading.unheard,
+    ) -> None:
+        self._instance = instance
         self._guest = guest
-        self._instance = item.instance
-        self._dialect = run.dialect(item.key(), guest)
-        machine = run.machine(item.key().machine)
         self._machine = machine
+        self._dialect = dialect
+        self._compared = compared
         self._in_ram = in_ram(guest, machine)
         self._smmu = self._in_ram.smmu if self._in_ram is not None else None
         self._done = Done(self._send, machine, guest.memory, self._smmu)
@@ -239,22 +247,9 @@ class Scenario:
     def _where(self) -> reading.Where:
         return reading.Where(self._ids, self._dialect, self._in_ram)
 
-    def _compared(self, comparison: object) -> None:
-        tell(self._item.config, self._item.ihook.pytest_iommu_compared, item=self._item, comparison=comparison)
-
     def artefacts(self) -> dict[str, bytes]:
         """What was read last, and all commands, by file name."""
         return {**self.files, "commands.txt": "\n".join(self._scripts).encode()}
 
     def _fail(self) -> None:
         raise reading.joined(self.problems, self.artefacts())
-
-
-def run_instance(run: Run, item: ScenarioItem, guest: Guest) -> dict[str, bytes]:
-    """Run one variant of a case, and return what it read and wrote, by file name.
-
-    Raises the exceptions of pytest_iommu.core.outcomes; skips what this kernel cannot do.
-    """
-    scenario = Scenario(run, item, guest)
-    scenario.execute()
-    return scenario.artefacts()

@@ -20,8 +20,7 @@ from typing import Any
 
 import pytest
 
-from pytest_iommu.core.outcomes import IommuError
-from pytest_iommu.session.options import EXIT_SETUP
+from pytest_iommu.core.outcomes import EXIT_SETUP, IommuError
 from pytest_iommu.session.run import RUN
 
 GOOD, BAD, SKIP = "good", "bad", "skip"

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from pytest_iommu.core import paths
 from pytest_iommu.core.outcomes import SetupError
-from pytest_iommu.session.options import OPTIONS, Settings
+from pytest_iommu.core.settings import Settings
+from pytest_iommu.session.options import OPTIONS
 
 if TYPE_CHECKING:
     from pytest_iommu.targets.qemu import Boot

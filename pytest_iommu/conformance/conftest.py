@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from pytest_iommu.core.known_issues import KnownIssue
 from pytest_iommu.guest.console import Splat
-from pytest_iommu.report.known import KnownIssue
 
 PCIEHP = KnownIssue("pciehp-reset-lock", "lock order of pciehp and PCI rescan in Linux 7.3, see docs/findings.md")
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from pytest_iommu.check.handles import GuestHandle, Iommu
-from pytest_iommu.check.reading import DEBUGFS
 from pytest_iommu.guest import ops
+from pytest_iommu.guest.testmodule import DEBUGFS
 from pytest_iommu.images import Progress
 from pytest_iommu.session.run import RUN
 
@@ -34,7 +34,7 @@ def without_and_with(item: pytest.Item, guest: GuestHandle) -> tuple[Iommu, Iomm
     for one, has in ((guest, False), (other, True)):
         if one.run([ops.stat(f"{DEBUGFS}/domains")]).results[0].ok != has:
             pytest.skip(f"the kernel of {one.key} has {'no' if has else 'a'} dump")
-    made = Iommu(guest, item), Iommu(other, item)
+    made = Iommu(guest), Iommu(other)
     for iommu in made:
         iommu.reset()
     return made

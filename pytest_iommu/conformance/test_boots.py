@@ -14,15 +14,15 @@ from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, configured, type_of
 from pytest_iommu.check.owners.drivers import group, vfio
 from pytest_iommu.check.owners.guest_program import Owner, Space
-from pytest_iommu.check.reading import DEBUGFS
 from pytest_iommu.check.witnesses.streams import BYPASS
 from pytest_iommu.conformance.test_directories import FILES
 from pytest_iommu.core.model import Range
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.guest import ops
-from pytest_iommu.guest.testmodule import MODULE, DomainRow, parse_domains
+from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, DomainRow, parse_domains
 from pytest_iommu.oracle import TableModel
 from pytest_iommu.scenario.variants import hardware, page_size
+from pytest_iommu.session.hookcalls import listener
 
 LOCKDOWN = "/sys/kernel/security/lockdown"
 LEVELS = ("none", "integrity", "confidentiality")
@@ -127,7 +127,7 @@ def texts(guest: GuestHandle, paths: Sequence[str]) -> list[bytes]:
 @pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", config=("SECURITY_LOCKDOWN_LSM", "SECURITYFS"))
 def test_lockdown_allows_reading_and_nothing_else(iommu_guest: GuestHandle, request: pytest.FixtureRequest) -> None:
     """A guest of its own: what is locked down stays so, the module's control file as well."""
-    iommu = Iommu(iommu_guest, request.node)
+    iommu = Iommu(iommu_guest, listener(request.node))
     domain = iommu.domain()
     domain.map(IOVA, OA, "64K", "rwc")
     domain.attach("edu0")

@@ -21,7 +21,7 @@ from pytest_iommu.conformance.test_directories import FILES
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.testmodule import MODULE, parse_domains
 from pytest_iommu.oracle.items import Root, item_address
-from pytest_iommu.scenario.races import TIMEOUT
+from pytest_iommu.scenario.race_words import TIMEOUT
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),

@@ -17,6 +17,7 @@ from pytest_iommu.check.owners.drivers import group, node, vfio, without_iommu
 from pytest_iommu.check.owners.guest_program import Memory, Owner, OwnerError, Space
 from pytest_iommu.core.model import TableConfig
 from pytest_iommu.scenario.variants import hardware, page_size
+from pytest_iommu.session.hookcalls import listener
 
 TYPE1 = ("VFIO_PCI", "VFIO_CONTAINER", "VFIO_IOMMU_TYPE1")
 IOMMUFD = ("VFIO_PCI", "VFIO_DEVICE_CDEV", "IOMMUFD")
@@ -34,7 +35,7 @@ def needs(*config: str) -> pytest.MarkDecorator:
 @pytest.fixture
 def domains(iommu_guest: GuestHandle, iommu: Iommu, request: pytest.FixtureRequest) -> Owned:
     """What there is while the test module has no domain."""
-    return Owned(iommu_guest, request.node, directories(iommu_guest))
+    return Owned(iommu_guest, listener(request.node), directories(iommu_guest))
 
 
 @pytest.fixture

@@ -15,16 +15,17 @@ import pytest
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races import comings, storm
 from pytest_iommu.check.races.comings import Watch, same
-from pytest_iommu.check.races.storm import Reader, Storm, Table
+from pytest_iommu.check.races.storm import Table
 from pytest_iommu.check.reading import joined
 from pytest_iommu.conformance.test_directories import FILES, make
 from pytest_iommu.core.model import Cd, Ste
 from pytest_iommu.core.outcomes import CheckFailed
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.dialects import IO_PTDUMP, DumpSyntaxError
 from pytest_iommu.dialects.io_ptdump_small import parse_info
 from pytest_iommu.dialects.smmuv3_debugfs import parse_cd, parse_ste
 from pytest_iommu.formats.smmuv3 import decode_cd, decode_ste
-from pytest_iommu.session.options import Settings
+from pytest_iommu.scenario.race_words import Reader, Storm
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),

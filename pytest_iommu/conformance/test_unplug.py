@@ -20,7 +20,7 @@ from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
-from pytest_iommu.scenario.races import BATCH, LEAF, Hold
+from pytest_iommu.scenario.race_words import BATCH, LEAF, Hold
 
 DEVICE, SLOTS = "edu6", "/sys/bus/pci/slots"
 pytestmark = [

@@ -17,7 +17,7 @@ from pytest_iommu.check.races.race import Race
 from pytest_iommu.conformance import test_directories
 from pytest_iommu.core.model import Prot
 from pytest_iommu.core.outcomes import CheckFailed
-from pytest_iommu.scenario.races import BATCH, COPY, FROZEN, LEAF, TABLE, Hold
+from pytest_iommu.scenario.race_words import BATCH, COPY, FROZEN, LEAF, TABLE, Hold
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Evidence
 
+EXIT_SETUP = 6
+"""Exit status of a run whose only failures are of the set-up: 0 to 5 are pytest's own."""
+
 
 class Verdict(StrEnum):
     """Whose fault a failed check shows: the value is a field of the result files, ``sentence`` begins the text."""

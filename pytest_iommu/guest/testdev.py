@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pytest_iommu.core.outcomes import SetupError
 
 if TYPE_CHECKING:
+    from pytest_iommu.core.machines import Device, Machine
     from pytest_iommu.core.protocol import Memory
-    from pytest_iommu.images import Device, Machine
 
 _ID = 0x00051B36
 _COMMAND, _BAR0 = 0x04, 0x10

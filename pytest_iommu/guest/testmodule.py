@@ -14,6 +14,7 @@ from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.guest import ops
 
+DEBUGFS = "/sys/kernel/debug/iommu"
 MODULE = "/sys/kernel/debug/iommu_ptdump_test"
 OCCUPY = f"{MODULE}/occupy"
 """A read(2) of it keeps the processor, which waits for interrupts, until a signal comes."""

@@ -35,7 +35,7 @@ from pytest_iommu.images.store import Entry, Store, digest
 
 
 class ImageSettings(Protocol):
-    """What prepare() wants to know; pytest_iommu.session.options.Settings has it all."""
+    """What prepare() wants to know; pytest_iommu.core.settings.Settings has it all."""
 
     @property
     def kernel(self) -> Path | None: ...

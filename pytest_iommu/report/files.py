@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from pytest_iommu.core.rules import LATER, RULES
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.report import ktap_writer, results, rules_report
 from pytest_iommu.report.results import RunFacts
 from pytest_iommu.report.rows import Row, guests_of
-from pytest_iommu.session.options import Settings
 
 
 def write(settings: Settings, rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_iommu.core import known_issues
+from pytest_iommu.core.outcomes import EXIT_SETUP
 from pytest_iommu.core.signals import Signals
-from pytest_iommu.report import junit, known_issues
+from pytest_iommu.report import junit
 from pytest_iommu.report.results import RunFacts
 from pytest_iommu.report.rows import Row, guests_of, rows_of
 from pytest_iommu.report.tally import Tally, reasons, table, tally
 from pytest_iommu.report.watch import Watch
-from pytest_iommu.session.options import EXIT_SETUP, listing
 
 if TYPE_CHECKING:
-    from pytest_iommu.session.run import Run
+    from collections.abc import Mapping
+
+    from pytest_iommu.core.key import Key
+    from pytest_iommu.core.settings import Settings
+    from pytest_iommu.images import Artefacts
 
 PYARGS = "the conformance suite is run by: pytest --pyargs pytest_iommu.conformance"
 
@@ -27,8 +32,9 @@ PYARGS = "the conformance suite is run by: pytest --pyargs pytest_iommu.conforma
 class Reporter:
     """A plugin of the process that reports: the controller, or the only one."""
 
-    def __init__(self, run: Run, watch: Watch, signals: Signals) -> None:
-        self._run = run
+    def __init__(self, settings: Settings, kernels: Mapping[Key, Artefacts], watch: Watch, signals: Signals) -> None:
+        self._settings = settings
+        self._kernels = kernels
         self._watch = watch
         self._signals = signals
         self._session: pytest.Session | None = None
@@ -43,10 +49,10 @@ class Reporter:
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """A run that is killed must not leave the files of an earlier one: they would look like its own."""
         self._session = session
-        if _runs_tests(session.config):
+        if self._runs_tests(session.config):
             from pytest_iommu.report import files
 
-            files.remove(self._run.settings)
+            files.remove(self._settings)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None]:
@@ -76,7 +82,7 @@ class Reporter:
     def pytest_unconfigure(self, config: pytest.Config) -> None:
         """The end of a run that was ended before it began, as by a kernel that does not build; or while it ended."""
         ended = self._watch.finished.ended
-        if not _runs_tests(config) or not ended or (self._junit_is_written and self._wrote == ended):
+        if not self._runs_tests(config) or not ended or (self._junit_is_written and self._wrote == ended):
             return
         with self._signals.held():
             if self._wrote != ended:
@@ -87,11 +93,11 @@ class Reporter:
 
     def _close(self, config: pytest.Config, session: pytest.Session | None, status: int) -> int:
         """Write the files, also of a run that failed or was interrupted, and return the exit status."""
-        if not _runs_tests(config):
+        if not self._runs_tests(config):
             return status
         from pytest_iommu.report import files
 
-        settings = self._run.settings
+        settings = self._settings
         rows = self._watch.close(session)
         gone = [] if self._watch.finished.ended or self._tally().nothing_checked else self._unmet()
         rows += gone
@@ -100,7 +106,7 @@ class Reporter:
             status = pytest.ExitCode.TESTS_FAILED
         kernels = {
             str(key): ("; ".join((kernel.kernel, *kernel.notes)), str(kernel.qemu))
-            for key, kernel in self._run.kernels.items()
+            for key, kernel in self._kernels.items()
         }
         target = ":".join(filter(None, (settings.target, settings.target_argument)))
         facts = RunFacts(
@@ -126,7 +132,7 @@ class Reporter:
         names = {row.known for row in self._watch.finished.rows()}
         return [
             Row(f"pytest-iommu::known-issue-{entry.name}", "failed", kind="unexpected-pass", text=entry.gone, made=True)
-            for entry in known_issues.unmet(self._run.settings.known, names)
+            for entry in known_issues.unmet(self._settings.known, names)
         ]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -137,7 +143,7 @@ class Reporter:
         for line in self._told:
             terminalreporter.write_line(line, red=True)
         found = self._tally()
-        if self._run.settings.target is not None:
+        if self._settings.target is not None:
             self._summary(terminalreporter, found)
         if self._strict_and_empty(terminalreporter.config):
             terminalreporter.write_line("iommu: nothing was checked (--iommu-strict)", red=True)
@@ -160,10 +166,9 @@ class Reporter:
         if found.kinds and set(found.kinds) != {"fail"}:
             counted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.kinds.items()))
             write(f"failures by kind: {counted}", red=True)
-        config = terminalreporter.config
         deselected = terminalreporter.stats.get("deselected")
-        if self._empty and not deselected and not listing(config):
-            write(f"iommu: no test was collected; {PYARGS} --iommu-target={self._run.settings.target}")
+        if self._empty and not deselected and not self._settings.listing:
+            write(f"iommu: no test was collected; {PYARGS} --iommu-target={self._settings.target}")
 
     @property
     def _only_infrastructure(self) -> bool:
@@ -175,13 +180,12 @@ class Reporter:
         """What the tests that were reported add up to, so far."""
         return tally(rows_of(self._watch.finished.reports).values())
 
+    def _runs_tests(self, config: pytest.Config) -> bool:
+        """Whether this is no listing, which has no results."""
+        return not config.option.collectonly and not self._settings.listing
+
     def _strict_and_empty(self, config: pytest.Config) -> bool:
-        return self._run.settings.strict and _runs_tests(config) and self._tally().nothing_checked
-
-
-def _runs_tests(config: pytest.Config) -> bool:
-    """Whether this is no listing, which has no results."""
-    return not config.option.collectonly and not listing(config)
+        return self._settings.strict and self._runs_tests(config) and self._tally().nothing_checked
 
 
 def _add_to_last_line(terminalreporter: pytest.TerminalReporter, text: str) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from pytest_iommu.core.outcomes import EXIT_SETUP
 from pytest_iommu.core.signals import Terminated
 from pytest_iommu.report.no_guests import ENDED, NoGuests
 from pytest_iommu.report.rows import RUN, Collected, Finished, Row
 from pytest_iommu.report.summary import GUEST, RULES, split
-from pytest_iommu.session.options import EXIT_SETUP
 
 HANDED_BACK = "iommu"
 """Where a worker that ends early puts what it knows of the tests: node id -> rules by comma, guest."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pytest_iommu.check.races.storm import Storm
 from pytest_iommu.core.model import Range
 from pytest_iommu.oracle import Expected
-from pytest_iommu.scenario.races import Hold
+from pytest_iommu.scenario.race_words import Hold, Storm
 from pytest_iommu.scenario.schema import HandLine, Instance, ReadHow
 
 _STATUS = re.compile(r"(\d+) (?:ok\b.*|error (\w+)\s*(.*))")

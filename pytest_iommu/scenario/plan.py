@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_iommu import formats
-from pytest_iommu.check.races.storm import Reader, Storm
 from pytest_iommu.core.model import Prot, Range
 from pytest_iommu.core.yaml_reader import ScenarioError
 from pytest_iommu.oracle import Expected, MappingError, TableModel
@@ -31,7 +30,7 @@ from pytest_iommu.scenario.phases import (
     StormPlan,
     StreamCheck,
 )
-from pytest_iommu.scenario.races import Hold
+from pytest_iommu.scenario.race_words import Hold, Reader, Storm
 from pytest_iommu.scenario.schema import (
     AttachStep,
     CheckStep,

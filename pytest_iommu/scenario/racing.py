@@ -6,7 +6,7 @@ from __future__ import annotations
 import yaml
 
 from pytest_iommu.core.yaml_reader import Fields, Value
-from pytest_iommu.scenario.races import COPY, INSIDE, POINTS, PREEMPTED, TABLE, TIMEOUT, WAYS
+from pytest_iommu.scenario.race_words import COPY, INSIDE, POINTS, PREEMPTED, TABLE, TIMEOUT, WAYS
 from pytest_iommu.scenario.schema import (
     CheckStep,
     DmaStep,

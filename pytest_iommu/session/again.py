@@ -22,7 +22,7 @@ import pytest
 from pytest_iommu.session import nodeids
 
 if TYPE_CHECKING:
-    from pytest_iommu.session.options import Settings
+    from pytest_iommu.core.settings import Settings
 
 #: attribute of pytest's namespace -> the option; those of a list may be given several times
 _KEPT = {

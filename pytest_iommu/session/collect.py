@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_iommu.core.boot_modes import FUNCTIONAL
-from pytest_iommu.session.pool import Key
+from pytest_iommu.core.key import Key
+from pytest_iommu.session.hookcalls import listener
 from pytest_iommu.session.run import RUN
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class ScenarioItem(GuestItem):
 
     def runtest(self) -> None:
         """Run it on a guest; raises the exceptions of pytest_iommu.core.outcomes."""
-        from pytest_iommu.check.runner import run_instance
+        from pytest_iommu.check.runner import Scenario
         from pytest_iommu.session.settle import end_test
 
         run = self.config.stash[RUN]
@@ -114,7 +115,10 @@ class ScenarioItem(GuestItem):
                 # What was made in this guest is freed while it is watched, as at the end of a test.
                 end_test(self, self)
             guest = run.pool.take(self.key(), fresh=self.instance.fresh)
-            self.files |= run_instance(run, self, guest)
+            dialect, machine = run.dialect(self.key(), guest), run.machine(self.key().machine)
+            scenario = Scenario(self.instance, guest, machine, dialect, listener(self))
+            scenario.execute()
+            self.files |= scenario.artefacts()
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """File, 0-based line, and the name in headlines."""

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
     from pytest_iommu.check.races.race import Race
     from pytest_iommu.core.model import Dump
-    from pytest_iommu.scenario.races import Hold
-    from pytest_iommu.session.options import Settings
+    from pytest_iommu.core.settings import Settings
+    from pytest_iommu.scenario.race_words import Hold
     from pytest_iommu.session.run import Run
 
 
 def _run(config: pytest.Config) -> Run:
     """This process's Run, also for a fixture that a test asks for while it runs."""
-    from pytest_iommu.plugin import activate
+    from pytest_iommu.session.activation import activate
     from pytest_iommu.session.run import RUN
 
     activate(config)
@@ -67,8 +67,9 @@ def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
 def iommu(iommu_guest: GuestHandle, request: pytest.FixtureRequest) -> Iterator[Iommu]:
     """Makes domains in the guest; at the end everything it made is freed, and must be gone from debugfs."""
     from pytest_iommu.check.handles import Iommu
+    from pytest_iommu.session.hookcalls import listener
 
-    made = Iommu(iommu_guest, request.node)
+    made = Iommu(iommu_guest, listener(request.node))
     yield made
     made.finish()
 

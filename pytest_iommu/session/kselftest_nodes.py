@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.outcomes import Skipped
 
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.report.summary import KIND, NOT_RUN, RETRIED
 from pytest_iommu.session.collect import GuestItem
-from pytest_iommu.session.pool import Key
 from pytest_iommu.session.run import NO_TARGET, RUN
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_iommu.core.hookcalls import KeptErrors
-from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.key import Key
+from pytest_iommu.core.outcomes import EXIT_SETUP, SetupError
+from pytest_iommu.core.settings import RELEASE_SEED
 from pytest_iommu.core.signals import Signals, Terminated
 from pytest_iommu.formats import register
 from pytest_iommu.report.failure_folder import run_folder
@@ -19,9 +20,8 @@ from pytest_iommu.report.terminal import Reporter
 from pytest_iommu.report.watch import HANDED_BACK, Watch, known_of
 from pytest_iommu.session import marks, options
 from pytest_iommu.session.collect import GuestItem
+from pytest_iommu.session.hookcalls import KeptErrors
 from pytest_iommu.session.kselftest_nodes import KselftestItem
-from pytest_iommu.session.options import EXIT_SETUP
-from pytest_iommu.session.pool import Key
 from pytest_iommu.session.run import RUN, Run, uncaptured
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def configure(config: pytest.Config) -> None:
     config.pluginmanager.register(watch, "iommu-watch")
     signals = Signals(watch.signalled)
     _handle(config, signals, ctrl_c=not config.getoption("usepdb"))
-    config.pluginmanager.register(Reporter(run, watch, signals), "iommu-reporter")
+    config.pluginmanager.register(Reporter(run.settings, run.kernels, watch, signals), "iommu-reporter")
 
 
 def _handle(config: pytest.Config, signals: Signals, ctrl_c: bool) -> None:
@@ -82,7 +82,7 @@ def header(config: pytest.Config) -> list[str]:
         lines.append(f"iommu: {note}")
     if ignored := config.stash[RUN].ignored:
         lines.append(f"iommu: no effect here: {', '.join(ignored)}")
-    if settings.seed != options.RELEASE_SEED:
+    if settings.seed != RELEASE_SEED:
         lines.append(f"iommu: --iommu-seed={settings.seed}")
     return lines
 

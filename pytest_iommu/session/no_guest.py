@@ -18,8 +18,8 @@ from pytest_iommu.session.lifecycle import key_of, needs_guest
 from pytest_iommu.session.run import RUN
 
 if TYPE_CHECKING:
+    from pytest_iommu.core.key import Key
     from pytest_iommu.core.outcomes import NoGuest
-    from pytest_iommu.session.pool import Key
 
 _TOLD: pytest.StashKey[set[str]] = pytest.StashKey()
 _WANTED: pytest.StashKey[set[Key]] = pytest.StashKey()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,21 +14,17 @@ import pytest
 
 from pytest_iommu.core import paths
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.settings import RELEASE_SEED, Settings
 from pytest_iommu.session import again
 
 if TYPE_CHECKING:
-    from pytest_iommu.report.known_issues import Known
+    from pytest_iommu.core.known_issues import Known
 
 HANDOVER = "iommu"
 """Where a worker finds the settings and kernels of the controller."""
 
 KEY_PREFIX = "iommu_"
 KEEP = ("failed", "all", "none")
-EXIT_SETUP = 6
-"""Exit status of a run whose only failures are of the set-up: 0 to 5 are pytest's own."""
-
-RELEASE_SEED = 100
-"""What scenarios are generated from by default. It is the version (0.1.0): the same everywhere, new with a release."""
 
 
 _HAS_KERNEL = ("local", "ssh", "vng")
@@ -103,57 +99,6 @@ _INI_TYPES: Mapping[str, Literal["string", "args", "linelist", "bool"]] = {
     "paths": "linelist",
     "flag": "bool",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything the user chose. Paths are absolute; ``folder`` is where this run's artefacts go.
-
-    ``target`` is None when no target was given, else its name, and ``target_argument`` what followed its colon.
-    ``where`` is the directory that pytest was started in.
-    """
-
-    target: str | None
-    cache: Path
-    where: Path
-    folder: Path
-    target_argument: str = ""
-    machines: tuple[str, ...] = ("smmuv3",)
-    flavours: tuple[str, ...] = ("plain",)
-    kernel: Path | None = None
-    image: Path | None = None
-    modules: Path | None = None
-    qemu: str = "auto"
-    config: tuple[Path, ...] = ()
-    append: str = ""
-    qemu_args: tuple[str, ...] = ()
-    make_args: tuple[str, ...] = ()
-    keep: str = "failed"
-    offline: bool = False
-    record: Path | None = None
-    strict: bool = False
-    report: Path | None = None
-    json: Path | None = None
-    ktap: Path | None = None
-    known: tuple[Known, ...] = ()
-    examples: int = 300
-    seed: int = RELEASE_SEED
-    given: tuple[str, ...] = field(default=())
-    """Our options as they were given, for the line that runs a test again."""
-    program: tuple[str, ...] = ("pytest",)
-    """How pytest was started."""
-    pytest_options: tuple[str, ...] = ()
-    """Those of pytest's own options that the same line repeats."""
-
-    @property
-    def machine(self) -> str:
-        """The default machine: the first one."""
-        return self.machines[0]
-
-    @property
-    def flavour(self) -> str:
-        """The default kernel flavour: the first one."""
-        return self.flavours[0]
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -281,7 +226,7 @@ def _exists(path: Path | None, flag: str, what: Literal["file", "directory", "pa
 def _known(path: Path | None) -> tuple[Known, ...]:
     if path is None:
         return ()
-    from pytest_iommu.report import known_issues
+    from pytest_iommu.core import known_issues
 
     return known_issues.load(path)
 
@@ -325,6 +270,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         make_args=value["make-arg"],
         keep=value["keep"],
         offline=value["offline"],
+        listing=value["list"],
         record=value["record"],
         strict=value["strict"],
         report=value["report"],

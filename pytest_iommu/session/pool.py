@@ -6,31 +6,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 
-from pytest_iommu.core.boot_modes import FUNCTIONAL
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import BootTimeout, IommuError, KernelCrash, NoGuest, SetupError
 from pytest_iommu.core.protocol import Guest
 
 LIMIT = 2
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
-    """What makes two guests interchangeable."""
-
-    machine: str
-    flavour: str
-    manner: str = FUNCTIONAL
-
-    def __str__(self) -> str:
-        name = f"{self.machine}/{self.flavour}"
-        return name if self.manner == FUNCTIONAL else f"{name}/{self.manner}"
-
-    @property
-    def kernel(self) -> Key:
-        """The same machine and flavour booted as usual: what has the same kernel has the same of these."""
-        return Key(self.machine, self.flavour)
 
 
 class Pool:

@@ -11,7 +11,7 @@ import execnet
 import pytest
 
 from pytest_iommu.check.handles import GuestHandle, Iommu
-from pytest_iommu.core.hookcalls import tell
+from pytest_iommu.core import known_issues
 from pytest_iommu.core.outcomes import (
     CheckFailed,
     ForeignError,
@@ -24,12 +24,13 @@ from pytest_iommu.core.outcomes import (
 )
 from pytest_iommu.core.process import ended
 from pytest_iommu.guest.console import Splat, scan
-from pytest_iommu.report import blame, failure, known_issues
+from pytest_iommu.report import blame, failure
 from pytest_iommu.report.fingerprint import fingerprint
 from pytest_iommu.report.summary import BROKEN, FINGERPRINT, KERNEL, KIND, KNOWN, NOT_RUN, RULES, VERDICT
 from pytest_iommu.session import again, no_guest
 from pytest_iommu.session.again import near
 from pytest_iommu.session.collect import GuestItem
+from pytest_iommu.session.hookcalls import tell
 from pytest_iommu.session.lifecycle import key_of, needs_guest
 from pytest_iommu.session.run import RUN, Run
 

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_iommu.check.reading import DEBUGFS
-from pytest_iommu.core.hookcalls import of_plugin, tell
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import CheckFailed, IommuError, SetupError
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.state import BootState, Touched
+from pytest_iommu.guest.testmodule import DEBUGFS
 from pytest_iommu.report.failure_folder import Folder
-from pytest_iommu.session.options import Settings
-from pytest_iommu.session.pool import Key, Pool
+from pytest_iommu.session.hookcalls import of_plugin, tell
+from pytest_iommu.session.pool import Pool
 from pytest_iommu.targets.registry import BUILD_OPTIONS, TargetKind
 
 if TYPE_CHECKING:
     from pytest_iommu.check.kselftest.built import Selftest
     from pytest_iommu.core.protocol import Guest, Target
     from pytest_iommu.dialects import Dialect
-    from pytest_iommu.guest.devices import Devices
     from pytest_iommu.images import Artefacts, Machine, Progress
     from pytest_iommu.scenario import Instance
     from pytest_iommu.targets.recording import Recorder
@@ -197,8 +197,8 @@ class Run:
         if missing:
             newer = f" with {kernel.qemu}" if kernel is not None and len(have) < len(machine.devices) else ""
             return f"machine {key.machine} has no {', '.join(missing)}{newer}"
-        if config and kernel is not None and kernel.config is not None:
-            lines = set(kernel.config.read_text(encoding="utf-8").splitlines())
+        lines = self.kernel_config(key) if config else None
+        if lines is not None:
             absent = [name for name in config if not lines & {f"CONFIG_{name}=y", f"CONFIG_{name}=m"}]
             if absent:
                 return f"this kernel is built without {', '.join(absent)}"
@@ -218,6 +218,21 @@ class Run:
                 raise CheckFailed(f"{what}, but the reference implementation was built in", ("LAY-1",))
             pytest.skip(f"this kernel has {what}")
         return found
+
+    def take(self, key: Key, fresh: bool = False) -> Guest:
+        """As Pool.take()."""
+        return self.pool.take(key, fresh)
+
+    def discard(self, guest: Guest, reason: str) -> None:
+        """As Pool.discard()."""
+        self.pool.discard(guest, reason)
+
+    def kernel_config(self, key: Key) -> frozenset[str] | None:
+        """The lines of a kernel's configuration; None where nobody knows it, as of a ready image or a recording."""
+        kernel = self.kernels.get(key.kernel)
+        if kernel is None or kernel.config is None:
+            return None
+        return frozenset(kernel.config.read_text(encoding="utf-8").splitlines())
 
     def kernel_said(self, key: Key) -> str:
         """What the live guest says of its kernel, in words; empty where that was prepared here, or nobody says."""
@@ -314,17 +329,3 @@ def uncaptured(config: pytest.Config) -> Iterator[None]:
         return
     with manager.global_and_fixture_disabled():
         yield
-
-
-def plug(guest: Guest, device: str, add: bool) -> None:
-    """Plug a device of the machine in, or out: by QEMU's hand, not the guest's. Skips where the guest is not QEMU's."""
-    devices = devices_of(guest)
-    (devices.add if add else devices.remove)(device)
-
-
-def devices_of(guest: Guest) -> Devices:
-    """What can be plugged into a guest. Skips where the guest is not QEMU's."""
-    devices: Devices | None = getattr(guest, "devices", None)
-    if devices is None:
-        pytest.skip("devices are plugged by QEMU, which is not there")
-    return devices

@@ -30,8 +30,8 @@ from pytest_iommu.guest.virtual import VirtualGuest, Wires
 from pytest_iommu.images.devicetree import with_stream_ids
 
 if TYPE_CHECKING:
+    from pytest_iommu.core.settings import Settings
     from pytest_iommu.images import Artefacts, Machine
-    from pytest_iommu.session.options import Settings
 
 BOOT_TIMEOUT = 120.0
 """Seconds of host time for a boot: a second on a quiet host, 8 for a debug kernel, many more on a loaded one."""

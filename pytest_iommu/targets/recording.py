@@ -28,10 +28,10 @@ from typing import Any
 
 import pytest
 
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import IommuError, SetupError
 from pytest_iommu.core.protocol import Evidence, Guest, Op, Reply, Result
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.session.pool import Key
 
 _HEAD = struct.Struct("<II")
 _RESULT = struct.Struct("<iI")

@@ -12,9 +12,9 @@ from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.protocol import Target
 
 if TYPE_CHECKING:
+    from pytest_iommu.core.key import Key
+    from pytest_iommu.core.settings import Settings
     from pytest_iommu.images import Artefacts, Machine
-    from pytest_iommu.session.options import Settings
-    from pytest_iommu.session.pool import Key
     from pytest_iommu.targets.running import Host
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from pytest_iommu.core import outcomes
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.protocol import Evidence, Op, Reply
-from pytest_iommu.session.pool import Key
 from pytest_iommu.targets.recording import SKIPPED, Context, Plugged, Recorder, Request, current_test, unpack_reply
 
 __all__ = ["Recorder", "ReplayGuest", "ReplayTarget"]

@@ -27,13 +27,13 @@ from pytest_iommu.targets.stdio import AgentGuest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_iommu.core.key import Key
     from pytest_iommu.core.machines import Machine
     from pytest_iommu.core.outcomes import IommuError
     from pytest_iommu.core.process import Child
     from pytest_iommu.core.protocol import Result
+    from pytest_iommu.core.settings import Settings
     from pytest_iommu.images.store import Entry, Store
-    from pytest_iommu.session.options import Settings
-    from pytest_iommu.session.pool import Key
 
 DEBUGFS = "/sys/kernel/debug"
 FILESYSTEMS = "/proc/filesystems"

@@ -39,9 +39,9 @@ from pytest_iommu.targets.stdio import KEPT, TAIL, AgentGuest
 
 if TYPE_CHECKING:
     from pytest_iommu.core.machines import Machine
+    from pytest_iommu.core.settings import Settings
     from pytest_iommu.guest.channel import Channel
     from pytest_iommu.images.qemu_binary import Qemu
-    from pytest_iommu.session.options import Settings
 
 START_TIMEOUT = 60.0
 """Seconds until vng has started QEMU: it looks for modules, and packs an initramfs."""

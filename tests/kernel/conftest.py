@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import source
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
-from pytest_iommu.session.options import Settings
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from pytest_iommu.core import needs, paths, process
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import source, tree
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, digest
-from pytest_iommu.session.options import Settings
 
 CONFIG = Path(__file__).with_name("kunitconfig")
 #: seconds for all tests, which take 40

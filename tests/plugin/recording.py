@@ -6,18 +6,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 from pytest_iommu.check.runner import Scenario
 from pytest_iommu.core import machines
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import CheckFailed, IommuError
 from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render
 from pytest_iommu.guest.ops import Code
 from pytest_iommu.scenario import Instance, Phase, compile_plan, load
-from pytest_iommu.session.pool import Key
 from pytest_iommu.targets.recording import Recorder, begin
 
 Alter = Callable[[str, str, str], str]
@@ -119,11 +117,8 @@ def record(
         guest = recorder.watch(kernel, key)
         kernel.expect(instance)
         guest.run([Op(Code.LIST, path="/sys/kernel/debug/iommu")])
-        hooks = SimpleNamespace(pytest_iommu_compared=lambda **_: None)
-        item = SimpleNamespace(instance=instance, ihook=hooks, config=None, key=lambda key=key: key)
-        run = SimpleNamespace(dialect=lambda *_: IO_PTDUMP, machine=machines.get)
         try:
-            Scenario(cast(Any, run), cast(Any, item), guest).execute()
+            Scenario(instance, guest, machines.get(instance.machine), IO_PTDUMP).execute()
         except (CheckFailed, IommuError):
             pass  # that is what is to be replayed
     recorder.close()

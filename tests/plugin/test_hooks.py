@@ -40,7 +40,7 @@ def test_a_known_issue_is_an_expected_failure(bench: Bench) -> None:
     bench.record(endings={"two-pages": KernelCrash("warning", Evidence("qemu", SPLAT, SPLAT))})
     bench.pytester.makeconftest(
         """
-        from pytest_iommu.report.known import KnownIssue
+        from pytest_iommu.core.known_issues import KnownIssue
 
         def pytest_iommu_classify_splat(splat):
             if splat.kind == "warning" and "iommu_map" in splat.title:

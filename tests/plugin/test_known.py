@@ -126,7 +126,7 @@ def test_a_crash_that_a_plugin_knows_keeps_its_fingerprint(bench: Bench) -> None
     bench.record(endings={"two-pages": KernelCrash("warning", Evidence("qemu", SPLAT, SPLAT))})
     bench.pytester.makeconftest(
         """
-        from pytest_iommu.report.known import KnownIssue
+        from pytest_iommu.core.known_issues import KnownIssue
 
         def pytest_iommu_classify_splat(splat):
             return KnownIssue("BUG-9", "maps twice")

@@ -12,11 +12,11 @@ import pytest
 from ktap_reader import read
 
 from pytest_iommu.core.names import clean, names
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import source
 from pytest_iommu.images.store import Store
 from pytest_iommu.report import ktap_writer
 from pytest_iommu.report.rows import Row
-from pytest_iommu.session.options import Settings
 
 PANIC = "kernel-crash: panic while it ran a batch: Kernel panic - not syncing: VFS: x\nconsole, last lines:\n    secret"
 ROWS = [

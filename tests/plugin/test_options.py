@@ -19,12 +19,13 @@ from bench import Bench
 from pytest_iommu.check.generate.written import shares
 from pytest_iommu.core import machines
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import agent, artefacts, bootimage, kernel, qemu_binary, toolchain
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.qemu_binary import Qemu
 from pytest_iommu.images.store import Store
 from pytest_iommu.session import options
-from pytest_iommu.session.options import OPTIONS, Settings
+from pytest_iommu.session.options import OPTIONS
 from pytest_iommu.session.run import Run
 from pytest_iommu.targets import registry
 from pytest_iommu.targets.qemu import boot_of

@@ -15,19 +15,18 @@ import pytest
 from recording import ENOENT, TruthfulKernel, as_it_is
 
 from pytest_iommu import conformance
-from pytest_iommu.check.reading import DEBUGFS
 from pytest_iommu.core import machines
 from pytest_iommu.core.outcomes import CheckFailed, SetupError
 from pytest_iommu.core.protocol import Op, Reply, Result
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.core.yaml_reader import Fields, Value
 from pytest_iommu.dialects import DIALECTS
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.guest.testmodule import MODULE
+from pytest_iommu.guest.testmodule import DEBUGFS, MODULE
 from pytest_iommu.images.qemu_binary import Qemu
 from pytest_iommu.scenario import Instance, ScenarioError, compile_plan, load
 from pytest_iommu.scenario.steps import READERS
 from pytest_iommu.session.collect import ScenarioItem
-from pytest_iommu.session.options import Settings
 from pytest_iommu.session.run import RUN, Run
 from pytest_iommu.targets.registry import BUILTIN
 

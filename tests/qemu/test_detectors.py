@@ -9,11 +9,10 @@ import time
 
 import pytest
 
-from pytest_iommu.check.reading import DEBUGFS
 from pytest_iommu.core.outcomes import KernelCrash
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.gdb import Point
-from pytest_iommu.guest.testmodule import MODULE, command_ops, parse_status, status_text
+from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, command_ops, parse_status, status_text
 from pytest_iommu.guest.virtual import VirtualGuest
 
 pytestmark = pytest.mark.iommu_flavour("debug")

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_iommu.check.kselftest import cases, programs
 from pytest_iommu.core import paths
-from pytest_iommu.session.options import Settings
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.targets.qemu import Boot
 
 LIST = paths.conformance() / "kselftest.iommu-ksft"

@@ -12,7 +12,7 @@ import pexpect
 import pytest
 
 from pytest_iommu.commands.cmd_shell import parse, shell_command
-from pytest_iommu.session.options import Settings
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.targets.qemu import Boot
 
 
@@ -81,7 +81,7 @@ def test_options_are_those_of_pytest() -> None:
 
 def test_without_a_terminal_it_says_so() -> None:
     code = (
-        "from pytest_iommu.guest import shell\n"
+        "from pytest_iommu.commands import cmd_shell as shell\n"
         "from pytest_iommu.core.outcomes import SetupError\n"
         "try: shell.interact(None)\n"
         "except SetupError as error: print(error)\n"

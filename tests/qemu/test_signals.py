@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.session.options import Settings
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.targets.qemu import Boot
 
 TEST = """

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from pytest_iommu.core import paths
+from pytest_iommu.core.key import Key
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.virtual import VirtualGuest
 from pytest_iommu.images import source
 from pytest_iommu.images.store import Store
-from pytest_iommu.session.options import Settings
-from pytest_iommu.session.pool import Key
 from pytest_iommu.session.run import RUN
 from pytest_iommu.targets.local import LocalHost
 from pytest_iommu.targets.qemu import Boot

@@ -23,8 +23,8 @@ import pytest
 from pytest_iommu.check.handles import GuestHandle
 from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.core import machines, paths
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.guest import ops
-from pytest_iommu.session.options import Settings
 from pytest_iommu.session.run import RUN
 from pytest_iommu.targets import kvm
 from pytest_iommu.targets.vng import VngHost

@@ -12,8 +12,8 @@ from pytest_iommu.conformance.pairs import beside
 from pytest_iommu.conformance.test_boots import OURS, complaints
 from pytest_iommu.conformance.test_cost import Pair, counters
 from pytest_iommu.conformance.test_no_memory import QUIET, Allocations
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.protocol import Reply, Result
-from pytest_iommu.session.pool import Key
 from pytest_iommu.session.run import RUN
 
 KALLSYMS = """\

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -28,7 +27,6 @@ from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.guest.ops import Code
 from pytest_iommu.oracle import MappingError, TableModel
 from pytest_iommu.scenario import compile_plan, load
-from pytest_iommu.session.pool import Key
 
 pytest.importorskip("hypothesis")
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.id)
@@ -125,11 +123,8 @@ def always_writable(item: Item) -> Item:
 def run_by_hand(path: Path, guest: ModelGuest) -> CheckFailed:
     """What the runner of scenario files says of this one."""
     (instance,) = load(path).instances
-    hooks = SimpleNamespace(pytest_iommu_compared=lambda **_: None)
-    item = SimpleNamespace(instance=instance, ihook=hooks, config=None, key=lambda: Key("smmuv3", "plain"))
-    run = SimpleNamespace(dialect=lambda *_: IO_PTDUMP, machine=lambda _: None)
     with pytest.raises(CheckFailed) as failed:
-        Scenario(cast(Any, run), cast(Any, item), cast(Any, guest)).execute()
+        Scenario(instance, cast(Any, guest), cast(Any, None), IO_PTDUMP).execute()
     return failed.value
 
 

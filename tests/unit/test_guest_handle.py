@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import GuestLost, KernelCrash
 from pytest_iommu.core.protocol import Evidence, Op, Reply
 from pytest_iommu.guest import ops
-from pytest_iommu.session.pool import Key
 
 
 class Crashing:
@@ -33,9 +33,8 @@ class Crashing:
 
 @pytest.fixture
 def handle() -> GuestHandle:
-    pool = SimpleNamespace(take=lambda key, fresh: Crashing())
-    run = SimpleNamespace(pool=pool)
-    return GuestHandle(run, Key("smmuv3", "plain"))  # type: ignore[arg-type]
+    guests = SimpleNamespace(take=lambda key, fresh: Crashing())
+    return GuestHandle(guests, Key("smmuv3", "plain"))  # type: ignore[arg-type]
 
 
 def test_a_clean_up_does_not_hide_a_crash(handle: GuestHandle) -> None:

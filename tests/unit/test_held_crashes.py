@@ -16,7 +16,7 @@ from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import jobs
 from pytest_iommu.guest.gdb import Gdb, GdbError, Stop
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.scenario.races import Hold
+from pytest_iommu.scenario.race_words import Hold
 
 CRASH = KernelCrash("kasan while it ran a batch: BUG: KASAN: use-after-free", Evidence(splat="BUG: KASAN"))
 STOP = Stop(1, 0x1234)

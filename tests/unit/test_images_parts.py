@@ -349,9 +349,9 @@ def test_kconfig_writes_the_fragment(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_shell_keeps_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[list[str]] = []
-    import pytest_iommu.guest
+    import pytest_iommu.commands
 
     shell = SimpleNamespace(main=lambda words: got.append(words) or 7)
-    monkeypatch.setattr(pytest_iommu.guest, "shell", shell, raising=False)
+    monkeypatch.setattr(pytest_iommu.commands, "cmd_shell", shell, raising=False)
     assert cli.main(["shell", "--help", "x"]) == 7
     assert got == [["--help", "x"]]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu.core.known_issues import Known, gone, load, met, unmet
 from pytest_iommu.core.outcomes import SetupError
-from pytest_iommu.report.known_issues import Known, gone, load, met, unmet
 
 FILE = """\
 - name: BUG-7

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 
 from pytest_iommu.core import machines
+from pytest_iommu.core.key import Key
 from pytest_iommu.images.qemu_binary import Qemu
-from pytest_iommu.session.pool import Key
 from pytest_iommu.session.run import Run
 
 KEY = Key("smmuv3", "plain")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import IommuError, KernelCrash, NoGuest, SetupError
 from pytest_iommu.core.protocol import Evidence, Op, Reply
-from pytest_iommu.session.pool import Key, Pool
+from pytest_iommu.session.pool import Pool
 
 PLAIN, DEBUG, OTHER = Key("smmuv3", "plain"), Key("smmuv3", "debug"), Key("vtd", "plain")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import KernelCrash, SetupError
 from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
-from pytest_iommu.session.pool import Key
 from pytest_iommu.targets.recording import Recorder, begin, current_test, pack_reply, unpack_reply
 from pytest_iommu.targets.replay import ReplayTarget
 

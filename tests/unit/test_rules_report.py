@@ -10,10 +10,10 @@ from typing import Any, Literal
 import pytest
 
 from pytest_iommu.commands.coverage import collected, listing, problems
+from pytest_iommu.core.settings import RELEASE_SEED
 from pytest_iommu.report.rows import Row, rows_of
 from pytest_iommu.report.rules_report import document, markdown, texts
 from pytest_iommu.report.summary import BROKEN, GUEST, KIND, RULES
-from pytest_iommu.session.options import RELEASE_SEED
 
 KNOWN = {"RNG-1": "one", "RNG-2": "two | three", "RNG-3": "four"}
 

@@ -17,10 +17,10 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_iommu.core import machines
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.guest import ops
-from pytest_iommu.session.options import Settings
-from pytest_iommu.session.pool import Key
 from pytest_iommu.targets import running
 from pytest_iommu.targets.running import RunningTarget
 from pytest_iommu.targets.ssh import SshHost

@@ -19,10 +19,10 @@ from typing import cast
 import pytest
 
 from pytest_iommu.core import machines
+from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.guest import ops
-from pytest_iommu.session.options import Settings
-from pytest_iommu.session.pool import Key
 from pytest_iommu.targets import running, vng
 from pytest_iommu.targets.running import RunningTarget
 from pytest_iommu.targets.vng import Boot, VngGuest, VngHost

@@ -20,7 +20,7 @@ from pytest_iommu.formats import configure
 from pytest_iommu.oracle import TableModel
 from pytest_iommu.oracle.items import Root, Table, item_address
 from pytest_iommu.scenario import ScenarioError, compile_plan, load
-from pytest_iommu.scenario.races import Hold
+from pytest_iommu.scenario.race_words import Hold
 
 PAGE, BLOCK = 4096, 2 << 20
 BASE = 0x40000000

@@ -8,7 +8,7 @@ known from the one before. Should it be another one, the files are read once mor
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,13 +17,13 @@ from pytest_iommu.check import reading
 from pytest_iommu.check.generate.drawn import Action
 from pytest_iommu.check.generate.resolve import resolve
 from pytest_iommu.check.generate.written import Variant, written
+from pytest_iommu.check.reading import Compared, unheard
 from pytest_iommu.core.outcomes import CheckFailed, IommuError, Verdict
 from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
 
 if TYPE_CHECKING:
     from pytest_iommu.check.witnesses.in_ram import InRam
-    from pytest_iommu.compare.comparison import Comparison
     from pytest_iommu.core.model import TableConfig
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.scenario import Phase
@@ -61,7 +61,7 @@ class Search:
     variant: Variant
     machine: str
     folder: Path
-    compared: Callable[[Comparison], None] = lambda comparison: None
+    compared: Compared = unheard
     executed: int = 0
     _verdicts: dict[str, CheckFailed | None] = field(default_factory=dict)
     _failed: tuple[str, CheckFailed] | None = None

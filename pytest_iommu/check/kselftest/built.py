@@ -11,11 +11,11 @@ from pytest_iommu.check.kselftest.export import in_tree, sources
 from pytest_iommu.check.kselftest.programs import guest_files
 from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import busybox, source, toolchain
 from pytest_iommu.images.artefacts import store_at
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, digest, tree_digest
-from pytest_iommu.session.options import Settings
 
 BUSYBOX = "kselftest/busybox"
 # What the programs are made of that is the tree's.

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pytest
-
 from pytest_iommu.check.handles import GuestHandle
-from pytest_iommu.check.reading import DEBUGFS
+from pytest_iommu.check.reading import Compared
 from pytest_iommu.compare.comparison import compare
-from pytest_iommu.core.hookcalls import tell
 from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.guest import ops
-from pytest_iommu.guest.testmodule import DomainRow
+from pytest_iommu.guest.testmodule import DEBUGFS, DomainRow
 from pytest_iommu.oracle import TableModel
 
 DOMAINS = f"{DEBUGFS}/domains"
@@ -35,7 +32,7 @@ class Owned:
     """The directories of a guest, and whether what is in them is right."""
 
     guest: GuestHandle
-    item: pytest.Item
+    compared: Compared
     #: those of nobody here
     before: frozenset[str]
 
@@ -72,7 +69,7 @@ class Owned:
             row = DomainRow(number, number, () if device is None else (device,), top, levels)
             memory = self.guest.in_ram.texts(model.config, row)
         comparison = compare(model.snapshot(), texts, dialect=self.guest.dialect, memory=memory)
-        tell(self.item.config, self.item.ihook.pytest_iommu_compared, item=self.item, comparison=comparison)
+        self.compared(comparison)
         if not comparison.ok:
             files = {f"{number}.{name}.txt": text.encode() for name, text in texts.items()}
             raise comparison.failure(f"domain {number}:\n", (number,), files)

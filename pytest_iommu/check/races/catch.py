@@ -20,7 +20,7 @@ from pytest_iommu.guest.gdb import GdbError
 from pytest_iommu.guest.jobs import Signal
 from pytest_iommu.guest.testmodule import MODULE, OCCUPY, parse_domains
 from pytest_iommu.oracle.items import Item, Root, item_address
-from pytest_iommu.scenario.races import BATCH, COPY, FROZEN, TABLE, Hold
+from pytest_iommu.scenario.race_words import BATCH, COPY, FROZEN, TABLE, Hold
 
 if TYPE_CHECKING:
     from pytest_iommu.guest.gdb import Gdb

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_iommu.check.races.catch import Place
 from pytest_iommu.check.races.window import Window
-from pytest_iommu.scenario.races import COPY, Hold
+from pytest_iommu.scenario.race_words import COPY, Hold
 
 if TYPE_CHECKING:
     from pytest_iommu.check.handles import Domain, GuestHandle, Iommu, Task

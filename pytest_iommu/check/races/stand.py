@@ -17,7 +17,7 @@ from pytest_iommu.check.races.arm64 import COUNTER
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost
 from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest.gdb import GdbError, Point, Stop
-from pytest_iommu.scenario.races import TIMEOUT
+from pytest_iommu.scenario.race_words import TIMEOUT
 
 if TYPE_CHECKING:
     from pytest_iommu.check.races.symbols import Symbols

@@ -16,11 +16,12 @@ from pytest_iommu.check.races.counts import judge_stats
 from pytest_iommu.check.races.history import CHANGING, History, Window
 from pytest_iommu.check.races.lines import judge_text, unreadable
 from pytest_iommu.check.races.storm_log import StormLog, parse_storm
-from pytest_iommu.core.model import Info, Range, TableConfig, format_size
+from pytest_iommu.core.model import Info, Range, TableConfig
 from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Read, Signal
 from pytest_iommu.guest.testmodule import MODULE, command_ops, parse_status, status_text
+from pytest_iommu.scenario.race_words import Reader, Storm
 
 if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Op, Reply, Result
@@ -32,51 +33,8 @@ Send = Callable[["Sequence[Op]", float], "Reply"]
 PATIENCE = 120.0
 ROUNDS = 2
 """How often each reader reads its file while the storm goes on."""
-MORE = 100000
-"""Changes that a storm may go on with for that, 100 microseconds apart."""
 SLOT = 63
 _FAILURES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Reads a whole file again and again, ``chunk`` bytes a read(2), as long as the storm lasts."""
-
-    file: str = "page_table"
-    chunk: int = 65536
-    cpu: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Storm:
-    """``cells`` of ``cell`` bytes, one every ``gap`` bytes from ``iova`` on, changed ``operations`` times in all.
-
-    ``mappers`` threads do that, from one processor to the next, each of which sleeps ``pause`` microseconds after a
-    change: with none, a cell changes many times in one read, and few of its values can be ruled out. What they do
-    follows from ``seed``. Sentinels are what
-    the table has mapped beside the cells. Readers that share a processor take turns, and one whose turn is over in the
-    middle of a read has seen so much change when it comes back that hardly anything can be ruled out: by default there
-    is one, on processor 1, where a single mapper is not.
-    """
-
-    iova: int
-    cell: int
-    cells: int
-    gap: int = 0
-    mappers: int = 1
-    operations: int = 4000
-    seed: int = 0
-    readers: tuple[Reader, ...] = (Reader(cpu=1),)
-    pause: int = 0
-
-    def command(self, name: str) -> str:
-        """The test module's command for the domain of that name."""
-        gap = f" gap={format_size(self.gap)}" if self.gap else ""
-        pause = f" pause={self.pause}" if self.pause else ""
-        return (
-            f"storm {name} {self.iova:#x} {format_size(self.cell)} cells={self.cells}{gap} "
-            f"threads={self.mappers} ops={self.operations} more={MORE}{pause} seed={self.seed}"
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from pytest_iommu.core.outcomes import CheckFailed, SetupError
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.testmodule import MODULE, Status, command_ops, parse_domains, parse_status
 from pytest_iommu.oracle.items import Root
-from pytest_iommu.scenario.races import Hold
+from pytest_iommu.scenario.race_words import Hold
 from pytest_iommu.scenario.variants import software_command
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from pytest_iommu.check.reading import DEBUGFS
 from pytest_iommu.compare.side_by_side import stacked
 from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.dialects.dialect import DumpSyntaxError
@@ -20,6 +19,7 @@ from pytest_iommu.dialects.io_ptdump_small import parse_info
 from pytest_iommu.dialects.smmuv3_debugfs import parse_cd, parse_ste
 from pytest_iommu.formats.smmuv3 import decode_ste
 from pytest_iommu.guest import ops
+from pytest_iommu.guest.testmodule import DEBUGFS
 
 if TYPE_CHECKING:
     from pytest_iommu.core.machines import Device

@@ -8,7 +8,7 @@ test that was running, at its end, as an error of the set-up that names the plug
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -45,6 +45,15 @@ def of_plugin(hook: Any, error: BaseException) -> SetupError:
                 what = f"{hook.name}() of plugin {one.plugin_name} raised {type(error).__name__}: {error}"
                 return SetupError("\n".join([what, *"".join(trace).rstrip().splitlines()]))
     return SetupError(f"{hook.name}() of a plugin raised {type(error).__name__}: {error}")
+
+
+def listener(item: pytest.Item) -> Callable[[object], None]:
+    """Tells other plugins of a comparison that a test makes."""
+
+    def compared(comparison: object) -> None:
+        tell(item.config, item.ihook.pytest_iommu_compared, item=item, comparison=comparison)
+
+    return compared
 
 
 class KeptErrors:

@@ -28,6 +28,14 @@ _KEYS = ("name", "reason", "tests", "rule", "fingerprint", "kind", "strict")
 
 
 @dataclass(frozen=True, slots=True)
+class KnownIssue:
+    """A kernel report that somebody knows already: the test that met it is reported as an expected failure."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """One entry. ``where`` is its file:line; patterns know ``*`` and ``?``, brackets mean themselves.
 
