@@ -7,6 +7,7 @@ of the commit, and it is skipped. This module is also the pytest plugin that suc
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -16,12 +17,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_iommu.core.outcomes import EXIT_SETUP, IommuError
 from pytest_iommu.session.run import RUN
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
 
 GOOD, BAD, SKIP = "good", "bad", "skip"
 STATUS = {GOOD: 0, BAD: 1, SKIP: 125}
@@ -52,6 +56,17 @@ class Verdict:
     def status(self) -> int:
         """The exit status that tells git."""
         return STATUS[self.word]
+
+
+def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "bisect-step", help="For git bisect run: build, boot and test the tree in the current directory."
+    )
+    parser.add_argument(
+        "arguments", nargs="*", metavar="-- ARGUMENT", help="Arguments for pytest (default: the whole suite)."
+    )
+    parser.set_defaults(run=lambda arguments: run(arguments.arguments, arguments.cache))
 
 
 def run(given: Sequence[str], cache: Path) -> int:

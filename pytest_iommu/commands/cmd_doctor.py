@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
+from pytest_iommu.commands import with_pytest
 from pytest_iommu.core import needs
 from pytest_iommu.core.needs import Need, Tools
 from pytest_iommu.core.outcomes import SetupError
@@ -15,8 +16,10 @@ from pytest_iommu.core.outcomes import SetupError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from pytest_iommu.core.settings import Settings
     from pytest_iommu.images import Machine
     from pytest_iommu.images.store import Store
+    from pytest_iommu.session.run import Run
 
 DESCRIPTION = (
     "List the commands, headers and libraries that a run needs, with the Debian packages that bring them, and what a "
@@ -24,18 +27,17 @@ DESCRIPTION = (
 )
 
 
-def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("doctor", help="list what a run needs, found or missing", description=DESCRIPTION)
-    parser.add_argument("--machine", metavar="NAME", help="machines by comma (default: all)")
-    parser.add_argument("--flavour", metavar="NAME", help="kernel flavours by comma (default: all)")
-    parser.add_argument("--kernel", type=Path, metavar="DIR", help="kernel tree; without it Debian's newest")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="ready kernel image: nothing is built but the agent")
-    parser.add_argument("--config", type=Path, action="append", default=[], metavar="FILE", help="a fragment on top")
-    parser.add_argument("--make-arg", action="append", default=[], metavar="ARG", help="for the kernel's make")
-    parser.add_argument("--qemu", default="auto", metavar="Q", help="auto, system, fetched[:N] or a path")
-    parser.add_argument("--offline", action="store_true", help="a run may not fetch anything")
-    parser.set_defaults(run=run)
+    parser = commands.add_parser("doctor", help="List what a run needs, found or missing.", description=DESCRIPTION)
+    with_pytest.add_options(
+        parser,
+        *(*with_pytest.KERNEL, "machine", "flavour", "image", "qemu"),
+        machine="Machines, separated by commas (default: all).",
+        flavour="Kernel flavours, separated by commas (default: all).",
+        image="Ready kernel image: then only the guest's programs are built.",
+    )
+    parser.set_defaults(run=lambda arguments: with_pytest.call(arguments, partial(examine, arguments)))
 
 
 class Report:
@@ -75,20 +77,20 @@ class Report:
         self.wrong += 1
 
 
-def run(arguments: argparse.Namespace) -> int:
+def examine(arguments: argparse.Namespace, run: Run) -> int:
     """Print the list; 0 when nothing is missing, else 1."""
-    from pytest_iommu.core import machines
     from pytest_iommu.images import config
     from pytest_iommu.images.artefacts import store_at
 
-    store = store_at(arguments.cache)
-    names = arguments.machine.split(",") if arguments.machine else machines.names()
-    chosen = [machines.get(name) for name in names]
-    flavours = arguments.flavour.split(",") if arguments.flavour else config.flavours()
+    settings = run.settings
+    store = store_at(settings.cache)
+    names = settings.machines if arguments.iommu_machine else tuple(run.machines)
+    chosen = [run.machine(name) for name in names]
+    flavours = settings.flavours if arguments.iommu_flavour else config.flavours()
     report = Report()
-    fetches = _fetched(arguments, store, chosen, report)
+    fetches = _fetched(settings, store, chosen, report)
     for arch, same in _by_arch(chosen).items():
-        _compiled(arguments, store, arch, same, flavours, report)
+        _compiled(settings, store, arch, same, flavours, report)
     report.title("To run guests")
     for need in needs.needed(["guest"], Tools()):
         report.need(need, Tools())
@@ -115,7 +117,7 @@ def _by_arch(chosen: Iterable[Machine]) -> dict[str, list[Machine]]:
 
 
 def _compiled(
-    arguments: argparse.Namespace,
+    settings: Settings,
     store: Store,
     arch: str,
     same: list[Machine],
@@ -126,17 +128,17 @@ def _compiled(
     from pytest_iommu.images import config, source, toolchain
 
     machine = same[0]
-    tools = toolchain.tools(machine, arguments.make_arg)
+    tools = toolchain.tools(machine, settings.make_args)
     who = f"{arch} ({', '.join(one.name for one in same)})"
-    if arguments.image is None:
+    if settings.image is None:
         symbols = {
-            flavour: needs.symbols_of(config.text(config.merged(machine, flavour, arguments.config)))
+            flavour: needs.symbols_of(config.text(config.merged(machine, flavour, settings.config)))
             for flavour in flavours
         }
         report.title(f"To build kernels for {who}, flavours {', '.join(symbols)}")
         for need in needs.needed(["kernel"], tools, set().union(*symbols.values())):
             report.need(need, tools, _only(need, symbols))
-        tree = arguments.kernel or getattr(source.cached(store), "path", None)
+        tree = settings.kernel or getattr(source.cached(store), "path", None)
         try:
             toolchain.require_version(tools, tree)
         except SetupError as error:
@@ -155,7 +157,7 @@ def _only(need: Need, symbols: Mapping[str, set[str]]) -> str:
     return "" if len(some) == len(symbols) else f"flavours {', '.join(some)}"
 
 
-def _fetched(arguments: argparse.Namespace, store: Store, chosen: Iterable[Machine], report: Report) -> bool:
+def _fetched(settings: Settings, store: Store, chosen: Iterable[Machine], report: Report) -> bool:
     """Kernel source and QEMU, in the cache or not; whether a run would fetch something."""
     from pytest_iommu.images import qemu_binary, source
 
@@ -166,15 +168,15 @@ def _fetched(arguments: argparse.Namespace, store: Store, chosen: Iterable[Machi
     def absent(what: str, name: str) -> None:
         nonlocal fetches
         fetches = True
-        if arguments.offline:
+        if settings.offline:
             report.problem(what, SetupError(f"{name} is not in the cache, and with --offline it is not fetched"))
         else:
             report.line("fetch", what, f"{name} from this machine's Debian mirror")
 
     try:
-        if arguments.image is not None:
-            report.line("found", "kernel", f"{arguments.image} as given")
-        elif (found := source.current(arguments.kernel, store)) is not None:
+        if settings.image is not None:
+            report.line("found", "kernel", f"{settings.image} as given")
+        elif (found := source.current(settings.kernel, store)) is not None:
             report.line("found", "kernel source", found.description)
         else:
             absent("kernel source", f"linux-source-{source.SUPPORTED[0]}, about 2 GB unpacked,")
@@ -182,7 +184,7 @@ def _fetched(arguments: argparse.Namespace, store: Store, chosen: Iterable[Machi
         report.problem("kernel source", error)
     for binary, machine in {machine.qemu_binary: machine for machine in chosen}.items():
         try:
-            emulator = qemu_binary.find(store, machine, arguments.qemu)
+            emulator = qemu_binary.find(store, machine, settings.qemu)
         except SetupError as error:
             report.problem(binary, error)
             continue

@@ -13,10 +13,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.paths import user_path
 from pytest_iommu.report.results import SCHEMA
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
 
 VERSION = {"major": 5, "minor": 3}
 ROOT = "iommu_ptdump"
@@ -39,6 +43,19 @@ class About:
     repository: str = ""
     tree: str = ""
     log: str = ""
+
+
+def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("kcidb", help="Convert the results of --iommu-json to KCIDB's format.")
+    parser.add_argument("results", type=user_path, metavar="FILE.json", help="Results that --iommu-json wrote.")
+    parser.add_argument("--origin", required=True, metavar="NAME", help="Name of your CI in KCIDB.")
+    parser.add_argument("--build", metavar="ID", help="Id of the build, if your CI submits checkout and build itself.")
+    parser.add_argument("--commit", metavar="HASH", help="All 40 digits of the commit that was tested.")
+    parser.add_argument("--repository", metavar="URL", help="Repository with that commit, an https address.")
+    parser.add_argument("--tree", metavar="NAME", help="Name of that tree, e.g. mainline.")
+    parser.add_argument("--log", metavar="URL", help="Address of the run's log.")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

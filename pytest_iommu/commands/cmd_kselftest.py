@@ -4,20 +4,26 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pytest_iommu.core.paths import user_path
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 
-def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("kselftest", help="write the kernel selftest, into a kernel tree or anywhere")
-    parser.add_argument("directory", type=Path, help="a kernel tree: it goes where it belongs there; else just there")
-    parser.add_argument("--kernel", type=Path, metavar="TREE", help="build it there, with this tree's kselftest")
-    parser.add_argument("--kdir", type=Path, metavar="BUILD", help="build the module, too, for the kernel built there")
-    parser.add_argument("--machine", default="smmuv3", help="whose processor it is built for, static")
+    parser = commands.add_parser("kselftest", help="Write the kernel selftest, into a kernel tree or anywhere.")
+    parser.add_argument("directory", type=user_path, help="Kernel tree or any other directory.")
+    parser.add_argument("--kernel", type=user_path, metavar="TREE", help="Build it with this tree's kselftest.")
+    parser.add_argument(
+        "--kdir",
+        type=user_path,
+        metavar="BUILD",
+        help="Build the module for this kernel build.",
+    )
+    parser.add_argument("--machine", default="smmuv3", help="Machine that it is built for (default: %(default)s).")
     parser.set_defaults(run=run)
 
 

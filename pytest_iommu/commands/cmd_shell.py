@@ -11,28 +11,32 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_iommu.core import paths
+from pytest_iommu.commands import with_pytest
 from pytest_iommu.core.outcomes import SetupError
-from pytest_iommu.core.settings import Settings
-from pytest_iommu.session.options import OPTIONS
 
 if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from pytest_iommu.session.run import Run
     from pytest_iommu.targets.qemu import Boot
 
-USED = (
-    *("machine", "flavour", "kernel", "image", "modules", "cache", "qemu", "config", "append", "qemu-arg", "make-arg"),
-    "offline",
-)
+USED = (*with_pytest.KERNEL, "machine", "flavour", "image", "modules", "qemu", "append", "qemu-arg")
 HINT = "Ctrl-A X ends the guest; Ctrl-A C is QEMU's monitor."
 CONSOLE = (
     *("-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"),
     *("-mon", "chardev=console,mode=readline"),
 )
+
+
+def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("shell", help="Open a shell in the guest that tests run in.", description=HINT)
+    with_pytest.add_options(parser, *USED)
+    parser.set_defaults(run=partial(with_pytest.call, command=shell))
 
 
 def shell_command(boot: Boot, tree: str = "") -> list[str]:
@@ -44,55 +48,16 @@ def shell_command(boot: Boot, tree: str = "") -> list[str]:
     return replace(boot, append=append).command(CONSOLE, tree=tree)
 
 
-def main(argv: Sequence[str]) -> int:
-    """``pytest-iommu shell``: options as pytest's, with or without their ``--iommu-``."""
-    from pytest_iommu.core import machines
+def shell(run: Run) -> int:
+    """Boot the guest of the first machine and flavour that were chosen, on this terminal."""
     from pytest_iommu.images import Progress, prepare
     from pytest_iommu.targets.qemu import boot_of
 
-    settings = parse(argv)
-    machine = machines.get(settings.machine)
-    made = prepare(settings, machine, settings.flavour, Progress(sys.stderr), shell=True)
+    key = run.allowed[0]
+    machine = run.machine(key.machine)
+    made = prepare(run.settings, machine, key.flavour, Progress(sys.stderr), shell=True)
     print(made.describe(), flush=True)
-    return interact(boot_of(settings, machine, made))
-
-
-def parse(argv: Sequence[str]) -> Settings:
-    """The settings of a shell: pytest's options where they mean something here."""
-    parser = argparse.ArgumentParser(prog="pytest-iommu shell", description=HINT)
-    for option in OPTIONS:
-        if option.name not in USED:
-            continue
-        flags = (f"--{option.name}", option.flag)
-        if option.kind == "flag":
-            parser.add_argument(*flags, dest=option.key, action="store_true", help=option.help)
-        elif option.kind in ("list", "paths"):
-            kind = Path if option.kind == "paths" else str
-            parser.add_argument(*flags, dest=option.key, action="append", default=[], type=kind, help=option.help)
-        else:
-            kind = Path if option.kind == "path" else str
-            default = option.default if option.kind == "text" else None
-            parser.add_argument(*flags, dest=option.key, default=default, type=kind, help=option.help)
-    given = parser.parse_args(argv)
-    here = Path.cwd()
-    return Settings(
-        target="qemu",
-        cache=paths.require_cache(given.iommu_cache or paths.default_cache()),
-        where=here,
-        folder=here,
-        # As a run's: of several, the first is the default.
-        machines=tuple(given.iommu_machine.split(",")),
-        flavours=tuple(given.iommu_flavour.split(",")),
-        kernel=given.iommu_kernel,
-        image=given.iommu_image,
-        modules=given.iommu_modules,
-        qemu=given.iommu_qemu,
-        config=tuple(given.iommu_config),
-        append=given.iommu_append,
-        qemu_args=tuple(given.iommu_qemu_arg),
-        make_args=tuple(given.iommu_make_arg),
-        offline=given.iommu_offline,
-    )
+    return interact(boot_of(run.settings, machine, made))
 
 
 def interact(boot: Boot) -> int:

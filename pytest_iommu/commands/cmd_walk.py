@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from pytest_iommu import formats
 from pytest_iommu.core.model import TableConfig, parse_size
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.paths import user_path
 from pytest_iommu.core.protocol import OutsideMemory
 from pytest_iommu.oracle.guest_memory import FILES, walk
 from pytest_iommu.oracle.saved_memory import SavedDomain, SavedMemory, SavedMemoryError, open_image
@@ -33,13 +33,13 @@ byte and needs --base, and --strtab-base and --strtab-cfg, or --format and --top
 """
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``walk``."""
     about = "print the dump from a saved image of memory"
     parser = commands.add_parser(
         "walk", help=about, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("image", type=Path, help="ram.img of a test's artefacts, or RAM byte for byte")
+    parser.add_argument("image", type=user_path, help="ram.img of a test's artefacts, or RAM byte for byte")
     parser.add_argument("--file", choices=(*FILES, *STREAM_FILES), default=FILES[0], help="default: %(default)s")
     parser.add_argument("--base", type=number, metavar="ADDR", help="where RAM begins")
     which = parser.add_argument_group("what to print").add_mutually_exclusive_group()
@@ -50,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     streams = parser.add_argument_group("streams")
     streams.add_argument(
-        "--registers", type=Path, metavar="JSON", help="what the SMMU held; default: in the image, or IMAGE.json"
+        "--registers", type=user_path, metavar="JSON", help="what the SMMU held; default: in the image, or IMAGE.json"
     )
     streams.add_argument("--strtab-base", type=number, metavar="VALUE", help="of SMMU_STRTAB_BASE, instead of a file")
     streams.add_argument("--strtab-cfg", type=number, metavar="VALUE", help="of SMMU_STRTAB_BASE_CFG")

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar
 
 from pytest_iommu.core import paths
-from pytest_iommu.core.model import parse_size
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.yaml_reader import Overlaid, Value, read_file
 
-Node = str | list["Node"] | dict[str, "Node"]
-"""What a YAML file is made of here: every scalar stays text (``00:01.0`` would become a float)."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,184 +130,127 @@ class Machine:
         raise KeyError(name)
 
 
-def read_yaml(path: Path) -> dict[str, Node]:
-    """A YAML file whose top is a mapping, all scalars as text. SetupError with file and line on a mistake."""
-    import yaml
-
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-    try:
-        tree = yaml.load(path.read_bytes(), Loader=loader)
-    except OSError as error:
-        raise SetupError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise SetupError(f"{path}: {error}") from error
-    if not isinstance(tree, dict):
-        raise SetupError(f"{path}: a mapping is expected")
-    return cast("dict[str, Node]", tree)
-
-
-class _Reader:
-    """Typed access to one mapping of a YAML file; a missing or misplaced key is a SetupError that names it."""
-
-    def __init__(self, path: Path, where: str, node: Node) -> None:
-        if not isinstance(node, dict):
-            raise SetupError(f"{path}: {where}: a mapping is expected")
-        self.path, self.where, self.node = path, where, node
-
-    def _get(self, key: str) -> Node:
-        try:
-            return self.node[key]
-        except KeyError:
-            raise SetupError(f"{self.path}: {self.where}: {key} is missing") from None
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self._get(key) if default is None else self.node.get(key, default)
-        if not isinstance(value, str):
-            raise SetupError(f"{self.path}: {self.where}: {key} is to be text")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self._get(key)
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-            raise SetupError(f"{self.path}: {self.where}: {key} is to be a list of words")
-        return tuple(cast("list[str]", value))
-
-    def size(self, key: str, default: str | None = None) -> int:
-        text = self.text(key, default)
-        try:
-            return parse_size(text)
-        except ValueError:
-            raise SetupError(f"{self.path}: {self.where}: {key} is no number: {text!r}") from None
-
-    def flag(self, key: str) -> bool:
-        text = self.text(key, "false")
-        if text not in ("true", "false"):
-            raise SetupError(f"{self.path}: {self.where}: {key} is true or false, not {text!r}")
-        return text == "true"
-
-    def sizes(self, key: str) -> tuple[int, ...]:
-        try:
-            return tuple(parse_size(text) for text in self.texts(key))
-        except ValueError:
-            raise SetupError(f"{self.path}: {self.where}: {key} is to be a list of numbers") from None
-
-    def inner(self, key: str) -> _Reader:
-        return _Reader(self.path, f"{self.where}.{key}" if self.where else key, self._get(key))
-
-    def items(self, key: str) -> list[_Reader]:
-        value = self._get(key)
-        if not isinstance(value, list):
-            raise SetupError(f"{self.path}: {self.where}: {key} is to be a list")
-        return [_Reader(self.path, f"{key}[{number}]", one) for number, one in enumerate(value)]
-
-
-def _device(reader: _Reader, name: str) -> Device:
+def _device(value: Value, name: str = "") -> Device:
+    fields = value.fields(("name", "driver", "address", "sid", "sids", "bus", "hotplug", "qemu"), "a device")
     return Device(
-        name=reader.text("name", name or None),
-        driver=reader.text("driver"),
-        address=reader.text("address"),
-        sids=reader.sizes("sids") if "sids" in reader.node else (reader.size("sid"),),
-        bus=reader.text("bus", ""),
-        hotplug=reader.flag("hotplug"),
-        qemu=reader.size("qemu", "0"),
+        name=fields.get("name", Value.text, name) or fields.need("name").text(),
+        driver=fields.need("driver").text(),
+        address=fields.need("address").text(),
+        sids=fields.get("sids", _numbers, ()) if "sids" in fields else (fields.need("sid").size(),),
+        bus=fields.get("bus", Value.text, ""),
+        hotplug=fields.get("hotplug", Value.flag, False),
+        qemu=fields.get("qemu", Value.size, 0),
     )
 
 
-def _scratch(top: _Reader, ram: int, memory: int) -> tuple[int, int] | None:
-    if "scratch" not in top.node:
-        return None
-    reader = top.inner("scratch")
-    base, size = reader.size("base"), reader.size("size")
+def _numbers(value: Value) -> tuple[int, ...]:
+    return tuple(one.size() for one in value.list())
+
+
+def _words(value: Value) -> tuple[str, ...]:
+    return tuple(one.text() for one in value.list())
+
+
+def _scratch(value: Value, ram: int, memory: int) -> tuple[int, int]:
+    fields = value.fields(("base", "size"), "scratch")
+    base, size = fields.need("base").size(), fields.need("size").size()
     # mem= cuts RAM at a whole MiB from its start, and nothing may be left behind.
     if base % (1 << 20) or not ram < base or base + size != ram + memory:
-        raise SetupError(f"{top.path}: scratch: is to be the end of RAM, which is {ram:#x} to {ram + memory - 1:#x}")
+        raise value.error(f"scratch must be the end of RAM, which is {ram:#x} to {ram + memory - 1:#x}")
     return base, size
 
 
-def _device_tree(top: _Reader) -> tuple[dict[int, int], dict[str, tuple[int, ...]]]:
-    if "device-tree" not in top.node:
-        return {}, {}
-    tree = top.inner("device-tree")
-    moved, iommus = (tree.inner(key) if key in tree.node else None for key in ("moved", "iommus"))
-    try:
-        ids = {int(key, 0): moved.size(key) for key in moved.node} if moved else {}
-    except ValueError:
-        raise SetupError(f"{top.path}: device-tree.moved: maps requester ids to stream ids") from None
-    return ids, {name: iommus.sizes(name) for name in iommus.node} if iommus else {}
+def _moved(value: Value) -> dict[int, int]:
+    return {key.integer(): one.size() for key, one in value.pairs()}
 
 
-def _bounds(reader: _Reader) -> tuple[int, int]:
-    return reader.size("first"), reader.size("last")
+def _bounds(value: Value) -> tuple[int, int]:
+    fields = value.fields(("first", "last"), "a range")
+    return fields.need("first").size(), fields.need("last").size()
 
 
-def _stage(reader: _Reader) -> Stage:
-    parameters = {key: reader.size(key) for key in reader.node if key != "format"}
-    return Stage(reader.text("format"), parameters)
+def _stage(value: Value) -> Stage:
+    found = {key.text(): one for key, one in value.pairs()}
+    if "format" not in found:
+        raise value.error("a stage needs 'format'")
+    return Stage(found.pop("format").text(), {key: one.size() for key, one in found.items()})
 
 
-def _merged(base: Node, over: Node) -> Node:
-    """Mappings are laid over each other key by key, a key without a value takes one away; all else is replaced."""
-    if not isinstance(base, dict) or not isinstance(over, dict):
-        return over
-    laid = {key: _merged(base[key], value) if key in base else value for key, value in over.items()}
-    return {key: value for key, value in {**base, **laid}.items() if value != ""}
+def _by_name(value: Value, read: Callable[[Value], T]) -> dict[str, T]:
+    return {key.text(): read(one) for key, one in value.pairs()}
 
 
-def _described(path: Path) -> dict[str, Node]:
+def _described(path: Path) -> Value:
     """A machine's description, laid over that of the machine it names as its ``base``."""
-    node = read_yaml(path)
-    if "base" not in node:
-        return node
-    base = path.with_name(f"{_Reader(path, '', node).text('base')}.yaml")
-    below = read_yaml(base)
-    if "base" in below:
-        raise SetupError(f"{path}: base: {base.name} has a base itself")
-    return cast("dict[str, Node]", _merged(below, node))
+    top = read_file(path)
+    named = dict(_by_name(top, lambda value: value)).get("base")
+    if named is None:
+        return top
+    ours = {one.stem: one for one in _files()}
+    beside = path.with_name(f"{named.text()}.yaml")
+    base = beside if beside.is_file() and beside != path else ours.get(named.text())
+    if base is None:
+        raise named.error(f"no machine {named.text()!r} beside this file or among {', '.join(ours)}")
+    below = read_file(base)
+    if "base" in _by_name(below, lambda value: value):
+        raise named.error(f"{base.name} has a base itself")
+    return Overlaid(below, top)
+
+
+_QEMU = ("binary", "package", "machine", "args", "cpu", "memory", "icount")
+_KERNEL = ("make-arch", "cross", "target", "image", "config", "required", "append", "lines")
+_TOP = (
+    *("name", "base", "arch", "description", "qemu", "kernel", "smmu", "ecam", "ram", "linear", "scratch", "nothing"),
+    *("devices", "agent", "stages", "device-tree"),
+)
 
 
 def load(path: Path) -> Machine:
-    """Read one machine description. SetupError with file and key when it is wrong."""
-    top = _Reader(path, "", _described(path))
-    qemu, kernel = top.inner("qemu"), top.inner("kernel")
-    lines, stages = kernel.inner("lines"), top.inner("stages")
-    ram, memory = top.size("ram"), qemu.size("memory")
-    moved, iommus = _device_tree(top)
+    """Read one machine description. SetupError with file and line when it is wrong."""
+    top = _described(path).fields(_TOP, "a machine")
+    qemu, kernel = top.need("qemu").fields(_QEMU, "qemu"), top.need("kernel").fields(_KERNEL, "kernel")
+    tree = top.get("device-tree", lambda value: value.fields(("moved", "iommus"), "device-tree"), None)
+    ram, memory = top.need("ram").size(), qemu.need("memory").size()
     return Machine(
-        name=top.text("name"),
-        arch=top.text("arch"),
-        description=top.text("description", ""),
-        qemu_binary=qemu.text("binary"),
-        qemu_package=qemu.text("package"),
-        qemu_machine=qemu.text("machine"),
-        qemu_args=qemu.texts("args") if "args" in qemu.node else (),
-        cpu=qemu.text("cpu"),
+        name=top.need("name").text(),
+        arch=top.need("arch").text(),
+        description=top.get("description", Value.text, ""),
+        qemu_binary=qemu.need("binary").text(),
+        qemu_package=qemu.need("package").text(),
+        qemu_machine=qemu.need("machine").text(),
+        qemu_args=qemu.get("args", _words, ()),
+        cpu=qemu.need("cpu").text(),
         memory=memory,
-        icount=qemu.text("icount", ""),
-        make_arch=kernel.text("make-arch"),
-        cross=kernel.text("cross"),
-        target=kernel.text("target"),
-        image=kernel.text("image"),
-        config=kernel.texts("config"),
-        required=kernel.texts("required"),
-        append=kernel.text("append"),
-        devices=tuple(_device(one, "") for one in top.items("devices")),
-        agent=_device(top.inner("agent"), "agent"),
-        stages={name: _stage(stages.inner(name)) for name in stages.node},
-        lines={flavour: lines.size(flavour) for flavour in lines.node},
+        icount=qemu.get("icount", Value.text, ""),
+        make_arch=kernel.need("make-arch").text(),
+        cross=kernel.need("cross").text(),
+        target=kernel.need("target").text(),
+        image=kernel.need("image").text(),
+        config=_words(kernel.need("config")),
+        required=_words(kernel.need("required")),
+        append=kernel.need("append").text(),
+        devices=tuple(_device(one) for one in top.need("devices").list()),
+        agent=_device(top.need("agent"), "agent"),
+        stages=_by_name(top.need("stages"), _stage),
+        lines=kernel.get("lines", lambda value: _by_name(value, Value.size), {}),
         ram=ram,
-        linear=top.size("linear") if "linear" in top.node else None,
-        scratch=_scratch(top, ram, memory),
-        smmu=top.size("smmu") if "smmu" in top.node else None,
-        ecam=top.size("ecam") if "ecam" in top.node else None,
-        moved=moved,
-        iommus=iommus,
-        nothing=tuple(_bounds(one) for one in top.items("nothing")) if "nothing" in top.node else (),
+        linear=top.get("linear", Value.size, None),
+        scratch=top.get("scratch", lambda value: _scratch(value, ram, memory), None),
+        smmu=top.get("smmu", Value.size, None),
+        ecam=top.get("ecam", Value.size, None),
+        moved=tree.get("moved", _moved, {}) if tree else {},
+        iommus=tree.get("iommus", lambda value: _by_name(value, _numbers), {}) if tree else {},
+        nothing=top.get("nothing", lambda value: tuple(_bounds(one) for one in value.list()), ()),
     )
+
+
+def _files() -> list[Path]:
+    return sorted((paths.qemu_images() / "machines").glob("*.yaml"))
 
 
 def names() -> tuple[str, ...]:
     """The machines that qemu-images/ describes."""
-    return tuple(sorted(path.stem for path in (paths.qemu_images() / "machines").glob("*.yaml")))
+    return tuple(path.stem for path in _files())
 
 
 def get(name: str) -> Machine:

@@ -20,9 +20,19 @@ _UNFIT = re.compile(r"""[\s:#$%"'\\]""")
 
 
 def data() -> Path:
-    """The directory that holds kmod/ and qemu-images/: ``_data`` of a wheel, else the repository's root."""
+    """The directory that holds kmod/, qemu-images/ and docs/: ``_data`` of a wheel, else the repository's root."""
     packaged = PACKAGE / "_data"
     return packaged if packaged.is_dir() else PACKAGE.parent
+
+
+def contract() -> Path:
+    """docs/abi.md: the rules in full, with reasons and tables."""
+    return data() / "docs" / "abi.md"
+
+
+def user_path(text: str) -> Path:
+    """A path as a user types it, ``~`` included."""
+    return Path(os.path.expanduser(text))
 
 
 def kmod() -> Path:

@@ -24,8 +24,8 @@ class Settings:
 
     target: str | None
     cache: Path
-    where: Path
-    folder: Path
+    where: Path = Path()
+    folder: Path = Path()
     target_argument: str = ""
     machines: tuple[str, ...] = ("smmuv3",)
     flavours: tuple[str, ...] = ("plain",)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import yaml
 
+from pytest_iommu.core.model import parse_size
 from pytest_iommu.core.outcomes import SetupError
 
 T = TypeVar("T")
@@ -78,6 +79,13 @@ class Value:
             raise self.error(f"here should be a number from {low} on, not {value}")
         return value
 
+    def size(self) -> int:
+        """A number, which may have one of the units K M G T P, e.g. 64K."""
+        try:
+            return parse_size(self.text())
+        except ValueError:
+            raise self.error(f"here should be a number or a size such as 64K, not {self.text()!r}") from None
+
     def seconds(self) -> float:
         """A time: 500ms, 10s or 2m."""
         text = self.text()
@@ -125,9 +133,37 @@ class Value:
             found[name] = value
         return Fields(self, found, what)
 
+    def is_empty(self) -> bool:
+        """Whether nothing follows the key."""
+        return isinstance(self.node, yaml.ScalarNode) and not self.node.value
+
     def is_mapping(self) -> bool:
         """Whether it is a mapping."""
         return isinstance(self.node, yaml.MappingNode)
+
+
+class Overlaid(Value):
+    """A mapping laid over another one, key by key; a key without a value takes one of the other away."""
+
+    __slots__ = ("base",)
+
+    def __init__(self, base: Value, over: Value) -> None:
+        super().__init__(over.path, over.node)
+        self.base = base
+
+    def pairs(self) -> Iterator[tuple[Value, Value]]:
+        """The keys and values of both."""
+        over = {key.text(): (key, value) for key, value in super().pairs()}
+        for key, value in self.base.pairs():
+            if key.text() not in over:
+                yield key, value
+                continue
+            mine, replaced = over.pop(key.text())
+            if value.is_mapping() and replaced.is_mapping():
+                replaced = Overlaid(value, replaced)
+            if not replaced.is_empty():
+                yield mine, replaced
+        yield from (pair for pair in over.values() if not pair[1].is_empty())
 
 
 class Fields:

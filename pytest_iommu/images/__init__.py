@@ -2,8 +2,8 @@
 """Kernels, initramfs and QEMU for guests: found in the cache, or fetched and built with visible progress."""
 
 from pytest_iommu.core.machines import Device, Machine
-from pytest_iommu.images.artefacts import Artefacts, ImageSettings, prepare
+from pytest_iommu.images.artefacts import Artefacts, prepare
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.qemu_binary import Qemu
 
-__all__ = ["Artefacts", "Device", "ImageSettings", "Machine", "Progress", "Qemu", "prepare"]
+__all__ = ["Artefacts", "Device", "Machine", "Progress", "Qemu", "prepare"]

@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from pytest_iommu.core import needs, paths
 from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.process import disk_full
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import (
     agent,
     bootimage,
@@ -32,27 +32,6 @@ from pytest_iommu.images import (
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.qemu_binary import Qemu
 from pytest_iommu.images.store import Entry, Store, digest
-
-
-class ImageSettings(Protocol):
-    """What prepare() wants to know; pytest_iommu.core.settings.Settings has it all."""
-
-    @property
-    def kernel(self) -> Path | None: ...
-    @property
-    def image(self) -> Path | None: ...
-    @property
-    def modules(self) -> Path | None: ...
-    @property
-    def cache(self) -> Path: ...
-    @property
-    def qemu(self) -> str: ...
-    @property
-    def config(self) -> tuple[Path, ...]: ...
-    @property
-    def make_args(self) -> tuple[str, ...]: ...
-    @property
-    def offline(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +84,7 @@ def store_at(root: Path) -> Store:
 
 
 def prepare(
-    settings: ImageSettings, machine: Machine, flavour: str, progress: Progress | None = None, shell: bool = False
+    settings: Settings, machine: Machine, flavour: str, progress: Progress | None = None, shell: bool = False
 ) -> Artefacts:
     """Have a kernel, its initramfs and a QEMU ready. Warm it takes a tenth of a second and starts no program.
 
@@ -145,7 +124,7 @@ def timings(store: Store) -> dict[str, float]:
 
 
 def _prepare(
-    store: Store, settings: ImageSettings, machine: Machine, flavour: str, progress: Progress, shell: bool
+    store: Store, settings: Settings, machine: Machine, flavour: str, progress: Progress, shell: bool
 ) -> Artefacts:
     if settings.image is not None:
         bootimage.check(settings.image, machine.arch, machine.memory)
@@ -201,7 +180,7 @@ def _given(store: Store, image: Path, modules: Path | None) -> _Kernel:
     return _Kernel(image.absolute(), found, f"{image} as given", reference=False, notes=notes)
 
 
-def _require(store: Store, settings: ImageSettings, machine: Machine, flavour: str) -> None:
+def _require(store: Store, settings: Settings, machine: Machine, flavour: str) -> None:
     """Before anything is fetched: SetupError when the machine lacks something without which that would be in vain."""
     chosen = toolchain.tools(machine, settings.make_args)
     if settings.image is not None:
@@ -213,7 +192,7 @@ def _require(store: Store, settings: ImageSettings, machine: Machine, flavour: s
     toolchain.require(groups, chosen, config.text(config.merged(machine, flavour, settings.config)), tree)
 
 
-def _build(store: Store, settings: ImageSettings, machine: Machine, flavour: str, progress: Progress) -> _Kernel:
+def _build(store: Store, settings: Settings, machine: Machine, flavour: str, progress: Progress) -> _Kernel:
     if settings.kernel is not None:
         found = source.user_tree(settings.kernel)
     else:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 from pytest_iommu.core import paths
-from pytest_iommu.core.machines import Node, read_yaml
-from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.yaml_reader import Fields, Value, read_file
 
 MAGIC = b"070701"
 TRAILER = "TRAILER!!!"
@@ -46,45 +44,38 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def _mapping(node: Node, where: str) -> dict[str, str]:
-    if not isinstance(node, dict) or not all(isinstance(value, str) for value in node.values()):
-        raise SetupError(f"{where}: a mapping of words is expected")
-    return cast("dict[str, str]", node)
-
-
-def _list(manifest: Mapping[str, Node], key: str, where: Path) -> list[Node]:
-    value = manifest.get(key, [])
-    if not isinstance(value, list):
-        raise SetupError(f"{where}: {key} is to be a list")
-    return value
-
-
 def build(sources: Mapping[str, Path], modules: Sequence[Path], manifest: Path | None = None) -> bytes:
     """The archive. ``sources`` are the products the manifest names (``agent``, ``busybox``), ``modules`` in load order.
 
     SetupError when the manifest is wrong or names a product that is not there.
     """
     manifest = manifest or paths.qemu_images() / "initramfs.yaml"
-    top = read_yaml(manifest)
+    top = read_file(manifest).fields(("directories", "nodes", "files", "modules"), "a manifest")
     archive = Newc()
-    for folder in _list(top, "directories", manifest):
-        archive.add(str(folder), stat.S_IFDIR | 0o755, links=2)
-    for node in _list(top, "nodes", manifest):
-        entry = _mapping(node, f"{manifest}: nodes")
-        kind = {"c": stat.S_IFCHR, "b": stat.S_IFBLK}[entry["type"]]
-        archive.add(entry["path"], kind | int(entry["mode"], 8), device=(int(entry["major"]), int(entry["minor"])))
-    for node in _list(top, "files", manifest):
-        entry = _mapping(node, f"{manifest}: files")
-        source = sources.get(entry["source"])
+    for folder in top.words("directories"):
+        archive.add(folder, stat.S_IFDIR | 0o755, links=2)
+    for node in top.need("nodes").list():
+        entry = node.fields(("path", "mode", "type", "major", "minor"), "a node")
+        kind = {"c": stat.S_IFCHR, "b": stat.S_IFBLK}[entry.need("type").choice(("c", "b"), "type")]
+        device = (entry.need("major").integer(), entry.need("minor").integer())
+        archive.add(entry.need("path").text(), kind | _mode(entry), device=device)
+    for node in top.need("files").list():
+        entry = node.fields(("path", "mode", "source", "optional"), "a file")
+        path, product = entry.need("path").text(), entry.need("source").text()
+        source = sources.get(product)
         if source is not None:
-            archive.add(entry["path"], stat.S_IFREG | int(entry["mode"], 8), source.read_bytes())
-        elif entry.get("optional") != "true":
-            raise SetupError(f"{manifest}: {entry['path']} is made of {entry['source']!r}, which there is none of")
-    place = _mapping(top.get("modules", {}), f"{manifest}: modules")
+            archive.add(path, stat.S_IFREG | _mode(entry), source.read_bytes())
+        elif not entry.get("optional", Value.flag, False):
+            raise node.error(f"{path} is made of {product!r}, which has not been built")
+    place = top.need("modules").fields(("directory", "list"), "modules")
     listed = ""
     for module in modules:
-        name = f"{place['directory']}/{module.name}"
+        name = f"{place.need('directory').text()}/{module.name}"
         archive.add(name, stat.S_IFREG | 0o644, module.read_bytes())
         listed += name + "\n"
-    archive.add(place["list"], stat.S_IFREG | 0o644, listed.encode())
+    archive.add(place.need("list").text(), stat.S_IFREG | 0o644, listed.encode())
     return archive.finish()
+
+
+def _mode(entry: Fields) -> int:
+    return int(entry.need("mode").text(), 8)

@@ -38,8 +38,7 @@ class Source:
 def user_tree(path: Path) -> Source:
     """The user's own tree, as it is now. SetupError when it is no kernel tree."""
     path = path.resolve()
-    if not tree.is_kernel(path):
-        raise SetupError(f"--iommu-kernel: {path} is no kernel tree: no Kconfig, or no version in Makefile")
+    tree.require_kernel(path)
     now = tree.fingerprint(path)
     description = f"Linux {tree.release(path)} ({path})"
     return Source(path, description, f"{path} {now.everything}", now.kconfig, immutable=False)

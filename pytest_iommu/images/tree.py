@@ -48,6 +48,12 @@ def is_kernel(tree: Path) -> bool:
     return (tree / "Kconfig").is_file() and _text(tree / "Makefile").find("PATCHLEVEL") >= 0
 
 
+def require_kernel(path: Path) -> None:
+    """SetupError for a directory that is no kernel tree."""
+    if not is_kernel(path):
+        raise SetupError(f"--iommu-kernel: {path} is no kernel tree: no Kconfig, or no version in Makefile")
+
+
 def release(tree: Path) -> str:
     """The version that the top Makefile states, e.g. ``7.3.4`` or ``7.3.0-rc2``."""
     fields: list[tuple[str, str]] = _VERSION.findall(_text(tree / "Makefile"))

@@ -38,9 +38,7 @@ def without_workers(config: pytest.Config) -> None:
 
 def configure(config: pytest.Config) -> None:
     """Make this process's Run. A wrong option ends pytest as a usage error."""
-    for formats in config.hook.pytest_iommu_formats(config=config):
-        for one in formats:
-            register(one)
+    _register_formats(config)
     config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
     worker = getattr(config, "workerinput", None)
     if worker is not None and options.HANDOVER in worker:
@@ -64,6 +62,22 @@ def configure(config: pytest.Config) -> None:
     signals = Signals(watch.signalled)
     _handle(config, signals, ctrl_c=not config.getoption("usepdb"))
     config.pluginmanager.register(Reporter(run.settings, run.kernels, watch, signals), "iommu-reporter")
+
+
+def run_of(config: pytest.Config) -> Run:
+    """The Run of a command that is no session. SetupError on a wrong option."""
+    _register_formats(config)
+    options.check_keys(config)
+    run = config.stash[RUN] = Run(config, options.load(config, run_folder(config.rootpath)))
+    for name in run.settings.machines:
+        run.machine(name)
+    return run
+
+
+def _register_formats(config: pytest.Config) -> None:
+    for formats in config.hook.pytest_iommu_formats(config=config):
+        for one in formats:
+            register(one)
 
 
 def _handle(config: pytest.Config, signals: Signals, ctrl_c: bool) -> None:

@@ -24,7 +24,6 @@ HANDOVER = "iommu"
 """Where a worker finds the settings and kernels of the controller."""
 
 KEY_PREFIX = "iommu_"
-KEEP = ("failed", "all", "none")
 
 
 _HAS_KERNEL = ("local", "ssh", "vng")
@@ -49,10 +48,17 @@ class Option:
     kind: Literal["text", "path", "list", "paths", "flag"] = "text"
     metavar: str = ""
     default: str = ""
+    choices: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
         return f"--iommu-{self.name}"
+
+    @property
+    def text(self) -> str:
+        """The help text, with choices and default."""
+        known = f" Choices: {', '.join(self.choices)}." if self.choices else ""
+        return f"{self.help}{known}{f' (default: {self.default})' if self.default else ''}"
 
     @property
     def key(self) -> str:
@@ -61,35 +67,88 @@ class Option:
 
 OPTIONS = (
     Option(
-        "target", "where kernels run: qemu, vng, local, ssh://host, replay:DIR; without it, nothing is run", metavar="T"
+        "target",
+        "Where kernels run: qemu, vng, local, ssh://[USER@]HOST[:PORT] or replay:DIR. Without a target, tests that "
+        "need a guest are skipped.",
+        metavar="TARGET",
     ),
-    Option("machine", "machine(s) to run on, by comma", metavar="NAME", default="smmuv3"),
-    Option("kernel", "kernel tree to test; never written to", kind="path", metavar="DIR"),
-    Option("image", "ready kernel image, instead of a tree", kind="path", metavar="FILE"),
+    Option(
+        "machine",
+        "Machines to run on, separated by commas; the first is the default of tests that name none. "
+        "`pytest-iommu machines` lists them.",
+        metavar="NAMES",
+        default="smmuv3",
+    ),
+    Option(
+        "kernel",
+        "Kernel tree to build and test; it is never written to. Without it, the newest supported kernel source of "
+        "this machine's Debian mirror is fetched.",
+        kind="path",
+        metavar="DIR",
+    ),
+    Option("image", "Ready kernel image to test instead of a tree.", kind="path", metavar="FILE"),
     Option(
         "modules",
-        "modules of --iommu-image, vng, local or ssh: a directory or tar file",
+        "Modules that belong to --iommu-image or to the running kernel of vng, local or ssh: a directory or tar file.",
         kind="path",
         metavar="PATH",
     ),
-    Option("flavour", "kernel flavour(s) by comma; the first one is the default", metavar="NAME", default="plain"),
-    Option("cache", "where sources, builds and QEMU are kept", kind="path", metavar="DIR"),
-    Option("qemu", "auto (PATH if new enough, or fetched), system, fetched[:N], a path", metavar="Q", default="auto"),
-    Option("config", "kernel configuration fragment, applied last", kind="paths", metavar="FILE"),
-    Option("append", "text added to the kernel command line", metavar="TEXT"),
-    Option("qemu-arg", "one more argument for QEMU", kind="list", metavar="ARG"),
-    Option("make-arg", "one more argument for the kernel's make, e.g. LLVM=1", kind="list", metavar="ARG"),
-    Option("keep", "artefact folders to keep: failed, all or none", metavar="WHICH", default="failed"),
-    Option("offline", "fetch nothing; fail when something is missing", kind="flag"),
-    Option("list", "list the scenarios and the rules they check, then exit", kind="flag"),
-    Option("record", "record the guests' answers to DIR, for --iommu-target=replay:DIR", kind="path", metavar="DIR"),
-    Option("strict", "a run that checked nothing fails, also one without a target", kind="flag"),
-    Option("report", "write rules.json and rules.md, what became of every rule, to DIR", kind="path", metavar="DIR"),
-    Option("json", "write the results, a JSON document, to FILE", kind="path", metavar="FILE"),
-    Option("ktap", "write the results, KTAP version 1, to FILE", kind="path", metavar="FILE"),
-    Option("known", "known issues: tests that are expected to fail, and must still do so", kind="path", metavar="FILE"),
-    Option("examples", "how many scenarios to generate in all", metavar="N", default="300"),
-    Option("seed", "what they are generated from: a number, or random", metavar="N", default=str(RELEASE_SEED)),
+    Option(
+        "flavour",
+        "Kernel configurations to build, separated by commas; the first is the default of tests that name none. "
+        "`pytest-iommu flavours` lists them.",
+        metavar="NAMES",
+        default="plain",
+    ),
+    Option("cache", "Directory for sources, builds and QEMU.", kind="path", metavar="DIR"),
+    Option(
+        "qemu",
+        "Which QEMU to run: auto (the one in PATH if it is new enough, else a fetched one), system, fetched[:MAJOR] or "
+        "a path.",
+        metavar="WHICH",
+        default="auto",
+    ),
+    Option(
+        "config",
+        "Kernel configuration fragment, applied after all others. Can be repeated.",
+        kind="paths",
+        metavar="FILE",
+    ),
+    Option("append", "Text to append to the kernel command line.", metavar="TEXT"),
+    Option("qemu-arg", "Argument to add to QEMU's command line. Can be repeated.", kind="list", metavar="ARG"),
+    Option(
+        "make-arg",
+        "Argument to add to the kernel's make command, e.g. LLVM=1. Can be repeated.",
+        kind="list",
+        metavar="ARG",
+    ),
+    Option(
+        "keep",
+        "Which tests keep their artefact folder.",
+        metavar="WHICH",
+        default="failed",
+        choices=("failed", "all", "none"),
+    ),
+    Option("offline", "Fetch nothing; fail if something is missing.", kind="flag"),
+    Option("list", "List the collected tests with the rules they check, then exit.", kind="flag"),
+    Option(
+        "record",
+        "Record the guests' answers in DIR, to be used again with --iommu-target=replay:DIR.",
+        kind="path",
+        metavar="DIR",
+    ),
+    Option("strict", "Fail if no test checked anything, for example because there is no target.", kind="flag"),
+    Option("report", "Write rules.json and rules.md, the result of every rule, to DIR.", kind="path", metavar="DIR"),
+    Option("json", "Write the results to FILE as JSON.", kind="path", metavar="FILE"),
+    Option("ktap", "Write the results to FILE as KTAP, version 1.", kind="path", metavar="FILE"),
+    Option(
+        "known",
+        "YAML file of known issues. Tests that match are expected to fail; if they pass, that is a failure.",
+        kind="path",
+        metavar="FILE",
+    ),
+    Option("examples", "Number of scenarios to generate in all.", metavar="N", default="300"),
+    Option("seed", "Seed for generated scenarios: a number, or 'random'.", metavar="SEED", default=str(RELEASE_SEED)),
 )
 
 _INI_TYPES: Mapping[str, Literal["string", "args", "linelist", "bool"]] = {
@@ -103,16 +162,15 @@ _INI_TYPES: Mapping[str, Literal["string", "args", "linelist", "bool"]] = {
 
 def add_options(parser: pytest.Parser) -> None:
     """Register all options and their ini twins."""
-    group = parser.getgroup("iommu", "IOMMU page-table dumps")
+    group = parser.getgroup("iommu", "IOMMU page tables and their dumps (pytest-iommu)")
     for option in OPTIONS:
         if option.kind == "flag":
-            group.addoption(option.flag, dest=option.key, action="store_true", default=None, help=option.help)
-        elif option.kind in ("list", "paths"):
-            group.addoption(
-                option.flag, dest=option.key, action="append", default=None, metavar=option.metavar, help=option.help
-            )
+            group.addoption(option.flag, dest=option.key, action="store_true", default=None, help=option.text)
         else:
-            group.addoption(option.flag, dest=option.key, default=None, metavar=option.metavar, help=option.help)
+            action = "append" if option.kind in ("list", "paths") else "store"
+            group.addoption(
+                option.flag, dest=option.key, action=action, default=None, metavar=option.metavar, help=option.text
+            )
         default: object = {"list": [], "paths": [], "flag": False}.get(option.kind, option.default)
         parser.addini(option.key, f"{option.help} (as {option.flag})", type=_INI_TYPES[option.kind], default=default)
 
@@ -145,18 +203,22 @@ def _ini(config: pytest.Config, option: Option) -> Any:
 def _value(config: pytest.Config, option: Option) -> Any:
     given = config.getoption(option.key)
     ini = _ini(config, option)
-    if option.kind in ("list", "paths"):
-        values = [*ini, *(given or [])]
-        if option.kind == "list":
-            return tuple(values)
-        # A path of the ini file is relative to the ini file, one of the command line to where the user stands.
-        base = config.rootpath
-        return tuple([base / path for path in ini] + [config.invocation_params.dir / path for path in given or []])
+    here, there = config.invocation_params.dir, config.rootpath
+    if option.kind == "list":
+        return (*ini, *(given or []))
+    if option.kind == "paths":
+        return (*(_path(there, one) for one in ini), *(_path(here, one) for one in given or []))
     if option.kind == "path":
-        if given:
-            return Path(config.invocation_params.dir, os.path.expanduser(given))
-        return Path(config.rootpath, os.path.expanduser(ini)) if ini else None
-    return ini if given is None else given
+        return _path(here, given) if given else _path(there, ini) if ini else None
+    value = ini if given is None else given
+    if option.choices and value not in option.choices:
+        raise SetupError(f"{option.flag} takes {', '.join(option.choices)}, not {value!r}")
+    return value
+
+
+def _path(base: Path, text: str) -> Path:
+    """A path of the command line is relative to where the user stands, one of the ini file to the ini file."""
+    return base / os.path.expanduser(text)
 
 
 def check(config: pytest.Config) -> None:
@@ -223,6 +285,15 @@ def _exists(path: Path | None, flag: str, what: Literal["file", "directory", "pa
     return path
 
 
+def _tree(path: Path | None) -> Path | None:
+    """Said before anything is fetched or built."""
+    if path is not None:
+        from pytest_iommu.images import tree
+
+        tree.require_kernel(path)
+    return path
+
+
 def _known(path: Path | None) -> tuple[Known, ...]:
     if path is None:
         return ()
@@ -241,8 +312,6 @@ def _cache(given: Path | None, target: str) -> Path:
 def load(config: pytest.Config, folder: Path) -> Settings:
     """The settings of this run; ``folder`` is the run's artefact folder. SetupError on a value that cannot be."""
     value = {option.name: _value(config, option) for option in OPTIONS}
-    if value["keep"] not in KEEP:
-        raise SetupError(f"--iommu-keep is one of {', '.join(KEEP)}, not {value['keep']!r}")
     if value["image"] and value["kernel"]:
         raise SetupError("--iommu-kernel and --iommu-image exclude each other: a tree to build, or a ready image")
     target, _, argument = value["target"].partition(":")
@@ -260,7 +329,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         folder=folder,
         machines=_names(value["machine"], "--iommu-machine"),
         flavours=_names(value["flavour"], "--iommu-flavour"),
-        kernel=_exists(value["kernel"], "--iommu-kernel", "directory"),
+        kernel=_tree(_exists(value["kernel"], "--iommu-kernel", "directory")),
         image=_exists(value["image"], "--iommu-image", "file"),
         modules=_exists(value["modules"], "--iommu-modules", "path"),
         qemu=value["qemu"],

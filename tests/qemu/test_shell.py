@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pexpect
 import pytest
 
-from pytest_iommu.commands.cmd_shell import parse, shell_command
+from pytest_iommu.commands.cmd_shell import shell_command
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.targets.qemu import Boot
 
@@ -71,12 +71,6 @@ def test_the_same_guest_as_tests_have(boot: Boot) -> None:
     assert [word for word in command if "iommu.shell=1" in word]
     for device in boot.machine.devices:
         assert (device.argument in command) is not device.hotplug
-
-
-def test_options_are_those_of_pytest() -> None:
-    assert parse(["--iommu-append=quiet"]) == parse(["--append=quiet"])
-    several = parse(["--iommu-machine=smmuv3,smmuv3ids", "--iommu-flavour=plain,debug"])
-    assert (several.machine, several.flavour) == ("smmuv3", "plain")
 
 
 def test_without_a_terminal_it_says_so() -> None:

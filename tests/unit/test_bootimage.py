@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu import cli
 from pytest_iommu.core import machines
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import artefacts, bootimage
 
 RAM = 512 << 20
@@ -100,7 +100,7 @@ def test_it_is_looked_at_before_anything_is_fetched_or_compiled(
 ) -> None:
     (tmp_path / "Image").write_bytes(b"not an image")
     monkeypatch.setenv("PATH", "/nowhere")
-    settings = cli.BuildSettings(cache=tmp_path / "cache", image=tmp_path / "Image")
+    settings = Settings(None, tmp_path / "cache", image=tmp_path / "Image")
     with pytest.raises(SetupError, match="is no kernel"):
         artefacts.prepare(settings, machines.get("smmuv3"), "plain")
     assert not (tmp_path / "cache").exists()

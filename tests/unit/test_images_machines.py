@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,16 +58,16 @@ def test_cross_compiling_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("name: smmuv3\n", "", "name is missing"),
-        ("memory: 512M", "memory: lots", "qemu: memory is no number: 'lots'"),
-        ("s1: {format: arm_64_lpae_s1, ias: 48", "s1: {ias: 48", "stages.s1: format is missing"),
-        ("sid: 16", "sod: 16", r"devices\[1\]: sid is missing"),
-        ("name: smmuv3\n", "name: [\n", "line"),
-        ("base: 0x5c000000", "base: 0x5b000000", "scratch: is to be the end of RAM, which is 0x40000000 to 0x5fffffff"),
-        ("base: 0x5c000000, size: 64M", "base: 0x40000000, size: 512M", "scratch: is to be the end of RAM"),
-        ("base: 0x5c000000, size: 64M", "base: 0x5ffff000, size: 4K", "scratch: is to be the end of RAM"),
-        ("sid: 16", "sids: 16", r"devices\[1\]: sids is to be a list"),
-        ("sid: 16", "sid: 16, hotplug: perhaps", r"devices\[1\]: hotplug is true or false, not 'perhaps'"),
+        ("name: smmuv3\n", "", "bad.yaml:3: a machine needs 'name'"),
+        ("memory: 512M", "memory: lots", "here should be a number or a size such as 64K, not 'lots'"),
+        ("s1: {format: arm_64_lpae_s1, ias: 48", "s1: {ias: 48", "a stage needs 'format'"),
+        ("sid: 16", "sod: 16", r":4\d: a device has no key 'sod'; known: name, driver"),
+        ("name: smmuv3\n", "name: [\n", r"bad.yaml:\d+: is no YAML"),
+        ("base: 0x5c000000", "base: 0x5b000000", "scratch must be the end of RAM, which is 0x40000000 to 0x5fffffff"),
+        ("base: 0x5c000000, size: 64M", "base: 0x40000000, size: 512M", "scratch must be the end of RAM"),
+        ("base: 0x5c000000, size: 64M", "base: 0x5ffff000, size: 4K", "scratch must be the end of RAM"),
+        ("sid: 16", "sids: 16", "here should be a list"),
+        ("sid: 16", "sid: 16, hotplug: perhaps", "unknown value 'perhaps'; known: true, false"),
     ],
 )
 def test_a_mistake_in_a_machine_file_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -80,16 +79,28 @@ def test_a_mistake_in_a_machine_file_is_named(tmp_path: Path, old: str, new: str
 
 
 def test_a_machine_is_laid_over_its_base(tmp_path: Path) -> None:
-    shutil.copy(machines.paths.qemu_images() / "machines/smmuv3.yaml", tmp_path)
     (tmp_path / "over.yaml").write_text("name: over\nbase: smmuv3\nqemu: {memory: 1G}\nscratch:\nstages:\n  s1:\n")
     made = machines.load(tmp_path / "over.yaml")
     assert (made.name, made.memory, made.scratch, list(made.stages)) == ("over", 1 << 30, None, ["s2"])
     assert (made.cpu, made.devices) == (SMMUV3.cpu, SMMUV3.devices)
     (tmp_path / "third.yaml").write_text("name: third\nbase: over\n")
-    with pytest.raises(SetupError, match=r"third.yaml: base: over.yaml has a base itself"):
+    with pytest.raises(SetupError, match=r"third.yaml:2: over.yaml has a base itself"):
         machines.load(tmp_path / "third.yaml")
     (tmp_path / "over.yaml").write_text("name: over\nbase: absent\n")
-    with pytest.raises(SetupError, match="absent.yaml: No such file"):
+    with pytest.raises(SetupError, match=r"over.yaml:2: no machine 'absent' beside this file or among smmuv3, "):
+        machines.load(tmp_path / "over.yaml")
+
+
+def test_a_base_beside_the_file_comes_first(tmp_path: Path) -> None:
+    text = (machines.paths.qemu_images() / "machines/smmuv3.yaml").read_text()
+    (tmp_path / "smmuv3.yaml").write_text(text.replace("cpu: cortex-a57", "cpu: max"))
+    (tmp_path / "over.yaml").write_text("name: over\nbase: smmuv3\n")
+    assert machines.load(tmp_path / "over.yaml").cpu == "max"
+
+
+def test_a_second_key_of_one_name_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "over.yaml").write_text("name: over\nbase: smmuv3\nqemu:\n  memory: 1G\n  memory: 2G\n")
+    with pytest.raises(SetupError, match=r"over.yaml:5: 'memory' is here a second time; the first is on line 4"):
         machines.load(tmp_path / "over.yaml")
 
 
@@ -110,7 +121,7 @@ def test_stream_ids_of_a_device_tree(tmp_path: Path) -> None:
     text = (machines.paths.qemu_images() / "machines/smmuv3.yaml").read_text()
     for bad in ("moved: {x: 1}", "moved: {0x10: y}", "iommus: {a: 5}"):
         (tmp_path / "bad.yaml").write_text(f"{text}\ndevice-tree: {{{bad}}}\n")
-        with pytest.raises(SetupError, match=r"device-tree\.\w+: "):
+        with pytest.raises(SetupError, match=r"bad.yaml:\d+: here should be"):
             machines.load(tmp_path / "bad.yaml")
 
 

@@ -21,6 +21,7 @@ import pytest
 from pytest_iommu import cli
 from pytest_iommu.core import machines
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import apt, artefacts, initramfs, qemu_binary, ready
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
@@ -139,7 +140,7 @@ def _members(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 def test_an_initramfs_without_its_agent_is_an_error() -> None:
-    with pytest.raises(SetupError, match="/init is made of 'agent'"):
+    with pytest.raises(SetupError, match=r"initramfs.yaml:\d+: /init is made of 'agent'"):
         initramfs.build({}, [])
 
 
@@ -307,7 +308,7 @@ def test_a_ready_image_needs_neither_source_nor_make(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")
     monkeypatch.setattr(machines.platform, "machine", lambda: "x86_64")
     (tmp_path / "Image").write_bytes(bytes(16) + b"\0\1" + bytes(38) + b"ARM\x64" + bytes(4))
-    settings = cli.BuildSettings(cache=tmp_path / "cache", image=tmp_path / "Image")
+    settings = Settings(None, tmp_path / "cache", image=tmp_path / "Image")
     made = artefacts.prepare(settings, SMMUV3, "plain")
     assert made.image == tmp_path / "Image"
     assert b"agent\n" in made.initrd.read_bytes()
@@ -321,7 +322,7 @@ def test_a_ready_image_needs_neither_source_nor_make(tmp_path: Path, monkeypatch
 def test_nothing_is_fetched_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_qemu(bare_machine.make(tmp_path / "bin"), "10.0.2")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")
-    settings = cli.BuildSettings(cache=tmp_path / "cache", offline=True)
+    settings = Settings(None, tmp_path / "cache", offline=True)
     with pytest.raises(SetupError, match="--iommu-offline"):
         artefacts.prepare(settings, replace(SMMUV3), "plain")
 
@@ -345,13 +346,3 @@ def test_kconfig_writes_the_fragment(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "CONFIG_ARM_SMMU_V3=y\n" in text
     assert cli.main(["kconfig", "--flavour=x", str(tmp_path)]) == 2
     assert "no kernel flavour" in capsys.readouterr().err
-
-
-def test_shell_keeps_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    got: list[list[str]] = []
-    import pytest_iommu.commands
-
-    shell = SimpleNamespace(main=lambda words: got.append(words) or 7)
-    monkeypatch.setattr(pytest_iommu.commands, "cmd_shell", shell, raising=False)
-    assert cli.main(["shell", "--help", "x"]) == 7
-    assert got == [["--help", "x"]]
