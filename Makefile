@@ -46,7 +46,7 @@ kunit: setup
 
 # All that races, or is counted, on the kernel that watches itself: KASAN, lockdep, RCU.
 races: setup
-	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=debug -n $(JOBS) -m iommu_manner $(ARGS)
+	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=debug -n $(JOBS) -m iommu_boot_mode $(ARGS)
 
 bench: setup
 	$(BIN)/python tools/bench $(ARGS)

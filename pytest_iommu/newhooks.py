@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Hooks for others: a machine, a dialect, a format, a target, a kernel of your own, and what happens to guests.
+"""Hooks for other plugins: machines, dialects, formats, targets, kernels and more of your own, and the life of guests.
 
 A plugin takes part by an entry point of the group ``pytest11``, or a conftest.py by defining the function.
 """
@@ -7,12 +7,15 @@ A plugin takes part by an entry point of the group ``pytest11``, or a conftest.p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_iommu.check.witnesses.in_ram import InRam
     from pytest_iommu.compare.comparison import Comparison
+    from pytest_iommu.core.boot_modes import BootMode
     from pytest_iommu.core.known_issues import KnownIssue
     from pytest_iommu.core.protocol import Evidence, Guest
     from pytest_iommu.dialects import Dialect
@@ -35,6 +38,24 @@ def pytest_iommu_dialects(config: pytest.Config) -> Sequence[Dialect]:  # type: 
 @pytest.hookspec
 def pytest_iommu_formats(config: pytest.Config) -> Sequence[Format]:  # type: ignore[empty-body]
     """Further page-table formats: levels, page sizes, fields."""
+
+
+@pytest.hookspec
+def pytest_iommu_boot_modes(config: pytest.Config) -> Mapping[str, BootMode]:  # type: ignore[empty-body]
+    """Further boot modes by name, as ``@pytest.mark.iommu_boot_mode(NAME)`` selects them."""
+
+
+@pytest.hookspec
+def pytest_iommu_flavours(config: pytest.Config) -> Mapping[str, Path]:  # type: ignore[empty-body]
+    """Further kernel flavours: name to configuration fragment, as ``--iommu-flavour=NAME`` selects them."""
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_iommu_witness(config: pytest.Config, guest: Guest, machine: Machine) -> InRam | None:
+    """Another IN RAM witness for a guest: an InRam, or a subclass of it whose texts() finds the tables differently.
+
+    First answer wins; without one, the witness follows the SMMUv3's stream table.
+    """
 
 
 @pytest.hookspec

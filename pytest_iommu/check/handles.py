@@ -13,7 +13,7 @@ from pytest_iommu.check import reading
 from pytest_iommu.check.plugging import devices_of, plug
 from pytest_iommu.check.witnesses.in_ram import in_ram
 from pytest_iommu.check.witnesses.streams import Streams
-from pytest_iommu.core.boot_modes import MANNERS, RACES
+from pytest_iommu.core.boot_modes import BOOT_MODES, RACES
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.model import Dump, Prot, format_size, parse_size
 from pytest_iommu.core.outcomes import (
@@ -109,8 +109,8 @@ class GuestHandle:
     @property
     def gdb(self) -> Gdb | None:
         """QEMU's gdbstub; None where there is no QEMU. SetupError for a guest that was booted without one."""
-        if not MANNERS[self.key.manner].gdb:
-            raise SetupError(f'{self.key} has no gdbstub: mark the test with @pytest.mark.iommu_manner("{RACES}")')
+        if not BOOT_MODES[self.key.boot_mode].gdb:
+            raise SetupError(f'{self.key} has no gdbstub: mark the test with @pytest.mark.iommu_boot_mode("{RACES}")')
         found: Gdb | None = getattr(self._guest, "gdb", None)
         return found
 

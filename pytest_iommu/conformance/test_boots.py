@@ -74,7 +74,7 @@ def owner(iommu_guest: GuestHandle) -> Iterator[Owner]:
         yield started
 
 
-@pytest.mark.iommu_manner("without-debugfs")
+@pytest.mark.iommu_boot_mode("without-debugfs")
 @pytest.mark.iommu_rules("LAY-1", "LAY-4", "FLT-1")
 class TestWithoutDebugfs:
     """debugfs=off: the files are not there, and nothing else is missed."""
@@ -121,7 +121,7 @@ def texts(guest: GuestHandle, paths: Sequence[str]) -> list[bytes]:
     return [result.data for result in results]
 
 
-@pytest.mark.iommu_manner("lockdown")
+@pytest.mark.iommu_boot_mode("lockdown")
 @pytest.mark.iommu_fresh
 @pytest.mark.iommu_rules("LAY-5")
 @pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", config=("SECURITY_LOCKDOWN_LSM", "SECURITYFS"))

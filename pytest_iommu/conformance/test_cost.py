@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """CON-11: what map, unmap and attach cost, in instructions, in a kernel with the dump and in one without.
 
-In guests of the manner "counted" a nanosecond is an instruction. Their clock ticks every 16 ns, and the module gives
+In guests in boot mode "counted" a nanosecond is an instruction. Their clock ticks every 16 ns, and the module gives
 the shortest of many rounds: one with no interrupt in it, to the tick. Operations of many sizes lie differently to the
 tick, and hundreds of calls in one measurement make it small, so that single instructions are seen.
 """
@@ -35,7 +35,7 @@ TABLES = 512
 #: what a guest of one processor may not have added up yet
 PENDING = 64
 
-pytestmark = [pytest.mark.iommu_manner("counted"), pytest.mark.iommu_rules("CON-11")]
+pytestmark = [pytest.mark.iommu_boot_mode("counted"), pytest.mark.iommu_rules("CON-11")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,15 +71,15 @@ def reading(guest: GuestHandle, domain: Domain, names: tuple[str, ...]) -> Itera
 
 @pytest.mark.iommu_rules("CON-7")
 @pytest.mark.parametrize(
-    ("manner", "names"),
+    ("boot_mode", "names"),
     [
         pytest.param("functional", (), id="alone"),
-        pytest.param("races", (), id="races-alone", marks=pytest.mark.iommu_manner("races")),
-        pytest.param("races", FILES[1:3], id="races-with-readers", marks=pytest.mark.iommu_manner("races")),
+        pytest.param("races", (), id="races-alone", marks=pytest.mark.iommu_boot_mode("races")),
+        pytest.param("races", FILES[1:3], id="races-with-readers", marks=pytest.mark.iommu_boot_mode("races")),
     ],
 )
 def test_memory_stays_within_bounds(
-    manner: str, names: tuple[str, ...], iommu_guest: GuestHandle, iommu: Iommu, request: pytest.FixtureRequest
+    boot_mode: str, names: tuple[str, ...], iommu_guest: GuestHandle, iommu: Iommu, request: pytest.FixtureRequest
 ) -> None:
     domain = iommu.domain()
     domain.map(0x1000000, 0x41000000, "64K", "rw")
@@ -97,10 +97,10 @@ def test_memory_stays_within_bounds(
     peak = meminfo(before.data)["MemFree"] - min(least)
     one = TABLES * domain.page
     request.node.user_properties.append(("peak of freed tables, bytes", peak))
-    assert peak <= WAITING[manner] * one, f"{peak >> 10} KiB are waiting when each unmap frees {one >> 10} KiB"
+    assert peak <= WAITING[boot_mode] * one, f"{peak >> 10} KiB are waiting when each unmap frees {one >> 10} KiB"
     *_, after = iommu_guest.run([*settled, look], PATIENCE).results
     left = meminfo(before.data)["MemFree"] - meminfo(after.data)["MemFree"]
-    assert left <= WAITING[manner] * one, f"{left >> 10} KiB do not come back"
+    assert left <= WAITING[boot_mode] * one, f"{left >> 10} KiB do not come back"
 
 
 def limited(guest: GuestHandle, folder: str, op: Op, limit: int | None = None) -> int:

@@ -22,7 +22,7 @@ from pytest_iommu.guest.testmodule import MODULE
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu0",)),
-    pytest.mark.iommu_manner("races"),
+    pytest.mark.iommu_boot_mode("races"),
 ]
 
 DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"

@@ -25,7 +25,7 @@ from pytest_iommu.scenario.race_words import TIMEOUT
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
-    pytest.mark.iommu_manner("races"),
+    pytest.mark.iommu_boot_mode("races"),
 ]
 
 WRITER, READER = 0, 1

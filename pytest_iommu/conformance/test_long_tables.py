@@ -28,7 +28,7 @@ from pytest_iommu.oracle import TableModel
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
-    pytest.mark.iommu_manner("counted"),
+    pytest.mark.iommu_boot_mode("counted"),
 ]
 
 BASE = 0x40000000

@@ -323,7 +323,7 @@ def taken_in_turn(text: bytes, pieces: list[list[bytes]]) -> bool:
 
 
 @pytest.mark.iommu_rules("CON-10", "CON-6")
-@pytest.mark.iommu_manner("races")
+@pytest.mark.iommu_boot_mode("races")
 @pytest.mark.parametrize("kind", ["s1", "amdv1"])
 @pytest.mark.parametrize(("file", "chunk"), [("page_table", 100), ("page_table", PAGE), ("entries", 333), ("stats", 7)])
 def test_two_readers_share_one_open_file(

@@ -29,7 +29,7 @@ from pytest_iommu.scenario.race_words import Reader, Storm
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
-    pytest.mark.iommu_manner("races"),
+    pytest.mark.iommu_boot_mode("races"),
 ]
 
 K, M = 1 << 10, 1 << 20

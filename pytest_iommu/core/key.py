@@ -14,11 +14,11 @@ class Key:
 
     machine: str
     flavour: str
-    manner: str = FUNCTIONAL
+    boot_mode: str = FUNCTIONAL
 
     def __str__(self) -> str:
         name = f"{self.machine}/{self.flavour}"
-        return name if self.manner == FUNCTIONAL else f"{name}/{self.manner}"
+        return name if self.boot_mode == FUNCTIONAL else f"{name}/{self.boot_mode}"
 
     @property
     def kernel(self) -> Key:

@@ -17,6 +17,21 @@ _NOW = {"PROC_SYSCTL": "SYSCTL"}
 _UNSET = re.compile(r"^# CONFIG_(\w+) is not set$")
 
 
+_ADDED: dict[str, Path] = {}
+"""The fragments of flavours that plugins add."""
+
+
+def register(fragments: Mapping[str, Path]) -> None:
+    """Add kernel flavours: name -> fragment. SetupError for a name that is taken by another one."""
+    for name, path in fragments.items():
+        if _ADDED.setdefault(name, path) != path or _shipped(name).is_file():
+            raise SetupError(f"there are two kernel flavours {name!r}")
+
+
+def _shipped(name: str) -> Path:
+    return paths.qemu_images() / "config" / f"{name}.config"
+
+
 def parse(path: Path) -> dict[str, str]:
     """A fragment's symbols, without CONFIG_; ``n`` for those not set. SetupError with file and line on other text."""
     symbols = {}
@@ -41,16 +56,16 @@ def flavours() -> tuple[str, ...]:
 
     shared = {name for machine in machines.names() for name in machines.get(machine).config}
     found = {path.stem for path in (paths.qemu_images() / "config").glob("*.config")}
-    return tuple(sorted(found - shared, key=lambda name: (name != "plain", name)))
+    return tuple(sorted((found - shared) | set(_ADDED), key=lambda name: (name != "plain", name)))
 
 
 def merged(machine: Machine, flavour: str, extra: Sequence[Path]) -> dict[str, str]:
     """The machine's fragments, the flavour's on top, the user's last. SetupError when the flavour is unknown."""
-    folder = paths.qemu_images() / "config"
-    if not (folder / f"{flavour}.config").is_file():
+    own = _ADDED.get(flavour, _shipped(flavour))
+    if not own.is_file():
         raise SetupError(f"no kernel flavour {flavour!r}; there are: {', '.join(flavours())}")
     symbols: dict[str, str] = {}
-    for path in [*(folder / f"{name}.config" for name in (*machine.config, flavour)), *extra]:
+    for path in [*map(_shipped, machine.config), own, *extra]:
         symbols.update(parse(path))
     return symbols
 

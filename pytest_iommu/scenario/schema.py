@@ -354,7 +354,7 @@ class Instance:
         return 1 if self.case.repeat.fresh else self.case.repeat.times
 
     @property
-    def manner(self) -> str:
+    def boot_mode(self) -> str:
         """How its guest is booted."""
         return RACES if self.case.race or self.case.storm else FUNCTIONAL
 

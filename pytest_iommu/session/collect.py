@@ -90,8 +90,8 @@ class ScenarioItem(GuestItem):
         super().__init__(**kwargs)
         self.instance = instance
         self.add_marker(pytest.mark.iommu_rules(*instance.rules))
-        if instance.manner != FUNCTIONAL:
-            self.add_marker(pytest.mark.iommu_manner(instance.manner))
+        if instance.boot_mode != FUNCTIONAL:
+            self.add_marker(pytest.mark.iommu_boot_mode(instance.boot_mode))
         self.extra_keyword_matches.update(instance.rules)
 
     def setup(self) -> None:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_iommu import formats
+from pytest_iommu.check.witnesses import in_ram
+from pytest_iommu.core import boot_modes
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import EXIT_SETUP, SetupError
 from pytest_iommu.core.settings import RELEASE_SEED
 from pytest_iommu.core.signals import Signals, Terminated
-from pytest_iommu.formats import register
+from pytest_iommu.images import config as kernel_config
 from pytest_iommu.report.failure_folder import run_folder
 from pytest_iommu.report.summary import GUEST, RULES
 from pytest_iommu.report.terminal import Reporter
@@ -38,7 +41,7 @@ def without_workers(config: pytest.Config) -> None:
 
 def configure(config: pytest.Config) -> None:
     """Make this process's Run. A wrong option ends pytest as a usage error."""
-    _register_formats(config)
+    _register(config)
     config.pluginmanager.register(KeptErrors(), "iommu-hook-errors")
     worker = getattr(config, "workerinput", None)
     if worker is not None and options.HANDOVER in worker:
@@ -66,7 +69,7 @@ def configure(config: pytest.Config) -> None:
 
 def run_of(config: pytest.Config) -> Run:
     """The Run of a command that is no session. SetupError on a wrong option."""
-    _register_formats(config)
+    _register(config)
     options.check_keys(config)
     run = config.stash[RUN] = Run(config, options.load(config, run_folder(config.rootpath)))
     for name in run.settings.machines:
@@ -74,10 +77,18 @@ def run_of(config: pytest.Config) -> Run:
     return run
 
 
-def _register_formats(config: pytest.Config) -> None:
-    for formats in config.hook.pytest_iommu_formats(config=config):
-        for one in formats:
-            register(one)
+def _register(config: pytest.Config) -> None:
+    """Make known what other plugins bring."""
+    hook = config.hook
+    for found in hook.pytest_iommu_formats(config=config):
+        for one in found:
+            formats.register(one)
+    for modes in hook.pytest_iommu_boot_modes(config=config):
+        boot_modes.register(modes)
+    for fragments in hook.pytest_iommu_flavours(config=config):
+        kernel_config.register(fragments)
+    if hook.pytest_iommu_witness.get_hookimpls():
+        in_ram.register(lambda guest, machine: hook.pytest_iommu_witness(config=config, guest=guest, machine=machine))
 
 
 def _handle(config: pytest.Config, signals: Signals, ctrl_c: bool) -> None:
@@ -177,7 +188,7 @@ def key_of(item: pytest.Item) -> Key:
         return item.key()
     settings = item.config.stash[RUN].settings
     machine = marks.needs_of(item).machine or settings.machine
-    return Key(machine, marks.flavour_of(item) or settings.flavour, marks.manner_of(item))
+    return Key(machine, marks.flavour_of(item) or settings.flavour, marks.boot_mode_of(item))
 
 
 def _prepare(run: Run, keys: Iterable[Key], show: bool = False, selftest: bool = False) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_iommu.core.boot_modes import FUNCTIONAL, MANNERS
+from pytest_iommu.core.boot_modes import BOOT_MODES, FUNCTIONAL
 from pytest_iommu.core.rules import RULES
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def _flavour(mark: pytest.Mark, known: Known) -> str | None:
     return _one_name(mark) or _unknown("kernel flavour", mark.args[0], known.flavours)
 
 
-def _manner(mark: pytest.Mark, known: Known) -> str | None:
-    return _one_name(mark) or _unknown("manner", mark.args[0], MANNERS)
+def _boot_mode(mark: pytest.Mark, known: Known) -> str | None:
+    return _one_name(mark) or _unknown("boot mode", mark.args[0], BOOT_MODES)
 
 
 def _nothing(mark: pytest.Mark, known: Known) -> str | None:
@@ -171,7 +171,8 @@ MARKS = {
         ),
         MarkSpec("iommu_flavour", '"debug"', "kernel flavour that the test runs on", _flavour),
         MarkSpec("iommu_fresh", "", "run the test on a freshly booted guest", _nothing),
-        MarkSpec("iommu_manner", '"races"', f"how the test's guest is booted: {', '.join(MANNERS)}", _manner),
+        MarkSpec("iommu_boot_mode", '"races"', f"how the test's guest is booted: {', '.join(BOOT_MODES)}", _boot_mode),
+        MarkSpec("iommu_manner", '"races"', "old name of iommu_boot_mode, for one release", _boot_mode),
     )
 }
 
@@ -254,9 +255,9 @@ def flavour_of(item: pytest.Item) -> str | None:
     return str(mark.args[0]) if mark is not None else None
 
 
-def manner_of(item: pytest.Item) -> str:
+def boot_mode_of(item: pytest.Item) -> str:
     """How the guest of a test is booted."""
-    mark = item.get_closest_marker("iommu_manner")
+    mark = item.get_closest_marker("iommu_boot_mode") or item.get_closest_marker("iommu_manner")
     return str(mark.args[0]) if mark is not None else FUNCTIONAL
 
 

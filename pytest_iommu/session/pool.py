@@ -116,7 +116,7 @@ class Pool:
     def _not_to_be_had(self, key: Key) -> IommuError | None:
         """What prevented the guest of that key before.
 
-        One that has not booted in time has had minutes. The other machines and manners of its kernel are not given as
+        One that has not booted in time has had minutes. Other machines and boot modes of its kernel are not given as
         much, unless one of them has booted.
         """
         found = self._broken.get(key)

@@ -184,7 +184,7 @@ class Run:
     def key(self, instance: Instance) -> Key:
         """The guest a scenario runs on: the case's flavour, or the run's default one."""
         flavour = self.settings.flavour if instance.kernel == "plain" else instance.kernel
-        return Key(instance.machine, flavour, instance.manner)
+        return Key(instance.machine, flavour, instance.boot_mode)
 
     def lacks(self, key: Key, devices: Sequence[str] = (), config: Sequence[str] = ()) -> str | None:
         """What a test needs and the machine or the kernel's configuration does not have, or None.

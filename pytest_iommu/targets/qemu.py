@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_iommu.core.boot_modes import FUNCTIONAL, MANNERS, Manner
+from pytest_iommu.core.boot_modes import BOOT_MODES, FUNCTIONAL, BootMode
 from pytest_iommu.core.limits import available_memory
 from pytest_iommu.core.outcomes import IommuError, SetupError
 from pytest_iommu.core.process import Child, finished
@@ -53,7 +53,7 @@ class Descriptors:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """One way to start a guest; see manners.py."""
+    """One way to start a guest; see core/boot_modes.py."""
 
     machine: Machine
     program: Sequence[str]
@@ -62,27 +62,27 @@ class Boot:
     append: str = ""
     arguments: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
-    manner: Manner = MANNERS[FUNCTIONAL]
+    boot_mode: BootMode = BOOT_MODES[FUNCTIONAL]
 
     @property
     def icount(self) -> str:
         """What the guest's clock counts; empty where it is the host's."""
-        return self.machine.icount if self.manner.icount is None else self.manner.icount
+        return self.machine.icount if self.boot_mode.icount is None else self.boot_mode.icount
 
     def command(self, console: Sequence[str], fds: Descriptors | None = None, tree: str = "") -> list[str]:
         """QEMU's command line; without descriptors, for a guest that nobody but its console is connected to.
 
         ``tree`` is the path of a device tree, where the board is to have another than QEMU's own.
         """
-        machine, manner = self.machine, self.manner
+        machine, boot_mode = self.machine, self.boot_mode
         backend = "memory-backend-ram,id=ram" if fds is None else "memory-backend-file,id=ram,share=on"
         where = "" if fds is None else f",mem-path=/proc/self/fd/{fds.ram}"
-        words = [machine.append, machine.limit, "oops=panic", manner.append, self.append]
+        words = [machine.append, machine.limit, "oops=panic", boot_mode.append, self.append]
         argv = [
             *self.program,
             *("-name", f"iommu-{machine.name}", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-machine", f"{machine.qemu_machine},memory-backend=ram", "-cpu", machine.cpu),
-            *("-smp", str(manner.cpus)),
+            *("-smp", str(boot_mode.cpus)),
             *machine.qemu_args,
             *("-m", f"{machine.memory >> 20}M"),
             *("-object", f"{backend},size={machine.memory}{where}"),
@@ -98,7 +98,7 @@ class Boot:
         if fds is not None:
             argv += ["-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"]
             argv += ["-chardev", f"socket,id=qtest,fd={fds.qtest}", "-qtest", "chardev:qtest", "-qtest-log", "none"]
-            if manner.gdb:
+            if boot_mode.gdb:
                 argv += ["-chardev", f"socket,id={CHARDEV},fd={fds.gdb}"]
         if self.icount:
             argv += ["-icount", self.icount]
@@ -129,8 +129,8 @@ class Boot:
                 raise SetupError(f"{what}: {said or error}") from error
 
 
-def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts, manner: str = FUNCTIONAL) -> Boot:
-    """How the settings want this machine and kernel to be started, in a manner of manners.py."""
+def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts, boot_mode: str = FUNCTIONAL) -> Boot:
+    """How the settings want this machine and kernel to be started, in a mode of core/boot_modes.py."""
     return Boot(
         machine=machine.on(artefacts.qemu.number[0]),
         program=tuple(artefacts.qemu.argv_prefix),
@@ -139,7 +139,7 @@ def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts, manner: 
         append=settings.append,
         arguments=settings.qemu_args,
         env=dict(artefacts.qemu.env),
-        manner=MANNERS[manner],
+        boot_mode=BOOT_MODES[boot_mode],
     )
 
 

@@ -44,7 +44,7 @@ def _qemu(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | No
     from pytest_iommu.targets.qemu import QemuTarget, boot_of
 
     assert kernel is not None
-    return QemuTarget(boot_of(settings, machine, kernel, key.manner))
+    return QemuTarget(boot_of(settings, machine, kernel, key.boot_mode))
 
 
 def _replay(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:

@@ -106,10 +106,10 @@ class RunningTarget:
         self._no_dump = ""
 
     def start(self) -> AgentGuest:
-        """Connect and load the module. SetupError when that fails; skips where there is no dump, or no such manner."""
-        if self._key.manner != FUNCTIONAL:
+        """Connect and load the module. SetupError when that fails; skips without a dump, or such a boot mode."""
+        if self._key.boot_mode != FUNCTIONAL:
             how = "is booted as usual" if self._host.booted else "is not booted"
-            pytest.skip(f"needs a guest booted in manner {self._key.manner}: {self.name} {how}")
+            pytest.skip(f"needs a guest booted in mode {self._key.boot_mode}: {self.name} {how}")
         only = f"{self._settings.machine}/{self._settings.flavour}"
         if str(self._key) != only:
             pytest.skip(f"needs {self._key}: {self.name} is one machine, and stands for {only}")

@@ -19,8 +19,8 @@ WRONG = {
     '@pytest.mark.iommu_rules("RNG-99")': "unknown rule 'RNG-99'; did you mean 'RNG-*'?",
     "@pytest.mark.iommu_rules": "it names no rule",
     '@pytest.mark.iommu_rules(rule="RNG-1")': "unknown argument 'rule'",
-    '@pytest.mark.iommu_manner("race")': "unknown manner 'race'; did you mean 'races'?",
-    "@pytest.mark.iommu_manner()": "it takes exactly one name",
+    '@pytest.mark.iommu_boot_mode("race")': "unknown boot mode 'race'; did you mean 'races'?",
+    "@pytest.mark.iommu_boot_mode()": "it takes exactly one name",
     "@pytest.mark.iommu_flavour": "it takes exactly one name",
     '@pytest.mark.iommu_flavour("debgu")': "unknown kernel flavour 'debgu'; did you mean 'debug'?",
     '@pytest.mark.iommu_flavour("plain", "debug")': "it takes exactly one name",
@@ -57,13 +57,13 @@ def test_a_wrong_mark_is_a_usage_error_however_pytest_is_run(recorded: Bench, ar
 
 def test_a_wrong_mark_of_a_module_is_told_once(bench: Bench) -> None:
     bench.pytester.makepyfile(
-        'import pytest\npytestmark = pytest.mark.iommu_manner("race")\n'
+        'import pytest\npytestmark = pytest.mark.iommu_boot_mode("race")\n'
         "def test_a(): pass\ndef test_b(): pass\nclass TestC:\n    def test_d(self): pass\n"
     )
     result = bench.pytester.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*::test_a (and 2 more tests): @pytest.mark.iommu_manner('race'): *"])
-    assert result.stderr.str().count("unknown manner") == 1
+    result.stderr.fnmatch_lines(["*::test_a (and 2 more tests): @pytest.mark.iommu_boot_mode('race'): *"])
+    assert result.stderr.str().count("unknown boot mode") == 1
 
 
 def test_marks_of_others_are_left_alone(bench: Bench) -> None:

@@ -22,7 +22,7 @@ def boot(iommu_guest: object, request: pytest.FixtureRequest) -> Boot:
         pytest.skip("needs --iommu-target=qemu")
     key = key_of(request.node)
     run.pool.pause()
-    return boot_of(run.settings, run.machine(key.machine), run.kernels[key.kernel], key.manner)
+    return boot_of(run.settings, run.machine(key.machine), run.kernels[key.kernel], key.boot_mode)
 
 
 @pytest.fixture

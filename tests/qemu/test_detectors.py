@@ -34,7 +34,7 @@ def command(guest: VirtualGuest, line: str) -> dict[str, str]:
     return status.values
 
 
-@pytest.mark.iommu_manner("races")
+@pytest.mark.iommu_boot_mode("races")
 def test_a_reader_that_is_held_for_too_long(guest: VirtualGuest) -> None:
     """A vCPU stands still where the walk has just loaded an item: no grace period ends."""
     made = command(guest, "domain d dev=edu0 stage=1")

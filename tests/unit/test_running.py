@@ -182,7 +182,7 @@ def test_pages_of_another_size(target: Callable[..., RunningTarget]) -> None:
 def test_one_machine_is_one_guest(target: Callable[..., RunningTarget]) -> None:
     with pytest.raises(SetupError, match="one test module on it: run without -n"):
         target(workers=2).start()
-    with pytest.raises(pytest.skip.Exception, match="booted in manner races: here is not booted"):
+    with pytest.raises(pytest.skip.Exception, match="booted in mode races: here is not booted"):
         target(key=Key("smmuv3", "plain", "races")).start()
     with pytest.raises(
         pytest.skip.Exception, match="needs smmuv3topo/plain: here is one machine, and stands for smmuv3/"

@@ -105,7 +105,7 @@ def compile_all(folder: Path | None = None) -> dict[str, str]:
 
 def suitable(instance: Instance) -> bool:
     """Whether a guest can carry it out alone: not what takes QEMU's monitor, DMA by a host's word, or races."""
-    if instance.machine != MACHINE or instance.kernel != KERNEL or instance.manner != FUNCTIONAL:
+    if instance.machine != MACHINE or instance.kernel != KERNEL or instance.boot_mode != FUNCTIONAL:
         return False
     return not any(
         isinstance(step, (PlugStep, DmaStep))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """CON-1, seen from the host: the tables that a held reader may still read hold what they held.
 
-A guest booted in manner `races` overwrites pages with zeros when they are freed (init_on_free=1). The host remembers
+A guest booted in mode `races` overwrites pages with zeros when they are freed (init_on_free=1). The host remembers
 the tables on the reader's way, and all that are reached from there, at the moment of the hold; it looks at them again
 when the operations are done, and only then lets the reader go on. What was freed meanwhile is not what it was, whether
 somebody has got the page since or not, and nothing the guest does can make it so again.

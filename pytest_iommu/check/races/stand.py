@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_iommu.guest.gdb import Gdb
 
 CPU = 1
-"""The reader's processor; nothing else is there in manner `races`."""
+"""The reader's processor; nothing else is there in boot mode `races`."""
 
 PIECE = 1 << 10
 """Bytes of memory in one packet."""
