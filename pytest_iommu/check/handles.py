@@ -275,7 +275,8 @@ class Domain:
 
     def path(self, file: str = "") -> str:
         """The domain's directory in the guest's debugfs, or a file of it."""
-        return f"{DEBUGFS}/domains/{self.id}/{file}".rstrip("/")
+        place = self._iommu.dialect.place.format(domain=self.id, file=file)
+        return f"{DEBUGFS}/{place}".rstrip("/")
 
 
 class Iommu:
@@ -287,6 +288,11 @@ class Iommu:
         self._domains: dict[str, Domain] = {}
         self._commands: list[str] = []
         self._files: dict[str, bytes] = {}
+
+    @property
+    def dialect(self) -> Dialect:
+        """What the kernel's dump is written in; skips where there is none."""
+        return self._guest.dialect
 
     def domain(self, stage: str = "s1", device: str = "edu0", granule: int | None = None) -> Domain:
         """A hardware domain of a device's IOMMU, with the kernel's pages; skips where those are not ``granule``."""

@@ -49,7 +49,8 @@ class Where:
     def path(self, domain: str, file: str) -> str:
         """A file of a domain's directory."""
         number = self.ids.get(domain, "-")
-        return f"{DEBUGFS}/domains/{NO_ID if number == '-' else number}/{file}"
+        place = self.dialect.place.format(domain=NO_ID if number == "-" else number, file=file)
+        return f"{DEBUGFS}/{place}".rstrip("/")
 
 
 def unheard(comparison: Comparison) -> None:

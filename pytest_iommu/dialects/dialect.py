@@ -29,6 +29,8 @@ class Dialect(Protocol):
 
     name: str
     files: tuple[str, ...]
+    place: str
+    """Where a file of a domain is, below the IOMMU's debugfs directory: ``{domain}`` is its id, ``{file}`` the file."""
 
     def probe(self, names: Set[str]) -> bool:
         """Whether a directory of the guest with these names in it speaks this dialect."""

@@ -71,6 +71,7 @@ class IoPtdump:
     """The dialect of the reference implementation."""
 
     name = "io_ptdump"
+    place = "domains/{domain}/{file}"
     files: tuple[str, ...] = ("info", "page_table", "entries", "stats")
 
     def probe(self, names: Set[str]) -> bool:
