@@ -23,8 +23,7 @@ class _Collected:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
-            later = getattr(getattr(item, "instance", None), "later", ())
-            if not later and item.get_closest_marker("skip") is None:
+            if item.get_closest_marker("skip") is None:
                 marks = item.iter_markers("iommu_rules")
                 self.tests.update({str(rule) for mark in marks for rule in mark.args})
 

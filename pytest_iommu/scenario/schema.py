@@ -359,9 +359,11 @@ class Instance:
         return RACES if self.case.race or self.case.storm else FUNCTIONAL
 
     @property
-    def later(self) -> tuple[str, ...]:
-        """What this version cannot run yet."""
-        return ()
+    def anywhere(self) -> bool:
+        """Whether it runs on any machine: it has software tables alone, and names no machine and no device."""
+        case = self.case
+        named = len(case.machines) > 1 or self.needs.machine is not None or bool(self.needs.devices)
+        return not named and not any(domain.hardware for domain in self.domains.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,23 +168,23 @@ class Run:
         settings = self.settings
         if settings.target is None:
             return NO_TARGET
-        if instance.machine not in settings.machines:
+        if self.key(instance).machine not in settings.machines:
             return f"needs machine {instance.machine}: --iommu-machine={instance.machine}"
         if instance.kernel not in ("plain", *settings.flavours):
             return f"needs kernel flavour {instance.kernel}: --iommu-flavour=plain,{instance.kernel}"
         if instance.needs.machine is not None and not self.kind.emulated:
             return f"needs machine {instance.needs.machine} under QEMU, this one is not emulated"
-        if instance.later:
-            return f"not run yet: {', '.join(instance.later)}"
         key = self.key(instance)
         return other_granule(instance.domains.values(), key.flavour) or self.lacks(
             key, instance.needs.devices, instance.needs.config
         )
 
     def key(self, instance: Instance) -> Key:
-        """The guest a scenario runs on: the case's flavour, or the run's default one."""
+        """The guest a scenario runs on: its machine and flavour, or the run's default ones."""
+        named = self.settings.machines
+        machine = instance.machine if instance.machine in named or not instance.anywhere else named[0]
         flavour = self.settings.flavour if instance.kernel == "plain" else instance.kernel
-        return Key(instance.machine, flavour, instance.boot_mode)
+        return Key(machine, flavour, instance.boot_mode)
 
     def lacks(self, key: Key, devices: Sequence[str] = (), config: Sequence[str] = ()) -> str | None:
         """What a test needs and the machine or the kernel's configuration does not have, or None.

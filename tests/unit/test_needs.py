@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -10,7 +11,9 @@ import pytest
 
 from pytest_iommu.core import machines
 from pytest_iommu.core.key import Key
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images.qemu_binary import Qemu
+from pytest_iommu.scenario import load
 from pytest_iommu.session.run import Run
 
 KEY = Key("smmuv3", "plain")
@@ -30,3 +33,22 @@ def test_a_device_that_only_a_newer_qemu_has(version: str, missing: str | None) 
     run = cast("Run", SimpleNamespace(machine=machines.get, kernels={KEY: kernel} if version else {}))
     assert Run.lacks(run, KEY, ["edu0", "testdev0"]) == missing
     assert (Run.lacks(run, KEY, ["edu9", "edu1"]) or "").startswith("machine smmuv3 has no edu9")
+
+
+@pytest.mark.parametrize(
+    ("where", "machine"),
+    [
+        ("formats: [amdv1]", "mine"),
+        ("stages: [s1]", "smmuv3"),
+        ("formats: [amdv1], machines: [smmuv3s1]", "mine"),
+        ("formats: [amdv1], machines: [smmuv3, smmuv3s1]", "smmuv3"),
+        ("formats: [amdv1], needs: {machine: smmuv3}", "smmuv3"),
+        ("formats: [amdv1], needs: {devices: [edu0]}", "smmuv3"),
+    ],
+)
+def test_software_tables_run_on_any_machine(where: str, machine: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.iommu.yaml"
+    path.write_text(f"suite: a\ncases:\n  - {{name: b, rules: [RNG-1], {where}, do: [{{check: {{}}}}]}}\n")
+    settings = Settings("qemu", tmp_path, machines=("mine", "other"))
+    run = cast("Run", SimpleNamespace(settings=settings))
+    assert Run.key(run, load(path).instances[0]) == Key(machine, "plain")

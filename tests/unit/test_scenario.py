@@ -306,7 +306,6 @@ STREAMS = """
 
 def test_devices_streams_and_transfers(tmp_path: Path) -> None:
     (instance,) = suite(tmp_path, STREAMS).instances
-    assert instance.later == ()
     first, second, third, last = compile_plan(instance).phases
     line = instance.line
     assert first.script.splitlines()[-2:] == ["attach a edu0", "attach a edu1"]
