@@ -10,17 +10,14 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, configured, type_of
 from pytest_iommu.check.owners.drivers import group, vfio
 from pytest_iommu.check.owners.guest_program import Owner, Space
 from pytest_iommu.check.witnesses.streams import BYPASS
-from pytest_iommu.conformance.test_directories import FILES
-from pytest_iommu.core.model import Range
-from pytest_iommu.dialects import IO_PTDUMP
+from pytest_iommu.conformance.helpers import FILES, assert_table_in_memory, in_memory
 from pytest_iommu.guest import ops
-from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, DomainRow, parse_domains
-from pytest_iommu.oracle import TableModel
+from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, DomainRow
 from pytest_iommu.scenario.variants import hardware, page_size
 from pytest_iommu.session.hookcalls import listener
 
@@ -56,15 +53,6 @@ def complaints(guest: GuestHandle) -> list[str]:
         for level, text in messages(guest)
         if level <= ERROR or (level == WARNING and about.search(text) and banner not in text)
     ]
-
-
-def in_memory(guest: GuestHandle, domain: TableModel, row: DomainRow) -> tuple[Range, ...]:
-    """The ranges of a table as the SMMU finds it in memory, by way of the device that is attached."""
-    if guest.in_ram is None:
-        pytest.skip("needs a guest whose memory the host can see")
-    texts = guest.in_ram.texts(domain.config, row)
-    assert texts is not None
-    return IO_PTDUMP.parse({"page_table": texts["page_table"]}).ranges or ()
 
 
 @pytest.fixture
@@ -186,18 +174,12 @@ class TestOptionOff:
         assert scratch is not None
         domain.map(IOVA, scratch[0], "64K", "rwc")
         domain.map(0x80000000, 0x940000000, "2M", "r")
-        hold(iommu_guest, domain)
+        assert_table_in_memory(iommu_guest, domain)
         if iommu_guest.memory is not None:
             done = iommu.command(f"dma edu0 write {IOVA + 8:#x} 64 seed=7")
             written = bytes(iommu_guest.memory.read(scratch[0] + 8, 64))
             assert int(done["sum"], 0) == zlib.crc32(written)
         domain.unmap(0x80000000, "2M")
-        hold(iommu_guest, domain)
+        assert_table_in_memory(iommu_guest, domain)
         iommu.command("detach edu0")
         assert not complaints(iommu_guest)
-
-
-def hold(guest: GuestHandle, domain: Domain) -> None:
-    """The table that the SMMU finds in memory is what was mapped."""
-    row = parse_domains(guest.read(f"{MODULE}/domains").decode())[domain.name]
-    assert in_memory(guest, domain.model, row) == domain.model.snapshot().ranges

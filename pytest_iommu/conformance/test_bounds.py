@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from pytest_iommu.check.handles import GuestHandle, Iommu
-from pytest_iommu.conformance.meminfo import PATH, meminfo
+from pytest_iommu.conformance.helpers import MEMINFO, meminfo
 from pytest_iommu.guest import ops
 
 pytestmark = pytest.mark.iommu_needs(dialect="io_ptdump")
@@ -24,7 +24,7 @@ NOISE_DEBUG = 4 * NOISE
 
 def slab_and_pages(guest: GuestHandle) -> int:
     """Kernel memory that is neither free nor a page table, in bytes, after what is freed late has been freed."""
-    fields = meminfo(guest.read(PATH))
+    fields = meminfo(guest.read(MEMINFO))
     return fields["MemTotal"] - fields["MemFree"]
 
 

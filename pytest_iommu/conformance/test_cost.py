@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_iommu.check.handles import GuestHandle, Iommu
-from pytest_iommu.conformance.pairs import without_and_with
-from pytest_iommu.conformance.test_directories import make
+from pytest_iommu.conformance.helpers import make, without_and_with
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import MODULE
 

@@ -11,21 +11,14 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.owners.directories import DOMAINS, directories
+from pytest_iommu.conformance.helpers import FILES, KINDS, make
 from pytest_iommu.core.model import Dump, Kind
 from pytest_iommu.guest import ops
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
 
-FILES = ("info", "page_table", "entries", "stats")
-#: stage of a hardware domain, or format of a software table
-KINDS = ("s1", "s2", "amdv1", "vtdss", "x86_64", "riscv_64", "arm_64_lpae_s1", "arm_64_lpae_s2")
 PAGE = 4096
 SLOT = 9
-
-
-def make(iommu: Iommu, kind: str, granule: int | None = None) -> Domain:
-    """A domain of one of KINDS; with ``granule`` skips where a hardware domain has another one."""
-    return iommu.domain(stage=kind, granule=granule) if kind in ("s1", "s2") else iommu.table(kind)
 
 
 @pytest.mark.iommu_rules("LAY-2", "LAY-3", "LAY-4")

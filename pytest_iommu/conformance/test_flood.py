@@ -10,8 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
-from pytest_iommu.conformance.meminfo import PATH, meminfo
-from pytest_iommu.conformance.test_directories import FILES
+from pytest_iommu.conformance.helpers import FILES, MEMINFO, meminfo
 from pytest_iommu.core.protocol import Op
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
@@ -83,7 +82,7 @@ def test_memory_stays_within_bounds(
 ) -> None:
     domain = iommu.domain()
     domain.map(0x1000000, 0x41000000, "64K", "rw")
-    look = ops.read_file(PATH)
+    look = ops.read_file(MEMINFO)
     settled: list[Op] = [ops.read_file(f"{MODULE}/grace_period"), ops.write_file("/proc/sys/vm/stat_refresh", b"1")]
     *_, before = iommu_guest.run([ops.write_file(CONTROL, unmaps(domain, 1)), *settled, look], PATIENCE).results
     least = []

@@ -7,15 +7,13 @@ text. One reader of every file of a domain, and of its device's stream, stands t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
-from pytest_iommu.conformance.test_directories import FILES
-from pytest_iommu.core.waiting import Deadline
+from pytest_iommu.conformance.helpers import FILES, await_stuck
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Read, Signal
 from pytest_iommu.guest.testmodule import MODULE
@@ -162,18 +160,6 @@ class Held:
             assert ops.errno_name(end.value) != "ETIMEDOUT", f"the reader of {name} does not end"
             ends[name] = jobs.split_reads(end.data)
         return ends
-
-
-def await_stuck(guest: GuestHandle, job: int, name: str) -> None:
-    """Wait until a held reader is held. AssertionError when it is not."""
-    deadline = Deadline(20)
-    state = ""
-    while not deadline.over:
-        state = ops.text_of(guest.run([jobs.job_state(job)]).results[0])
-        if " held=1" in state:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"the reader of {name} is not held: {state}")
 
 
 def words(domain: Domain, other: Domain) -> Mapping[str, str | int]:

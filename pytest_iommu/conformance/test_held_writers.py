@@ -17,7 +17,7 @@ import pytest
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races import symbols
 from pytest_iommu.check.races.stand import CPU, Stand
-from pytest_iommu.conformance.test_directories import FILES
+from pytest_iommu.conformance.helpers import FILES
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.testmodule import MODULE, parse_domains
 from pytest_iommu.oracle.items import Root, item_address

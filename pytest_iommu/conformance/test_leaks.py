@@ -9,20 +9,13 @@ from __future__ import annotations
 import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
-from pytest_iommu.conformance.meminfo import PATH, meminfo
-from pytest_iommu.conformance.test_directories import FILES, make
-from pytest_iommu.conformance.test_held_readers import await_stuck
+from pytest_iommu.conformance.helpers import FILES, MEMINFO, await_stuck, make, meminfo, scan_twice
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
 from pytest_iommu.guest.testmodule import MODULE
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
 
-KMEMLEAK = "/sys/kernel/debug/kmemleak"
-#: milliseconds; kmemleak says nothing of what is younger than five seconds
-AGE = 6000
-#: seconds of the host for two scans, each of which goes over all of the kernel's memory twice
-PATIENCE = 240
 KINDS = ("s1", "s2", "amdv1", "vtdss", "x86_64", "riscv_64", "arm_64_lpae_s1")
 BASE = 0x40000000
 PAGE, BLOCK = 0x1000, 0x200000
@@ -32,14 +25,6 @@ JOB = 0
 ROUNDS = 8
 #: how a table ends, and how many of them there are in a round: with its domain, under a block, with all its pages
 ENDS = {"destroy": 1500, "block": 1500, "unmap": 1000}
-
-
-def scan_twice(guest: GuestHandle) -> str:
-    """What kmemleak lists after two scans. It says in the log that there is something new: that fails the test."""
-    wait = [ops.sleep(AGE), ops.write_file(KMEMLEAK, b"scan")]
-    *scans, listed = guest.run([*wait, *wait, ops.read_file(KMEMLEAK)], PATIENCE).results
-    assert all(result.ok for result in scans), "kmemleak does not scan: it ran out of memory, or is off"
-    return ops.text_of(listed)
 
 
 def live(iommu: Iommu, guest: GuestHandle, kind: str) -> None:
@@ -81,7 +66,7 @@ def free_memory(guest: GuestHandle) -> int:
     batch = [ops.read_file(f"{MODULE}/grace_period")] * 2
     batch += [ops.write_file("/proc/sys/vm/drop_caches", b"3"), ops.write_file("/proc/sys/vm/stat_refresh", b"1")]
     assert all(result.ok for result in guest.run(batch, 60).results)
-    return meminfo(guest.read(PATH))["MemFree"]
+    return meminfo(guest.read(MEMINFO))["MemFree"]
 
 
 @pytest.mark.iommu_flavour("debug")

@@ -16,8 +16,7 @@ from itertools import islice
 import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
-from pytest_iommu.conformance.meminfo import meminfo
-from pytest_iommu.conformance.test_readers import make
+from pytest_iommu.conformance.helpers import make, meminfo
 from pytest_iommu.core.model import Prot, Range
 from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.dialects.io_ptdump import render_range

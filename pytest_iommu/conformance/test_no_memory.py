@@ -15,8 +15,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.owners.directories import DOMAINS, directories
-from pytest_iommu.conformance.test_directories import FILES, make
-from pytest_iommu.conformance.test_leaks import KMEMLEAK, scan_twice
+from pytest_iommu.conformance.helpers import FILES, KMEMLEAK, make, scan_twice
 from pytest_iommu.core.model import Prot
 from pytest_iommu.core.protocol import Op
 from pytest_iommu.guest import ops

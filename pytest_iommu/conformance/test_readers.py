@@ -12,8 +12,8 @@ import pytest
 
 from pytest_iommu import formats
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
-from pytest_iommu.conformance import test_directories
-from pytest_iommu.conformance.test_directories import FILES
+from pytest_iommu.conformance import helpers
+from pytest_iommu.conformance.helpers import FILES
 from pytest_iommu.core.model import Entry, Kind
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.guest import jobs, ops
@@ -29,7 +29,7 @@ SLOT = 16
 
 def make(iommu: Iommu, kind: str) -> Domain:
     """A domain whose pages are PAGE, as all sizes here are."""
-    return test_directories.make(iommu, kind, PAGE)
+    return helpers.make(iommu, kind, PAGE)
 
 
 def fill(iommu: Iommu, domain: Domain, count: int = COUNT) -> dict[int, int]:

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.owners.directories import DOMAINS, directories
-from pytest_iommu.conformance.test_directories import FILES, KINDS, make
+from pytest_iommu.conformance.helpers import FILES, KINDS, make
 from pytest_iommu.guest import ops
 
 pytestmark = [

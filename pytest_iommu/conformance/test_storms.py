@@ -17,7 +17,7 @@ from pytest_iommu.check.races import comings, storm
 from pytest_iommu.check.races.comings import Watch, same
 from pytest_iommu.check.races.storm import Table
 from pytest_iommu.check.reading import joined
-from pytest_iommu.conformance.test_directories import FILES, make
+from pytest_iommu.conformance.helpers import FILES, make
 from pytest_iommu.core.model import Cd, Ste
 from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.core.settings import Settings

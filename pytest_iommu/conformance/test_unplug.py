@@ -13,8 +13,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races.race import Race
-from pytest_iommu.conformance.test_directories import FILES
-from pytest_iommu.conformance.test_held_readers import await_stuck
+from pytest_iommu.conformance.helpers import FILES, await_stuck
 from pytest_iommu.core.model import Prot
 from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.core.waiting import Deadline

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races.race import Race
-from pytest_iommu.conformance import test_directories
+from pytest_iommu.conformance.helpers import make
 from pytest_iommu.core.model import Prot
 from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.scenario.race_words import BATCH, COPY, FROZEN, LEAF, TABLE, Hold
@@ -37,7 +37,7 @@ KINDS = {"s1": "page_table", "s2": "entries", "amdv1": "page_table", "amdv1-entr
 
 def fill(iommu: Iommu, kind: str) -> Domain:
     """A domain with that layout."""
-    domain = test_directories.make(iommu, kind.partition("-")[0], PAGE)
+    domain = make(iommu, kind.partition("-")[0], PAGE)
     for iova in (BEFORE, FEW, BEHIND):
         iommu.command(f"map {domain.name} {iova:#x} {OA:#x} 4K rw count=6 pstep=12K")
         for number in range(6):
@@ -203,7 +203,7 @@ def test_window(
         pytest.skip(f"a debug kernel is slow: this pair is tried with {chosen} there")
     domain = fill(iommu, kind)
     if operation.hardware:
-        test_directories.make(iommu, kind, PAGE)
+        make(iommu, kind, PAGE)
         if operation.do is not attach:
             domain.attach("edu1")
     try:

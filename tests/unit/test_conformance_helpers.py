@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_iommu.conformance.meminfo import meminfo
-from pytest_iommu.conformance.pairs import beside
+from pytest_iommu.conformance.helpers import beside, meminfo
 from pytest_iommu.conformance.test_boots import OURS, complaints
 from pytest_iommu.conformance.test_cost import Pair, counters
 from pytest_iommu.conformance.test_no_memory import QUIET, Allocations

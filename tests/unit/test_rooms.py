@@ -62,6 +62,12 @@ def test_a_room_imports_only_those_before_it(room: str) -> None:
     assert [line for path in files for line in broken(path, (PACKAGE / path).read_text())] == []
 
 
+def test_files_of_the_suite_do_not_import_one_another() -> None:
+    files = [path for path in FILES if room_of(path) == "conformance"]
+    found = {name for path in files for _, name in imported(ast.parse((PACKAGE / path).read_text()))}
+    assert [name for name in sorted(found) if ".conformance.test_" in name] == []
+
+
 def test_no_two_modules_have_the_same_name() -> None:
     names = Counter(path.parent.name if path.name == "__init__.py" else path.stem for path in FILES)
     assert [name for name, number in names.items() if number > 1] == []
