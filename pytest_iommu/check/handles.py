@@ -28,6 +28,7 @@ from pytest_iommu.core.outcomes import (
 )
 from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import ops
+from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.state import Touched, touched_by
 from pytest_iommu.guest.testmodule import DEBUGFS, command_ops, parse_status, status_text
 
@@ -111,8 +112,7 @@ class GuestHandle:
         """QEMU's gdbstub; None where there is no QEMU. SetupError for a guest that was booted without one."""
         if not BOOT_MODES[self.key.boot_mode].gdb:
             raise SetupError(f'{self.key} has no gdbstub: mark the test with @pytest.mark.iommu_boot_mode("{RACES}")')
-        found: Gdb | None = getattr(self._guest, "gdb", None)
-        return found
+        return capabilities(self._guest).gdb
 
     @property
     def kernel_config(self) -> frozenset[str] | None:
@@ -214,9 +214,9 @@ class GuestHandle:
         if not result.ok:
             raise GuestFileError(-result.value, f"{ops.errno_name(result.value)}, writing {text!r}", path)
 
-    def ask_qemu(self, command: str, **arguments: object) -> Any:
+    def ask_qemu(self, command: str, **arguments: Any) -> Any:
         """What QEMU answers to a QMP command. Skips where there is no QEMU."""
-        qmp = getattr(self._guest, "qmp", None)
+        qmp = capabilities(self._guest).qmp
         if qmp is None:
             pytest.skip(f"needs QEMU, to be asked {command}")
         return qmp.command(command, **arguments)

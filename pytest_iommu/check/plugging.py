@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_iommu.guest.capabilities import capabilities
+
 if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Guest
     from pytest_iommu.guest.devices import Devices
@@ -20,7 +22,7 @@ def plug(guest: Guest, device: str, add: bool) -> None:
 
 def devices_of(guest: Guest) -> Devices:
     """What can be plugged into a guest. Skips where the guest is not QEMU's."""
-    devices: Devices | None = getattr(guest, "devices", None)
+    devices = capabilities(guest).devices
     if devices is None:
         pytest.skip("devices are plugged by QEMU, which is not there")
     return devices

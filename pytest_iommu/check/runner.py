@@ -22,6 +22,7 @@ from pytest_iommu.check.witnesses.streams import Streams, Wanted
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, Verdict
 from pytest_iommu.core.protocol import Guest, Op, Reply, Result
 from pytest_iommu.guest import ops
+from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Scenario:
         config = self._instance.domains[plan.domain].config
         path = self._where().path(plan.domain, plan.file)
         place = Place(plan.domain, path, plan.file, config, plan.start, plan.chunk)
-        gdb = getattr(self._guest, "gdb", None)
+        gdb = capabilities(self._guest).gdb
         window = Window(self._guest, gdb, self._machine, self._dialect, place, plan.hold)
         try:
             window.open()

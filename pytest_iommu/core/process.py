@@ -9,8 +9,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import selectors
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +26,8 @@ from typing import IO
 from pytest_iommu.core import limits, needs
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.waiting import Deadline
+
+_log = logging.getLogger(__name__)
 
 TICK = 0.5
 KEPT_LINES = 4000
@@ -111,6 +115,7 @@ def run(
 
     ``on_tick`` is called at least every half second. SetupError when the program is absent or the disk is full.
     """
+    _log.info("%s", shlex.join(argv))
     lines: deque[str] = deque(maxlen=KEPT_LINES)
     output: IO[bytes] | None = None
     try:
@@ -144,6 +149,7 @@ def run(
     finally:
         if output is not None:
             output.close()
+    _log.info("%s: status %d", argv[0], status)
     if status != 0 and any(NO_SPACE in line or APT_NO_SPACE in line for line in lines):
         raise disk_full(cwd or log or Path(argv[0]))
     return Finished(status, tuple(lines))

@@ -9,6 +9,7 @@ has its own exception; after any of them the stream may be out of step and the c
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import select
@@ -20,6 +21,8 @@ from dataclasses import replace
 from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.core.waiting import Deadline, ready
 from pytest_iommu.guest import ops as operations
+
+log = logging.getLogger(__name__)
 
 MAGIC = 0x54504D49
 HELLO, BATCH, REPLY, ERROR = 1, 2, 3, 4
@@ -99,6 +102,8 @@ class Channel:
         self._seq = (self._seq + 1) & 0xFFFFFFFF
         self._printed = bytearray()
         marker = secrets.token_hex(16).encode()
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("batch %d: %s", self._seq, "; ".join(map(operations.described, ops)))
         self._send(BATCH, self._seq, operations.encode(ops, marker), deadline)
         printed = {at: self._stream(marker, deadline, look) for at, op in enumerate(ops) if operations.streams(op)}
         kind, seq, payload = self._receive(deadline)

@@ -12,8 +12,9 @@ from pytest_iommu.guest import ops
 from pytest_iommu.guest.qmp import QmpError
 
 if TYPE_CHECKING:
-    from pytest_iommu.core.machines import Device
-    from pytest_iommu.guest.virtual import VirtualGuest
+    from pytest_iommu.core.machines import Device, Machine
+    from pytest_iommu.core.protocol import Guest
+    from pytest_iommu.guest.qmp import Qmp
 
 TIMEOUT = 30.0
 """Seconds of host time. A root port's button is waited for 5 s by the guest's clock, which runs ahead under icount."""
@@ -24,8 +25,10 @@ _STEP = 0.05
 class Devices:
     """What can be plugged into one guest: the devices of its machine with ``hotplug: true``, and any other."""
 
-    def __init__(self, guest: VirtualGuest) -> None:
+    def __init__(self, guest: Guest, qmp: Qmp, machine: Machine) -> None:
         self._guest = guest
+        self._qmp = qmp
+        self._machine = machine
 
     def add(self, device: Device | str, timeout: float = TIMEOUT) -> None:
         """Plug a device in and wait until a driver of the guest has it; by its name, one of the machine's.
@@ -60,15 +63,14 @@ class Devices:
         return self._exists(f"/sys/bus/pci/devices/{_domain(found.address)}")
 
     def _named(self, name: str) -> Device:
-        machine = self._guest.machine
         try:
-            return machine.device(name)
+            return self._machine.device(name)
         except KeyError:
-            raise SetupError(f"machine {machine.name} has no {name}") from None
+            raise SetupError(f"machine {self._machine.name} has no {name}") from None
 
     def _monitor(self, line: str) -> None:
         try:
-            said = self._guest.qmp.monitor(line).strip()
+            said = self._qmp.monitor(line).strip()
         except QmpError as error:
             raise GuestLost(f"{line}: {error}", self._guest.evidence()) from error
         if said:
@@ -79,7 +81,7 @@ class Devices:
 
     def _deleted(self, name: str) -> bool:
         try:
-            return self._guest.qmp.wait("DEVICE_DELETED", 0, device=name) is not None
+            return self._qmp.wait("DEVICE_DELETED", 0, device=name) is not None
         except QmpError as error:
             raise GuestLost(f"device_del {name}: {error}", self._guest.evidence()) from error
 

@@ -224,3 +224,11 @@ def encode(ops: Sequence[Op], marker: bytes = b"") -> bytes:
 def text_of(result: Result) -> str:
     """What an operation read, as text; bytes that are no UTF-8 stay visible."""
     return result.data.decode("utf-8", "backslashreplace")
+
+
+def described(op: Op) -> str:
+    """An operation in a few words, for the log: its name, its path and the beginning of its data."""
+    words = [Code(op.code).name.lower().replace("_", "-"), op.path]
+    if op.code == Code.WRITE_FILE:
+        words.append(repr(op.data[:80]))
+    return " ".join(filter(None, words))

@@ -7,11 +7,14 @@ qemu.qmp is not used: its synchronous API ignores timeouts while connecting and 
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_iommu.core.waiting import Deadline, receive, send
+
+log = logging.getLogger(__name__)
 
 
 class QmpError(Exception):
@@ -81,6 +84,7 @@ class Qmp:
         if self._broken:
             raise QmpError(f"{name}: {self._broken}")
         self._number += 1
+        log.debug("%s %s", name, arguments or "")
         request = {"execute": name, "arguments": arguments, "id": self._number}
         try:
             send(self._sock, json.dumps(request).encode() + b"\n", deadline)

@@ -75,7 +75,7 @@ class VirtualGuest:
         self.gdb = wires.gdb
         self.memory = GuestMemory(wires.ram, machine.ram, machine.memory, wires.qtest, self._register_lost)
         self.hello: dict[str, str] = {}
-        self.devices = Devices(self)
+        self.devices = Devices(self, wires.qmp, machine)
         self._wires = wires
         self._agent = wires.agent
         self._console = Console(wires.console)

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TextIO
+
+log = logging.getLogger(__name__)
 
 TTY_INTERVAL = 0.2
 LINE_INTERVAL = 10.0
@@ -87,6 +90,7 @@ class Progress:
     @contextmanager
     def step(self, name: str, timed: bool = True) -> Iterator[Step]:
         """A step that may take long. Its time is kept under its name if it is ``timed``, also when it fails."""
+        log.info("%s", name)
         step = Step(self, name)
         if not self.tty:
             self.write(f"iommu: {name}\n")
@@ -99,6 +103,7 @@ class Progress:
             if timed:
                 self.timings[name] = self.timings.get(name, 0.0) + step.seconds
         step.finish("done in")
+        log.info("%s: done in %s", name, elapsed(step.seconds))
 
 
 _session = Progress(None)

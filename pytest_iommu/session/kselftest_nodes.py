@@ -17,6 +17,7 @@ from _pytest.outcomes import Skipped
 
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.report.summary import KIND, NOT_RUN, RETRIED
 from pytest_iommu.session.collect import GuestItem
 from pytest_iommu.session.run import NO_TARGET, RUN
@@ -121,7 +122,7 @@ class ProgramNode(pytest.Collector):
         run = self.config.stash[RUN]
         machine = run.machine(self.key().machine)
         if not run.kind.emulated:
-            hello: dict[str, str] = getattr(guest, "hello", {})
+            hello = capabilities(guest).hello
             machine = with_arch(machine, hello.get("machine", machine.arch))
         found = run.selftest(machine)
         reason = self._lacks(found)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,9 +16,11 @@ from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import CheckFailed, IommuError, SetupError
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.guest import ops
+from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.state import BootState, Touched
 from pytest_iommu.guest.testmodule import DEBUGFS
 from pytest_iommu.report.failure_folder import Folder
+from pytest_iommu.session import handover
 from pytest_iommu.session.hookcalls import of_plugin, tell
 from pytest_iommu.session.pool import Pool
 from pytest_iommu.targets.registry import BUILD_OPTIONS, TargetKind
@@ -151,12 +152,12 @@ class Run:
 
     def handover(self) -> bytes:
         """What a worker needs of the controller."""
-        return pickle.dumps((self.settings, self.kernels, self.selftests))
+        return handover.dumps((self.settings, self.kernels, self.selftests))
 
     @classmethod
     def taken_over(cls, config: pytest.Config, data: bytes) -> Run:
         """A worker's Run, from what the controller handed over."""
-        settings, kernels, selftests = pickle.loads(data)
+        settings, kernels, selftests = handover.loads(data)
         run = cls(config, settings)
         run.kernels, run.selftests = kernels, selftests
         return run
@@ -236,7 +237,7 @@ class Run:
 
     def kernel_said(self, key: Key) -> str:
         """What the live guest says of its kernel, in words; empty where that was prepared here, or nobody says."""
-        return "" if key.kernel in self.kernels else str(getattr(self.pool.live(key), "kernel", ""))
+        return "" if key.kernel in self.kernels else capabilities(self.pool.live(key)).kernel
 
     def remember(self, guest: Guest) -> None:
         """Note what a guest that is ours looks like, for changes(); the first time only."""

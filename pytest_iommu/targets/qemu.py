@@ -7,7 +7,9 @@ and console. So there are no paths, no ports and no leftovers, and QEMU's death 
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 import socket
 import subprocess
 import tempfile
@@ -32,6 +34,8 @@ from pytest_iommu.images.devicetree import with_stream_ids
 if TYPE_CHECKING:
     from pytest_iommu.core.settings import Settings
     from pytest_iommu.images import Artefacts, Machine
+
+log = logging.getLogger(__name__)
 
 BOOT_TIMEOUT = 120.0
 """Seconds of host time for a boot: a second on a quiet host, 8 for a debug kernel, many more on a loaded one."""
@@ -162,6 +166,7 @@ class QemuTarget:
     def start(self) -> VirtualGuest:
         """Boot a guest and wait for its agent. SetupError when QEMU does not start or there is too little memory."""
         boot = self.boot
+        log.info("booting %s", boot.machine.name)
         guest, started = self._spawn(), time.monotonic()
         try:
             guest.boot(self.timeout)
@@ -171,6 +176,7 @@ class QemuTarget:
         except BaseException:  # Ctrl-C while booting must leave nothing behind
             guest.close()
             raise
+        log.info("%s answers after %.1f s", boot.machine.name, time.monotonic() - started)
         guest.name = f"{boot.machine.name} (pid {guest.child.pid}, booted in {time.monotonic() - started:.1f} s)"
         return guest
 
@@ -188,19 +194,20 @@ class QemuTarget:
             what = f"machine {boot.machine.name} needs {need >> 20} MiB, {have >> 20} MiB are available"
             raise SetupError(f"{what}\ncommand: {' '.join(boot.command(()))}")
         ram = memory_file("iommu-ram", boot.machine.memory)
-        log = memory_file("iommu-console")
+        record = memory_file("iommu-console")
         tree = memory_file("iommu-tree")
         os.write(tree, board or b"")
         pairs = [socket.socketpair() for _ in range(4)]
         (our_agent, agent), (our_qmp, qmp), (our_qtest, qtest), (our_gdb, gdb) = pairs
         monitor = Qmp(our_qmp)
         stub = Gdb(our_gdb, monitor)
-        wires = Wires(Channel(our_agent), monitor, Qtest(our_qtest), stub, console=os.dup(log), ram=os.dup(ram))
+        wires = Wires(Channel(our_agent), monitor, Qtest(our_qtest), stub, console=os.dup(record), ram=os.dup(ram))
         theirs = Descriptors(ram, qmp.detach(), qtest.detach(), agent.detach(), gdb.detach())
-        console = ("-chardev", f"file,id=console,path=/proc/self/fd/{log}", "-serial", "chardev:console")
+        console = ("-chardev", f"file,id=console,path=/proc/self/fd/{record}", "-serial", "chardev:console")
         argv = boot.command(console, theirs, f"/proc/self/fd/{tree}" if board else "")
+        log.debug("%s", shlex.join(argv))
         try:
-            child = Child(argv, [log, tree, *astuple(theirs)], boot.env)
+            child = Child(argv, [record, tree, *astuple(theirs)], boot.env)
         except SetupError as error:
             wires.close()
             raise SetupError(f"{error.message}\ncommand: {' '.join(argv)}") from error
