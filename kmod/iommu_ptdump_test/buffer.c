@@ -70,14 +70,18 @@ static void free_buffer(struct ptt_buffer *b)
 	kfree(b);
 }
 
-/* ptt_buffers_free() - nothing may be mapped any more; ptt_lock held */
-void ptt_buffers_free(void)
+/* Nothing may be mapped any more */
+static void free_buffers(void)
 {
 	struct ptt_buffer *b, *next;
 
 	list_for_each_entry_safe(b, next, &buffers, node)
 		free_buffer(b);
 }
+
+struct ptt_holder ptt_buffer_holder = {
+	.after_reset = free_buffers,
+};
 
 static int get_buffer(const char *name, struct ptt_buffer **b, struct ptt_reply *reply)
 {

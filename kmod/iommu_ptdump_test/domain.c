@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The page tables the module owns: made, named, listed and freed. */
+/* The page tables the module owns, and the parts of the module that hold something for them. */
 #include <linux/bits.h>
-#include <linux/log2.h>
-#include <linux/seq_file.h>
+#include <linux/list.h>
 #include <linux/slab.h>
 #include <linux/string.h>
-#if IS_ENABLED(CONFIG_IOMMU_PTDUMP_DEBUGFS)
-#include <linux/iommu-ptdump.h>
-#endif
 
 #include "ptdump_test.h"
 
 LIST_HEAD(ptt_domains);
+static LIST_HEAD(ptt_holders);
 
 /* ptt_find_domain() - the domain of that name or NULL; ptt_lock held */
 struct ptt_domain *ptt_find_domain(const char *name)
@@ -30,134 +27,52 @@ u64 ptt_granule(const struct ptt_domain *d)
 	return BIT_ULL(__ffs(d->domain->pgsize_bitmap));
 }
 
-/* ptt_at_rest() - refuse what would meet planted items or a storm's cells */
+/* ptt_holder_register() - @h learns of every domain that is freed; ptt_lock held */
+void ptt_holder_register(struct ptt_holder *h)
+{
+	list_add_tail(&h->node, &ptt_holders);
+}
+
+/* ptt_at_rest() - refuse a command that would meet what a holder keeps in a domain */
 int ptt_at_rest(const struct ptt_domain *d, struct ptt_reply *reply)
 {
-	return ptt_no_plants(d, reply) ?: ptt_no_storm(d, reply);
+	struct ptt_holder *h;
+	int ret = 0;
+
+	list_for_each_entry(h, &ptt_holders, node) {
+		if (h->busy)
+			ret = h->busy(d, reply);
+		if (ret)
+			break;
+	}
+	return ret;
 }
 
-/* The name of the domain's directory in debugfs, or - where there is none */
-static const char *domain_id(const struct ptt_domain *d, char *buf, size_t len)
+/* ptt_free_domain() - the holders let go of a domain, then it is freed; ptt_lock held */
+void ptt_free_domain(struct ptt_domain *d)
 {
-	u32 id = 0;
+	struct ptt_holder *h;
 
-#if IS_ENABLED(CONFIG_IOMMU_PTDUMP_DEBUGFS)
-	id = iommu_ptd_id(d->domain);
-#endif
-	if (!id)
-		return "-";
-	scnprintf(buf, len, "%u", id);
-	return buf;
-}
-
-static void free_domain(struct ptt_domain *d)
-{
-	ptt_storm_end(d);
-	ptt_plants_restore(d);
-	ptt_maps_clear(d);
+	list_del(&d->node);
+	list_for_each_entry(h, &ptt_holders, node)
+		if (h->free_domain)
+			h->free_domain(d);
 	d->free(d);
 	kfree(d);
-}
-
-/* ptt_cmd_domain() - domain NAME dev=.. | domain NAME format=.. */
-int ptt_cmd_domain(struct ptt_args *args, struct ptt_reply *reply)
-{
-	const char *format = args->value[PTT_FORMAT];
-	char id[16], granule[16];
-	struct ptt_domain *d;
-	int ret;
-
-	if (!ptt_name_ok(args->word[1]))
-		return ptt_fail(reply, -EINVAL, "%.40s is not a name", args->word[1]);
-	if (ptt_find_domain(args->word[1]))
-		return ptt_fail(reply, -EEXIST, "there is a domain %s", args->word[1]);
-	if (!format == !args->value[PTT_DEV])
-		return ptt_fail(reply, -EINVAL, "a domain needs either dev= or format=");
-
-	d = kzalloc_obj(*d);
-	if (!d)
-		return -ENOMEM;
-	strscpy(d->name, args->word[1]);
-	strscpy(d->dev_name, "-");
-	d->maps = RB_ROOT;
-	INIT_LIST_HEAD(&d->plants);
-	d->sw = format;
-
-	if (!format)
-		ret = ptt_hw_domain(d, args, reply);
-	else if (ptt_is_io_pgtable_format(format))
-		ret = ptt_sw_io_pgtable(d, args, reply);
-	else if (ptt_is_generic_pt_format(format))
-		ret = ptt_sw_generic_pt(d, args, reply);
-	else
-		ret = ptt_fail(reply, -EINVAL, "unknown format %.31s", format);
-	if (ret) {
-		kfree(d);
-		return ret;
-	}
-
-	list_add_tail(&d->node, &ptt_domains);
-	return ptt_ok(reply, "id=%s format=%s ias=%u oas=%u granule=%s pgsizes=0x%lx",
-		      domain_id(d, id, sizeof(id)), d->format, d->ias, d->oas,
-		      ptt_size_text(granule, sizeof(granule), ptt_granule(d)),
-		      d->domain->pgsize_bitmap);
-}
-
-/* ptt_cmd_destroy() - destroy NAME */
-int ptt_cmd_destroy(struct ptt_args *args, struct ptt_reply *reply)
-{
-	struct ptt_domain *d = ptt_find_domain(args->word[1]);
-
-	if (!d)
-		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
-	if (d->attached)
-		return ptt_fail(reply, -EBUSY, "%s is attached", d->name);
-	list_del(&d->node);
-	free_domain(d);
-	return 0;
 }
 
 /* ptt_reset() - detach and free everything; ptt_lock held */
 void ptt_reset(void)
 {
 	struct ptt_domain *d, *next;
+	struct ptt_holder *h;
 
-	ptt_detach_all();
-	list_for_each_entry_safe(d, next, &ptt_domains, node) {
-		list_del(&d->node);
-		free_domain(d);
-	}
-	ptt_buffers_free();
-}
-
-/* ptt_cmd_reset() - reset */
-int ptt_cmd_reset(struct ptt_args *args, struct ptt_reply *reply)
-{
-	ptt_reset();
-	return 0;
-}
-
-/* ptt_show_domains() - one line a domain; ptt_lock held */
-void ptt_show_domains(struct seq_file *s)
-{
-	char id[16], granule[16];
-	struct ptt_table table;
-	struct ptt_domain *d;
-
-	list_for_each_entry(d, &ptt_domains, node) {
-		seq_printf(s, "%s id=%s kind=%s format=%s dev=%s stage=", d->name,
-			   domain_id(d, id, sizeof(id)), d->sw ? "sw" : "hw", d->format,
-			   d->dev_name);
-		if (d->stage)
-			seq_printf(s, "%u", d->stage);
-		else
-			seq_puts(s, "-");
-		seq_printf(s, " ias=%u oas=%u granule=%s attached=", d->ias, d->oas,
-			   ptt_size_text(granule, sizeof(granule), ptt_granule(d)));
-		ptt_show_attached(s, d);
-		if (ptt_get_table(d, &table))
-			seq_printf(s, " top=0x%llx levels=%u\n", (u64)table.top, table.levels);
-		else
-			seq_puts(s, " top=- levels=-\n");
-	}
+	list_for_each_entry(h, &ptt_holders, node)
+		if (h->before_reset)
+			h->before_reset();
+	list_for_each_entry_safe(d, next, &ptt_domains, node)
+		ptt_free_domain(d);
+	list_for_each_entry(h, &ptt_holders, node)
+		if (h->after_reset)
+			h->after_reset();
 }

@@ -73,14 +73,18 @@ void ptt_detach_device(struct ptt_device *dev)
 	group->domain = NULL;
 }
 
-/* ptt_detach_all() - nothing is attached afterwards; ptt_lock held */
-void ptt_detach_all(void)
+/* Nothing is attached afterwards */
+static void detach_all(void)
 {
 	struct ptt_device *dev;
 
 	list_for_each_entry(dev, &devices, node)
 		ptt_detach_device(dev);
 }
+
+struct ptt_holder ptt_hw_holder = {
+	.before_reset = detach_all,
+};
 
 /* What attach and replace refuse; 0 or -errno */
 static int may_attach(const struct ptt_domain *d, const struct ptt_device *dev,

@@ -119,9 +119,19 @@ static int devices_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(devices);
 
+/* A domain's storm ends before anything else is taken from its table */
+static struct ptt_holder *const holders[] __initconst = {
+	&ptt_storm_holder,
+	&ptt_plant_holder,
+	&ptt_maps_holder,
+	&ptt_hw_holder,
+	&ptt_buffer_holder,
+};
+
 static int __init ptdump_test_init(void)
 {
 	int ret = ptt_sw_init();
+	int i;
 
 	if (ret)
 		return ret;
@@ -131,6 +141,9 @@ static int __init ptdump_test_init(void)
 	ret = ptt_hw_register();
 	if (ret)
 		goto exit_grace;
+
+	for (i = 0; i < ARRAY_SIZE(holders); i++)
+		ptt_holder_register(holders[i]);
 
 	ptt_dir = debugfs_create_dir("iommu_ptdump_test", NULL);
 	debugfs_create_file("control", 0200, ptt_dir, NULL, &control_fops);

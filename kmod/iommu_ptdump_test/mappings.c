@@ -148,8 +148,8 @@ void ptt_maps_erase(struct ptt_domain *d, struct ptt_range **spare, u64 first, u
 	}
 }
 
-/* ptt_maps_clear() - forget everything; the page table goes as a whole */
-void ptt_maps_clear(struct ptt_domain *d)
+/* Forget everything; the page table goes as a whole */
+static void clear_maps(struct ptt_domain *d)
 {
 	struct rb_node *n;
 
@@ -158,6 +158,10 @@ void ptt_maps_clear(struct ptt_domain *d)
 		cond_resched();
 	}
 }
+
+struct ptt_holder ptt_maps_holder = {
+	.free_domain = clear_maps,
+};
 
 /*
  * One run of equal leaves, as iommu_pgsize() in drivers/iommu/iommu.c and

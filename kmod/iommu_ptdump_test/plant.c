@@ -226,13 +226,8 @@ int ptt_cmd_plant(struct ptt_args *args, struct ptt_reply *reply)
 		      (u64)virt_to_phys(at.item));
 }
 
-/**
- * ptt_plants_restore() - put back what was planted, the newest first
- * @d: domain; nothing is planted in it afterwards
- *
- * Return: number of items.
- */
-unsigned int ptt_plants_restore(struct ptt_domain *d)
+/* Put back what was planted, the newest first; the number of items */
+static unsigned int restore_plants(struct ptt_domain *d)
 {
 	struct ptt_plant *p, *next;
 	unsigned int nr = 0;
@@ -253,13 +248,23 @@ int ptt_cmd_restore(struct ptt_args *args, struct ptt_reply *reply)
 
 	if (!d)
 		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
-	return ptt_ok(reply, "items=%u", ptt_plants_restore(d));
+	return ptt_ok(reply, "items=%u", restore_plants(d));
 }
 
-/* ptt_no_plants() - refuse what the kernel, or the hardware, would follow a planted item in */
-int ptt_no_plants(const struct ptt_domain *d, struct ptt_reply *reply)
+/* Refuse a command in which the kernel, or the hardware, would follow a planted item */
+static int no_plants(const struct ptt_domain *d, struct ptt_reply *reply)
 {
 	if (list_empty(&d->plants))
 		return 0;
 	return ptt_fail(reply, -EBUSY, "items of %s are planted, restore them first", d->name);
 }
+
+static void free_plants(struct ptt_domain *d)
+{
+	restore_plants(d);
+}
+
+struct ptt_holder ptt_plant_holder = {
+	.busy = no_plants,
+	.free_domain = free_plants,
+};

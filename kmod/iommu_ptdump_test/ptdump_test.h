@@ -163,16 +163,42 @@ struct ptt_domain {
 	const struct io_pgtable_cfg *arm_cfg;
 };
 
+/**
+ * struct ptt_holder - a part of the module that holds something for domains
+ * @node: in the list of holders
+ * @busy: 0, or -errno where a command would meet what it holds in a domain
+ * @free_domain: lets go of what it holds for a domain, which is freed next
+ * @before_reset: called when reset begins, all domains are there
+ * @after_reset: called when reset ends, no domain is left
+ *
+ * All but @node may be NULL. Holders are called in the order in which they were
+ * registered, with ptt_lock held.
+ */
+struct ptt_holder {
+	struct list_head node;
+	int (*busy)(const struct ptt_domain *d, struct ptt_reply *reply);
+	void (*free_domain)(struct ptt_domain *d);
+	void (*before_reset)(void);
+	void (*after_reset)(void);
+};
+
+extern struct ptt_holder ptt_storm_holder, ptt_plant_holder, ptt_maps_holder;
+extern struct ptt_holder ptt_hw_holder, ptt_buffer_holder;
+
 /* domain.c */
 extern struct list_head ptt_domains;
 struct ptt_domain *ptt_find_domain(const char *name);
 u64 ptt_granule(const struct ptt_domain *d);
+void ptt_holder_register(struct ptt_holder *h);
+int ptt_at_rest(const struct ptt_domain *d, struct ptt_reply *reply);
+void ptt_free_domain(struct ptt_domain *d);
+void ptt_reset(void);
+
+/* domain_commands.c */
 int ptt_cmd_domain(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_destroy(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_reset(struct ptt_args *args, struct ptt_reply *reply);
-void ptt_reset(void);
 void ptt_show_domains(struct seq_file *s);
-int ptt_at_rest(const struct ptt_domain *d, struct ptt_reply *reply);
 
 /**
  * struct ptt_table - a page table as its hardware is told of it
@@ -254,7 +280,6 @@ void ptt_ranges_free(struct ptt_range *list);
 void ptt_maps_insert(struct ptt_domain *d, struct ptt_range **spare, u64 first, u64 last,
 		     struct ptt_call *call);
 void ptt_maps_erase(struct ptt_domain *d, struct ptt_range **spare, u64 first, u64 last);
-void ptt_maps_clear(struct ptt_domain *d);
 struct ptt_leaf ptt_leaf_at(const struct ptt_call *call, u64 iova);
 u64 ptt_count_leaves(const struct ptt_call *call, u64 n);
 bool ptt_pa_in_use(u64 first, u64 last);
@@ -262,8 +287,6 @@ bool ptt_pa_in_use(u64 first, u64 last);
 /* plant.c */
 int ptt_cmd_plant(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_restore(struct ptt_args *args, struct ptt_reply *reply);
-unsigned int ptt_plants_restore(struct ptt_domain *d);
-int ptt_no_plants(const struct ptt_domain *d, struct ptt_reply *reply);
 
 /* map.c, unmap.c */
 bool ptt_in_aperture(const struct ptt_domain *d, u64 first, u64 last);
@@ -286,7 +309,6 @@ int ptt_cmd_detach(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_replace(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_dma(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_probe(struct ptt_args *args, struct ptt_reply *reply);
-void ptt_detach_all(void);
 void ptt_show_devices(struct seq_file *s);
 void ptt_show_attached(struct seq_file *s, const struct ptt_domain *d);
 
@@ -296,7 +318,6 @@ int ptt_cmd_unbuffer(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_peek(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_fill(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_parse_pa(char *text, u64 *pa, struct ptt_reply *reply);
-void ptt_buffers_free(void);
 
 /* storm.c, storm_log.c */
 extern const struct file_operations ptt_storm_fops;
@@ -304,7 +325,6 @@ int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_enough(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_calm(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_no_storm(const struct ptt_domain *d, struct ptt_reply *reply);
-void ptt_storm_end(struct ptt_domain *d);
 
 /* cost.c */
 int ptt_cmd_cost(struct ptt_args *args, struct ptt_reply *reply);

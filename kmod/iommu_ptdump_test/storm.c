@@ -53,14 +53,19 @@ int ptt_no_storm(const struct ptt_domain *d, struct ptt_reply *reply)
 	return ptt_fail(reply, -EBUSY, "a storm is over %s, calm it first", d->name);
 }
 
-/* ptt_storm_end() - end a domain's storm before the domain goes; its table goes as a whole */
-void ptt_storm_end(struct ptt_domain *d)
+/* End a domain's storm before the domain goes; its table goes as a whole */
+static void end_storm(struct ptt_domain *d)
 {
 	if (!the_storm || the_storm->d != d)
 		return;
 	ptt_storm_stop(the_storm);
 	forget();
 }
+
+struct ptt_holder ptt_storm_holder = {
+	.busy = ptt_no_storm,
+	.free_domain = end_storm,
+};
 
 /*
  * Smallest pages come of an output address that is a page off: nothing larger

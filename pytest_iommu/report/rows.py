@@ -27,7 +27,7 @@ from pytest_iommu.report.summary import (
 OUTCOMES = ("passed", "failed", "skipped", "xfailed", "not-run")
 """How a test ends. xfailed: it failed as expected; not-run: the run, or the program it is a part of, ended before."""
 
-RUN = "pytest-iommu::run"
+RUN_ROW = "pytest-iommu::run"
 """The row of what is about no test: a run that was cut short, a known issue that nothing met."""
 
 _OF_PYTEST = ("passed", "failed", "skipped")

@@ -11,7 +11,7 @@ import pytest
 from pytest_iommu.core.outcomes import EXIT_SETUP
 from pytest_iommu.core.signals import Terminated
 from pytest_iommu.report.no_guests import ENDED, NoGuests
-from pytest_iommu.report.rows import RUN, Collected, Finished, Row
+from pytest_iommu.report.rows import RUN_ROW, Collected, Finished, Row
 from pytest_iommu.report.summary import GUEST, RULES, split
 
 HANDED_BACK = "iommu"
@@ -115,7 +115,7 @@ class Watch:
             kind = self._kind or "interrupted"
             told = self.finished.ended.removeprefix(f"{kind}: ")
             # pytest's JUnit XML has an internal error already.
-            rows.append(Row(RUN, "failed", kind=kind, text=f"{kind}: {told}", made=kind != "internal-error"))
+            rows.append(Row(RUN_ROW, "failed", kind=kind, text=f"{kind}: {told}", made=kind != "internal-error"))
         return rows
 
 
