@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``git bisect run pytest-iommu bisect-step -- <pytest arguments>``: build, boot and test the tree one stands in.
 
-A commit is good or bad only when its kernel built and booted and a test judged it; whatever else happens says nothing
-of the commit, and it is skipped. This module is also the pytest plugin that such a step runs with.
+A commit is good or bad only when its kernel built and booted and a test judged it; in any other
+case the commit is skipped. This module is also the pytest plugin that such a step runs with.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STATUS = {GOOD: 0, BAD: 1, SKIP: 125}
 """What git-bisect(1) understands; 128 and more would end the bisection."""
 
 JUDGES = ("fail", "kernel-crash", "kernel-hang", "unexpected-pass")
-"""Kinds of failures that say something of the kernel; a lost guest or a test that cannot be collected does not."""
+"""Kinds of failures that are a verdict on the kernel; a lost guest or a collection error is not."""
 
 SUITE = "pytest_iommu.conformance"
 _PLUGIN = "pytest_iommu.commands.cmd_bisect_step"

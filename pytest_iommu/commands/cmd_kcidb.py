@@ -155,7 +155,7 @@ def _tests(found: Mapping[str, Any], about: About, run: str) -> Iterator[dict[st
 
 
 def status(test: Mapping[str, Any]) -> str:
-    """KCIDB's word for how a test ended. ERROR: it failed, and that says nothing of the kernel."""
+    """KCIDB's word for the result of a test. ERROR: it failed, but that is not a verdict on the kernel."""
     if test["outcome"] == "failed":
         return "ERROR" if test["kind"] in _ERRORS else "FAIL"
     return _OUTCOMES[test["outcome"]]

@@ -40,7 +40,7 @@ def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def shell_command(boot: Boot, tree: str = "") -> list[str]:
-    """QEMU's command line for a guest whose console is our terminal; its agent has nobody to talk to.
+    """QEMU's command line for a guest whose console is our terminal; its agent is not connected.
 
     ``tree`` is the path of the board's device tree where it is not QEMU's own.
     """
@@ -65,7 +65,7 @@ def interact(boot: Boot) -> int:
     import pexpect
 
     if not sys.stdin.isatty():
-        raise SetupError("a shell needs a terminal; stdin is none")
+        raise SetupError("a shell needs a terminal, and stdin is not one")
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise SetupError("setpriv (util-linux) is not on PATH: QEMU could outlive us")

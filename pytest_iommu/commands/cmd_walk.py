@@ -35,7 +35,7 @@ byte and needs --base, and --strtab-base and --strtab-cfg, or --format and --top
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``walk``."""
-    about = "print the dump from a saved image of memory"
+    about = "Print the dump of a page table from a saved memory image."
     parser = commands.add_parser(
         "walk", help=about, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +64,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the dump; the exit status. SetupError for what cannot be walked."""
+    """Print the dump; the exit status. SetupError if the image cannot be walked."""
     try:
         memory = open_image(arguments.image, arguments.registers, arguments.base)
         if arguments.format is not None:
@@ -109,7 +109,7 @@ def _chosen(arguments: argparse.Namespace, memory: SavedMemory) -> Iterator[str]
 
 
 def _domain(arguments: argparse.Namespace, memory: SavedMemory) -> SavedDomain | None:
-    """The domain that is meant; None where it is a stream, or nobody knows."""
+    """The selected domain; None if a stream was selected or the image names no domain."""
     if arguments.domain is not None:
         if arguments.domain not in memory.domains:
             raise SetupError(f"no domain {arguments.domain} in the image; there are: {_names(memory)}")
@@ -152,7 +152,7 @@ def _what_there_is(memory: SavedMemory, smmu: SmmuV3) -> str:
 
 def _of_stream(arguments: argparse.Namespace, memory: SavedMemory, smmu: SmmuV3, sid: int) -> str | None:
     if arguments.file in STREAM_FILES:
-        # ids of domains are the kernel's, nobody else knows them
+        # only the kernel knows the ids of its domains
         return smmu.texts(sid, {}).get(arguments.file)
     found: tuple[TableConfig, int] | None = smmu.table(sid, arguments.ssid)
     return None if found is None else walk(memory, *found).text(arguments.file)

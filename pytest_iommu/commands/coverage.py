@@ -32,7 +32,7 @@ def collected(what: Sequence[str] = SUITE) -> Counter[str]:
     """Rule -> number of tests that claim it. SetupError when the suite cannot be collected."""
     found = _Collected()
     said = io.StringIO()
-    # Of no project: an ini file where the user stands could deselect, and no cache is to be left there.
+    # Without a project: an ini file in the current directory could deselect tests, and pytest would leave a cache.
     own = ["-c", "/dev/null", "--rootdir=/", "--collect-only", "-qq"]
     own += [word for name in ("cacheprovider", "hypothesispytest") for word in ("-p", f"no:{name}")]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -51,7 +51,7 @@ def problems(tests: Mapping[str, int], known: Mapping[str, str], later: Mapping[
 
 
 def listing(tests: Mapping[str, int], known: Mapping[str, str], later: Mapping[str, str]) -> list[str]:
-    """Every rule with the number of its tests; of those without, who owns them."""
+    """Every rule with the number of its tests; for a rule without tests, the planned work that will bring them."""
     lines = []
     for rule, text in known.items():
         count = str(tests.get(rule, 0)) if tests.get(rule) or rule not in later else "later"

@@ -31,15 +31,15 @@ class BootMode:
 FUNCTIONAL, RACES = "functional", "races"
 
 BOOT_MODES: dict[str, BootMode] = {
-    # One host thread, and devices' waits cost nothing: a long read's time is the instructions it takes.
+    # One host thread. Waiting for a device costs nothing, and a long read takes as long as its instructions.
     FUNCTIONAL: BootMode(),
-    # Whoever is held stands on processor 1, all else is kept away from it. What is freed is overwritten at once, so
-    # that a page that was freed too early is not what it was, whoever looks.
+    # A held reader has processor 1 for itself. Pages are zeroed when they are freed, so that a page that is freed
+    # too early is seen to change.
     RACES: BootMode(icount="", gdb=True, append="isolcpus=domain,managed_irq,1 irqaffinity=0 init_on_free=1"),
     # A nanosecond of the guest's time is an instruction.
     "counted": BootMode(icount="shift=0,sleep=off", cpus=1),
     "without-debugfs": BootMode(append="debugfs=off"),
-    # Booted as usual; whoever locks it down has it for himself.
+    # Booted as usual; a test that locks it down gets a guest of its own.
     "lockdown": BootMode(),
 }
 

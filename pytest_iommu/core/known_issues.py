@@ -111,7 +111,7 @@ def met(known: Iterable[Known], nodeid: str, kind: str, rules: Sequence[str], fi
 
 
 def gone(known: Iterable[Known], nodeid: str) -> Known | None:
-    """The entry that says that a test fails, which passed; None where there is none, or it need not fail."""
+    """The entry by which a test that passed should have failed; None without a strict one."""
     return next((entry for entry in known if entry.strict and entry.of_test(nodeid)), None)
 
 

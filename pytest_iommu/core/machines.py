@@ -101,7 +101,7 @@ class Machine:
     iommus: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def harmless(self, address: int, write: bool) -> bool:
-        """Whether DMA to this physical address hurts nobody: scratch memory, where nothing is, RAM to read."""
+        """Whether DMA to this physical address is harmless: scratch memory, an empty range, or a read of RAM."""
         if self.scratch is not None and self.scratch[0] <= address < self.scratch[0] + self.scratch[1]:
             return True
         if self.ram <= address < self.ram + self.memory:
@@ -110,7 +110,7 @@ class Machine:
 
     @property
     def limit(self) -> str:
-        """What keeps Linux out of the scratch memory: for its command line, empty where there is none."""
+        """The kernel parameter that keeps Linux out of the scratch memory; empty without scratch memory."""
         return f"mem={(self.scratch[0] - self.ram) >> 20}M" if self.scratch else ""
 
     def on(self, qemu: int) -> Machine:
@@ -254,7 +254,7 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Machine:
-    """The machine of that name. SetupError that lists the others when there is none."""
+    """The machine of that name. SetupError, with the known names, for an unknown one."""
     if name not in names():
         raise SetupError(f"no machine {name!r}; there are: {', '.join(names())}")
     return load(paths.qemu_images() / "machines" / f"{name}.yaml")

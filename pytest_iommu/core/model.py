@@ -282,7 +282,7 @@ SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``4K``, ``2M``, ``0x1000`` or ``4096``. ValueError when it is none of these."""
+    """Bytes of ``4K``, ``2M``, ``0x1000`` or ``4096``. ValueError for any other text."""
     text = text.strip()
     if text and text[-1].upper() in SUFFIXES:
         return int(text[:-1], 0) * SUFFIXES[text[-1].upper()]

@@ -35,7 +35,7 @@ LIBRARIES_OF_TARGET = {"arm64": "libc6-dev-arm64-cross", "riscv": "libc6-dev-ris
 
 @dataclass(frozen=True)
 class Need:
-    """One thing to be found. ``package`` is Debian's, empty where nobody knows.
+    """One thing to be found. ``package`` is Debian's, empty if it is unknown.
 
     ``compiler`` says whose header or library it is, ``link`` how a library is linked, ``pkgconfig`` the name that
     pkg-config knows it by. With ``config`` it is needed only by kernels that have one of these symbols set.

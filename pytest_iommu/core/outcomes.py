@@ -44,7 +44,7 @@ _SENTENCES = {
     Verdict.OTHER: "not as expected",
 }
 
-UNSEEN = "nobody could look into memory"
+UNSEEN = "the guest's memory could not be read"
 """Why a verdict is UNDECIDED."""
 
 
@@ -60,7 +60,7 @@ class IommuError(Exception):
 
 
 class SetupError(IommuError):
-    """The set-up is broken (no QEMU, a kernel that does not build, a bad scenario file): says nothing of the kernel."""
+    """The set-up is broken: no QEMU, a kernel that does not build, a bad scenario. Not a verdict on the kernel."""
 
     kind = "setup-error"
 

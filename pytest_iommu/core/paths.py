@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where what is not Python lives: kmod/ and qemu-images/, in a wheel or in a checkout, and the cache."""
+"""Where the files are that are not Python (kmod/, qemu-images/, docs/), in a wheel or a checkout; and the cache."""
 
 from __future__ import annotations
 

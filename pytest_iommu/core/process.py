@@ -62,7 +62,7 @@ def disk_full(path: Path) -> SetupError:
 
 
 def environment_of_make(**variables: str) -> dict[str, str]:
-    """Our environment for a make that is nobody's child, with ``variables`` set.
+    """Our environment for a make that must not inherit from another make, with ``variables`` set.
 
     Under a make (``make check``) MAKELEVEL and the like would make it one, and kselftest's lib.mk then write to /;
     ARCH, O and others of a shell would choose another kernel or place than we say.

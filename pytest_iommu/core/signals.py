@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """SIGTERM and SIGHUP end a run as Ctrl-C does: with its results written, its guests gone and nothing left in /tmp.
 
-Python ends at once at these two, and what is to be done at the end of a run is not done.
+By default Python ends at once at these two, without any cleanup.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Signals:
         self._before: dict[signal.Signals, object] = {}
 
     def install(self, ctrl_c: bool = True) -> None:
-        """Handle what nobody else handles. A signal that is ignored, as under nohup, stays ignored."""
+        """Handle the signals that have no handler. A signal that is ignored, as under nohup, stays ignored."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in _SIGNALS if ctrl_c else _SIGNALS[1:]:

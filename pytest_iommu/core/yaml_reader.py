@@ -199,21 +199,21 @@ class Fields:
 
 
 def read_file(path: Path) -> Value:
-    """The root of a YAML file. ScenarioError for what is no YAML, or empty."""
+    """The root of a YAML file. ScenarioError for an empty file and for one that is not YAML."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as problem:
         raise ScenarioError(path, 1, f"cannot be read: {problem.strerror}") from None
     except UnicodeDecodeError:
-        raise ScenarioError(path, 1, "is no UTF-8 text") from None
+        raise ScenarioError(path, 1, "is not UTF-8 text") from None
     try:
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark
         line = 1 if mark is None else mark.line + 1
-        raise ScenarioError(path, line, f"is no YAML: {problem.problem or problem.context}") from None
+        raise ScenarioError(path, line, f"is not YAML: {problem.problem or problem.context}") from None
     except yaml.YAMLError as problem:
-        raise ScenarioError(path, 1, f"is no YAML: {problem}") from None
+        raise ScenarioError(path, 1, f"is not YAML: {problem}") from None
     if node is None:
         raise ScenarioError(path, 1, "is empty")
     return Value(path, node)

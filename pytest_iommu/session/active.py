@@ -51,7 +51,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(report: pytest.TestReport) -> None:
-    """Say how a worker of xdist ended: that says nothing of the kernel."""
+    """Report how a worker of xdist ended. Its end is not a verdict on the kernel."""
     reporting.worker_ended(report)
 
 

@@ -100,7 +100,7 @@ def _words(flag: str, value: object) -> Iterator[str]:
 
 
 def line(item: pytest.Item, settings: Settings) -> str:
-    """The command line, for whoever stands where pytest was started."""
+    """The command line, to be typed in the directory where pytest was started."""
     config, given = item.config, [*settings.pytest_options, *settings.given]
     start = config.invocation_params.dir
     _, colons, rest = item.nodeid.partition("::")
@@ -119,6 +119,6 @@ def line(item: pytest.Item, settings: Settings) -> str:
 
 
 def near(path: Path, start: Path) -> str:
-    """A path as it is shown to someone who stands in ``start``: relative to it unless that leads far up."""
+    """A path relative to ``start``, or absolute when the relative one would lead more than one directory up."""
     relative = os.path.relpath(path, start)
     return str(path) if relative.startswith(os.path.join(os.pardir, os.pardir)) else relative

@@ -110,7 +110,7 @@ class ProgramNode(pytest.Collector):
         }
         ran = self._on_guest(list(chosen))
         if isinstance(ran.error, GuestLost):
-            # That says nothing of the kernel: once more, on a fresh guest.
+            # A lost guest is not a verdict on the kernel: run it once more, on a fresh guest.
             item.user_properties.append((RETRIED, ran.error.message.partition("\n")[0]))
             ran = self._on_guest(list(chosen))
         return judge(self.name, chosen, ran)
@@ -146,7 +146,7 @@ class ProgramNode(pytest.Collector):
         if ran.error is not None:
             run.pool.discard(guest, ran.error.message)
         elif ran.status is not None and (ran.status < 0 or ran.status > 128):
-            # What it was at when it was killed nobody has tidied up.
+            # It was killed before it could clean up.
             run.pool.discard(guest, f"{self.name} was killed")
         return ran
 

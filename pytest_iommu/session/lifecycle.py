@@ -162,7 +162,7 @@ def prepare_before_workers(session: pytest.Session) -> None:
 
 
 def before_tests(session: pytest.Session) -> bool | None:
-    """True when nothing is to be run: --iommu-list."""
+    """True when --iommu-list was given: no test runs."""
     config = session.config
     run = config.stash[RUN]
     if options.listing(config):
@@ -209,7 +209,7 @@ def _prepare(run: Run, keys: Iterable[Key], show: bool = False, selftest: bool =
             print(f"\nsetup-error: {error.message}", file=sys.stderr)
             pytest.exit(f"setup-error: {error.message.splitlines()[0]}", returncode=EXIT_SETUP)
         except Terminated as error:
-            # Before the session has begun pytest asks nobody for the exit status.
+            # pytest calls no hook for the exit status before the session has begun.
             pytest.exit(str(error), returncode=128 + error.number)
         if show and run.kernels:
             print("\n".join(kernel_lines(run)), flush=True)

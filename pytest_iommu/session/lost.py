@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A test whose guest was lost is run once more: that says nothing of the kernel.
+"""A test whose guest was lost runs once more: a lost guest is not a verdict on the kernel.
 
 The whole test is repeated, with a new guest and new fixtures: what a fixture has made in the old guest does not exist
 in the new one.

@@ -262,5 +262,5 @@ def boot_mode_of(item: pytest.Item) -> str:
 
 
 def fresh(item: pytest.Item) -> bool:
-    """Whether a test wants a guest that nobody had before it."""
+    """Whether a test wants a freshly booted guest."""
     return item.get_closest_marker("iommu_fresh") is not None

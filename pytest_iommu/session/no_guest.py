@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tests whose guest cannot be had: they are not run, and why is said once, by the process that reports.
+"""Tests whose guest cannot be started do not run; the reporting process gives the reason once.
 
-A set-up that cannot be had (ssh is refused, QEMU does not take an argument, the kernel rejects the test module) is the
-same for every test of a key, and says nothing of the kernel. The run goes on with the guests that can be had, and ends
-when there are none.
+A broken set-up (ssh is refused, QEMU rejects an argument, the kernel rejects the test module) is the same for every
+test of a key, and is not a verdict on the kernel. The run goes on with the guests that do start, and ends when none
+does.
 """
 
 from __future__ import annotations

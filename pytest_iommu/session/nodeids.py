@@ -31,7 +31,7 @@ def of_suite(path: Path) -> str | None:
 
 
 def pasted(argument: str, start: Path, root: Path) -> str | None:
-    """The node id that an argument is; None for a path that is there, and for what is no node id of the suite.
+    """The argument as a node id of the suite. None for an existing path and for any other argument.
 
     ``start`` is the directory in which pytest was started. What pytest prints is relative to it, a node id to ``root``.
     """

@@ -33,7 +33,7 @@ _WANT = ("target", "list", "record", "strict", "report", "json", "ktap", "known"
 """Options that ask for something even of a run without a test of ours."""
 
 _NOT_REPEATED = ("record", "keep", "list", "strict", "report", "json", "ktap", "seed")
-"""What says nothing of how a test runs; the seed is put down as the number that it came to."""
+"""Options left out of the rerun line; the seed is recorded as the number used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ def _path(base: Path, text: str) -> Path:
 
 
 def check(config: pytest.Config) -> None:
-    """SetupError for an unknown key of ours in the ini file, and for an option that has a value that cannot be."""
+    """SetupError for an unknown ``iommu_`` key in the ini file and for an invalid option value."""
     if not hasattr(config, "workerinput"):
         check_keys(config)
         load(config, config.rootpath)
@@ -286,7 +286,7 @@ def _exists(path: Path | None, flag: str, what: Literal["file", "directory", "pa
 
 
 def _tree(path: Path | None) -> Path | None:
-    """Said before anything is fetched or built."""
+    """Check that it is a kernel tree, before anything is fetched or built."""
     if path is not None:
         from pytest_iommu.images import tree
 
@@ -310,7 +310,7 @@ def _cache(given: Path | None, target: str) -> Path:
 
 
 def load(config: pytest.Config, folder: Path) -> Settings:
-    """The settings of this run; ``folder`` is the run's artefact folder. SetupError on a value that cannot be."""
+    """The settings of this run; ``folder`` is the run's artefact folder. SetupError on an invalid value."""
     value = {option.name: _value(config, option) for option in OPTIONS}
     if value["image"] and value["kernel"]:
         raise SetupError("--iommu-kernel and --iommu-image exclude each other: a tree to build, or a ready image")

@@ -37,8 +37,8 @@ class Pool:
     def take(self, key: Key, fresh: bool = False) -> Guest:
         """The live guest of that key, else a new one; with ``fresh`` always a new one.
 
-        NoGuest when it cannot be had. A key that could not be had once is not tried again: three hundred tests would
-        wait for it. A KernelCrash while it booted is raised once, it is a verdict on the kernel.
+        NoGuest when it does not start. A key that failed once is not tried again: three hundred tests would wait for
+        it. A KernelCrash while it booted is raised once, it is a verdict on the kernel.
         """
         if fresh:
             self._close(key)
@@ -130,7 +130,7 @@ class Pool:
         return key not in self._guests and self._not_to_be_had(key) is not None
 
     def _tell(self, guest: Guest) -> None:
-        """Tell the others about a new guest; when that raises something, nobody gets it."""
+        """Report a new guest to the hooks. If a hook raises an exception, the guest is closed."""
         try:
             self._started(guest)
         except BaseException:

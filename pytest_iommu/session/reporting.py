@@ -38,13 +38,13 @@ STATED: pytest.StashKey[list[tuple[str, object]]] = pytest.StashKey()
 """The properties of a test that failed: kind, verdict, rules broken, fingerprint, known issue."""
 
 UNUSABLE = (KernelCrash, KernelHang, GuestLost, ForeignError)
-"""After these nobody can say what state the guest is in, or its channel: it is thrown away."""
+"""After these the state of the guest and of its channel is unknown, so the guest is discarded."""
 
 
 def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
     """Turn an exception into the report's text, properties and artefacts; apply known issues.
 
-    A guest that cannot be used any more is discarded here, after everything that is wanted of it has been saved.
+    A guest that cannot be used any more is discarded here, after its evidence has been saved.
     """
     if report.when == "setup":
         item.stash[STATED] = []
@@ -174,7 +174,7 @@ def _discard(item: pytest.Item, run: Run, error: IommuError) -> None:
 
 
 def _error(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> IommuError | None:
-    """What a failed report is about, as one of our exceptions; None where it is nothing of ours."""
+    """The outcome of a failed report as one of our exceptions; None for a failure that is not ours."""
     if call.excinfo is None or not report.failed:
         return None
     if isinstance(call.excinfo.value, IommuError):

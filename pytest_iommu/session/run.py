@@ -79,7 +79,7 @@ class Run:
 
     @cached_property
     def kind(self) -> TargetKind:
-        """The chosen kind of target. SetupError when there is none of that name."""
+        """The chosen kind of target. SetupError for an unknown name."""
         kinds: dict[str, TargetKind] = {}
         for found in reversed(self.config.hook.pytest_iommu_targets(config=self.config)):
             kinds.update(found)
@@ -99,7 +99,7 @@ class Run:
         return [f"--iommu-{name}" for name in given if name in unused]
 
     def machine(self, name: str) -> Machine:
-        """The machine of that name. SetupError when there is none."""
+        """The machine of that name. SetupError for an unknown name."""
         try:
             return self.machines[name]
         except KeyError:
@@ -229,14 +229,14 @@ class Run:
         self.pool.discard(guest, reason)
 
     def kernel_config(self, key: Key) -> frozenset[str] | None:
-        """The lines of a kernel's configuration; None where nobody knows it, as of a ready image or a recording."""
+        """The lines of a kernel's configuration; None if it is unknown, as for a ready image or a recording."""
         kernel = self.kernels.get(key.kernel)
         if kernel is None or kernel.config is None:
             return None
         return frozenset(kernel.config.read_text(encoding="utf-8").splitlines())
 
     def kernel_said(self, key: Key) -> str:
-        """What the live guest says of its kernel, in words; empty where that was prepared here, or nobody says."""
+        """The live guest's own description of its kernel; empty if the kernel was prepared here."""
         return "" if key.kernel in self.kernels else capabilities(self.pool.live(key)).kernel
 
     def remember(self, guest: Guest) -> None:
@@ -300,7 +300,7 @@ class Run:
         return self._recorder.watch(guest, key)
 
     def _tell_of_waits(self) -> None:
-        """Show the user for whom a target waits that has something made in the middle of the tests."""
+        """Show what a target waits for if it has to build something in the middle of the tests."""
         from pytest_iommu.images import progress
 
         with uncaptured(self.config):

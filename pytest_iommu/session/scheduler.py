@@ -55,7 +55,7 @@ def fitting(workers: int, available: int | None, guest: int) -> int:
 
 
 def auto_workers(config: pytest.Config, cores: int) -> int:
-    """What -n auto comes to with guests in QEMU: ``cores``, xdist's number, as far as there is memory.
+    """The number of workers for -n auto with guests in QEMU: ``cores``, limited by memory.
 
     It is asked for before pytest_configure: there are no settings yet.
     """

@@ -2,7 +2,7 @@
 """The end of a test: its domains are freed while it is still to blame, and the guest is compared with its boot state.
 
 A kernel may break when domains are freed, which is after the last thing that a test asks of the guest. Without this
-the next test would be blamed for it, or nobody.
+otherwise the next test would be blamed for it, or no test at all.
 """
 
 from __future__ import annotations

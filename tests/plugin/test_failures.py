@@ -14,7 +14,7 @@ SPLAT = (
     "[    3.0] WARNING: drivers/iommu/iommu.c:10 at iommu_map+0x10/0x20, CPU#0: init/1\n"
     "[    3.0] ---[ end trace 0000000000000000 ]---\n"
 )
-UNDECIDED = "the dump differs from what is expected (nobody could look into memory): RNG-4"
+UNDECIDED = "the dump differs from what is expected (the guest's memory could not be read): RNG-4"
 EVIDENCE = Evidence("qemu-system-aarch64 -machine virt", f"[    0.0] Booting Linux\n{SPLAT}", SPLAT)
 
 

@@ -54,7 +54,9 @@ def test_what_is_known_fails_as_expected(bench: Bench, workers: str) -> None:
     assert (test["outcome"], test["known"], test["kind"]) == ("xfailed", "BUG-7", "fail")
     assert test["broke"][0] == "RNG-4"
     assert test["verdict"] == "dump-differs"
-    assert test["text"].startswith("the dump differs from what is expected (nobody could look into memory): RNG-4")
+    assert test["text"].startswith(
+        "the dump differs from what is expected (the guest's memory could not be read): RNG-4"
+    )
     _, lines = read((bench.pytester.path / "r.ktap").read_text())
     assert [(line.status, line.data) for line in lines["basics"]][2] == ("XFAIL", "known issue BUG-7: the wrong OA")
     assert (
@@ -90,7 +92,9 @@ def test_another_failure_of_the_test_is_no_known_one(bench: Bench) -> None:
     known(bench, RULE.replace("RNG-4", "RNG-1"))
     result = bench.run(*FILES)
     result.assert_outcomes(passed=2, failed=1, skipped=1)
-    result.stdout.fnmatch_lines(["the dump differs from what is expected (nobody could look into memory): RNG-4"])
+    result.stdout.fnmatch_lines(
+        ["the dump differs from what is expected (the guest's memory could not be read): RNG-4"]
+    )
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])

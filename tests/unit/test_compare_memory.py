@@ -88,7 +88,7 @@ def test_memory_decides_who_is_wrong() -> None:
     found = compare(expected, wrong, memory=of_memory(other))
     assert found.verdict is Verdict.BOTH
     found = compare(expected, wrong)
-    assert (found.verdict, found.because) == (Verdict.UNDECIDED, "nobody could look into memory")
+    assert (found.verdict, found.because) == (Verdict.UNDECIDED, "the guest's memory could not be read")
 
 
 def test_a_line_that_memory_does_not_have() -> None:

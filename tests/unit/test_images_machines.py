@@ -62,7 +62,7 @@ def test_cross_compiling_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch
         ("memory: 512M", "memory: lots", "here should be a number or a size such as 64K, not 'lots'"),
         ("s1: {format: arm_64_lpae_s1, ias: 48", "s1: {ias: 48", "a stage needs 'format'"),
         ("sid: 16", "sod: 16", r":4\d: a device has no key 'sod'; known: name, driver"),
-        ("name: smmuv3\n", "name: [\n", r"bad.yaml:\d+: is no YAML"),
+        ("name: smmuv3\n", "name: [\n", r"bad.yaml:\d+: is not YAML"),
         ("base: 0x5c000000", "base: 0x5b000000", "scratch must be the end of RAM, which is 0x40000000 to 0x5fffffff"),
         ("base: 0x5c000000, size: 64M", "base: 0x40000000, size: 512M", "scratch must be the end of RAM"),
         ("base: 0x5c000000, size: 64M", "base: 0x5ffff000, size: 4K", "scratch must be the end of RAM"),

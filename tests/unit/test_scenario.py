@@ -255,7 +255,7 @@ CASE = "- {name: a, rules: [RNG-1], do: [{map: {iova: 0x1000, pa: 0x41000000, si
         ("- name: a\n  rules: [RNG-1]\n  do:\n    - read: {file: info, how: {pread: [1], chunk: 8}}\n", 7, "no chunk"),
         ("- name: a\n  rules: [RNG-1]\n  do:\n    - map\n", 7, "here should be a mapping"),
         ("- name: a\n  rules: [RNG-1]\n  do:\n    - read: {file: info, how: {}}\n", 7, "exactly one of chunk"),
-        ("- name: a\n  rules: [RNG-1\n", 6, "is no YAML"),
+        ("- name: a\n  rules: [RNG-1\n", 6, "is not YAML"),
         ("- name: a\n  rules: [RNG-1]\n", 4, "does nothing"),
     ],
 )
