@@ -163,7 +163,7 @@ def test_ini_twins(recorded: Bench) -> None:
         ("--iommu-target=qemu:smmuv3topo", "*--iommu-target=qemu:smmuv3topo: qemu takes no argument*"),
         ("--iommu-target=local:board", "*--iommu-target=local:board: local takes no argument*"),
         ("--iommu-machine=pdp11", "*no machine 'pdp11'; there are: *smmuv3*"),
-        ("--iommu-keep=some", "*--iommu-keep is one of failed, all, none, not 'some'*"),
+        ("--iommu-keep=some", "*--iommu-keep takes failed, all, none, not 'some'*"),
         ("--iommu-kernel=/nowhere", "*--iommu-kernel: no such directory: /nowhere*"),
         ("--iommu-cache=my cache", "*--iommu-cache: '*/my cache': *make takes no path with a blank*"),
         ("--iommu-modules=/tmp", "*--iommu-modules goes with --iommu-image*"),

@@ -59,12 +59,18 @@ def test_dump(iommu_guest, iommu_settings):
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
 
 
+KERNEL = {"Kconfig": "", "Makefile": "VERSION = 7\nPATCHLEVEL = 3\n"}
+"""What makes a directory a kernel tree."""
+
+
 @pytest.fixture
 def step(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a command in the tree, with the fake kernel's tests beside it."""
     tests, tree = tmp_path / "suite", tmp_path / "linux"
     for folder in (tests, tree):
         folder.mkdir()
+    for name, text in KERNEL.items():
+        (tree / name).write_text(text)
     (tests / "conftest.py").write_text(CONFTEST)
     (tests / "test_dump.py").write_text(TEST)
 
@@ -86,7 +92,7 @@ def commits(tree: Path, contents: Sequence[str]) -> list[str]:
     for words in [["init", "-q"], *([content] for content in contents)]:
         if words != ["init", "-q"]:
             (tree / "core.c").write_text(words[0])
-            subprocess.run([*GIT, "add", "core.c"], cwd=tree, check=True)
+            subprocess.run([*GIT, "add", "core.c", *KERNEL], cwd=tree, check=True)
             words = ["commit", "-q", "-m", f"say {words[0]}"]
         subprocess.run([*GIT, *words], cwd=tree, check=True)
         if words[0] == "commit":
@@ -121,7 +127,7 @@ def test_one_step(
     assert len(told) == 1
     assert done.stdout.endswith(told[0] + "\n")
     assert re.fullmatch(re.escape(line).replace(r"\*", ".*"), told[0]), told[0]
-    assert [path.name for path in (tmp_path / "linux").iterdir()] == ["core.c"]
+    assert {path.name for path in (tmp_path / "linux").iterdir()} == {"core.c", *KERNEL}
 
 
 @pytest.mark.parametrize(("content", "status"), [("right", 0), ("wrong", 1), ("panic", 125)])
@@ -131,7 +137,7 @@ def test_workers_make_no_difference(
     (tmp_path / "linux/core.c").write_text(content)
     done = step(*bisect_step(tmp_path, "-n1"))
     assert done.returncode == status, done.stdout + done.stderr
-    assert [path.name for path in (tmp_path / "linux").iterdir()] == ["core.c"]
+    assert {path.name for path in (tmp_path / "linux").iterdir()} == {"core.c", *KERNEL}
 
 
 def test_tests_in_the_tree_leave_nothing_there(
