@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from pytest_iommu import formats
@@ -56,28 +57,33 @@ def _entries(entries: Sequence[Entry], config: TableConfig) -> list[CheckFailed]
         if (before.iova, -before.level) >= (after.iova, -after.level):
             what = f"level {after.level} 0x{after.iova:x} comes after level {before.level} 0x{before.iova:x}"
             return [CheckFailed(f"entries: {what}", ("CON-5",), verdict=Verdict.DUMP)]
-    fmt = formats.get(config.format)
-    for entry in entries:
-        decoded = fmt.decode(config, entry.level, entry.raw)
-        if decoded is None:
-            what = f"entries: an empty item is listed: {render_entry(entry)}"
-            return [CheckFailed(what, ("ENT-1",), verdict=Verdict.DUMP)]
-        if entry.kind is Kind.BAD:
-            continue
-        cut = entry.iova & (decoded.size - 1) if decoded.size else 0
-        leaf = decoded.kind is Kind.LEAF
-        says = Entry(
-            entry.level,
-            entry.iova,
-            decoded.kind,
-            decoded.size if leaf else None,
-            decoded.oa + cut,
-            entry.raw,
-            decoded.prot if leaf else None,
-            decoded.flags + decoded.volatile,
-        )
-        if entry != says:
-            what = f"level {entry.level} 0x{entry.iova:x} is not what its raw item says"
-            shown = "\n".join(stacked({"dumped": render_entry(entry), "raw says": render_entry(says)}))
-            return [CheckFailed(f"entries: {what}:\n{shown}", ("CON-4",), verdict=Verdict.DUMP)]
-    return []
+    faults = (_fault(config, entry) for entry in entries)
+    return next(([fault.told(fault.message)] for fault in faults if fault is not None), [])
+
+
+@lru_cache(maxsize=1 << 16)
+def _fault(config: TableConfig, entry: Entry) -> CheckFailed | None:
+    """What is wrong with a line of entries by itself. A storm has the same few lines thousands of times."""
+    decoded = formats.get(config.format).decode(config, entry.level, entry.raw)
+    if decoded is None:
+        what = f"entries: an empty item is listed: {render_entry(entry)}"
+        return CheckFailed(what, ("ENT-1",), verdict=Verdict.DUMP)
+    if entry.kind is Kind.BAD:
+        return None
+    cut = entry.iova & (decoded.size - 1) if decoded.size else 0
+    leaf = decoded.kind is Kind.LEAF
+    says = Entry(
+        entry.level,
+        entry.iova,
+        decoded.kind,
+        decoded.size if leaf else None,
+        decoded.oa + cut,
+        entry.raw,
+        decoded.prot if leaf else None,
+        decoded.flags + decoded.volatile,
+    )
+    if entry == says:
+        return None
+    what = f"level {entry.level} 0x{entry.iova:x} is not what its raw item says"
+    shown = "\n".join(stacked({"dumped": render_entry(entry), "raw says": render_entry(says)}))
+    return CheckFailed(f"entries: {what}:\n{shown}", ("CON-4",), verdict=Verdict.DUMP)
