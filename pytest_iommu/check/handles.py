@@ -296,7 +296,8 @@ class Iommu:
 
     def domain(self, stage: str = "s1", device: str = "edu0", granule: int | None = None) -> Domain:
         """A hardware domain of a device's IOMMU, with the kernel's pages; skips where those are not ``granule``."""
-        from pytest_iommu.scenario.variants import hardware, page_size
+        from pytest_iommu.core.flavours import page_size
+        from pytest_iommu.scenario.variants import hardware
 
         page = page_size(self._guest.key.flavour)
         if granule not in (None, page):

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_iommu.commands import with_pytest
-from pytest_iommu.core import needs
+from pytest_iommu.core import flavours, needs
 from pytest_iommu.core.needs import Need, Tools
 from pytest_iommu.core.outcomes import SetupError
 
@@ -79,18 +79,17 @@ class Report:
 
 def examine(arguments: argparse.Namespace, run: Run) -> int:
     """Print the list; 0 when nothing is missing, else 1."""
-    from pytest_iommu.images import config
     from pytest_iommu.images.artefacts import store_at
 
     settings = run.settings
     store = store_at(settings.cache)
     names = settings.machines if arguments.iommu_machine else tuple(run.machines)
     chosen = [run.machine(name) for name in names]
-    flavours = settings.flavours if arguments.iommu_flavour else config.flavours()
+    names_of_flavours = settings.flavours if arguments.iommu_flavour else flavours.names()
     report = Report()
     fetches = _fetched(settings, store, chosen, report)
     for arch, same in _by_arch(chosen).items():
-        _compiled(settings, store, arch, same, flavours, report)
+        _compiled(settings, store, arch, same, names_of_flavours, report)
     report.title("To run guests")
     for need in needs.needed(["guest"], Tools()):
         report.need(need, Tools())
@@ -121,7 +120,7 @@ def _compiled(
     store: Store,
     arch: str,
     same: list[Machine],
-    flavours: Iterable[str],
+    names_of_flavours: Iterable[str],
     report: Report,
 ) -> None:
     """What compiling for one architecture takes."""
@@ -133,7 +132,7 @@ def _compiled(
     if settings.image is None:
         symbols = {
             flavour: needs.symbols_of(config.text(config.merged(machine, flavour, settings.config)))
-            for flavour in flavours
+            for flavour in names_of_flavours
         }
         report.title(f"To build kernels for {who}, flavours {', '.join(symbols)}")
         for need in needs.needed(["kernel"], tools, set().union(*symbols.values())):

@@ -18,7 +18,8 @@ def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def show(arguments: argparse.Namespace) -> int:
     """Print them as --iommu-flavour takes them."""
-    from pytest_iommu.images import config
 
-    print(",".join(config.flavours()))
+    from pytest_iommu.core import flavours
+
+    print(",".join(flavours.names()))
     return 0

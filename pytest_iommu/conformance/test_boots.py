@@ -16,9 +16,10 @@ from pytest_iommu.check.owners.drivers import group, vfio
 from pytest_iommu.check.owners.guest_program import Owner, Space
 from pytest_iommu.check.witnesses.streams import BYPASS
 from pytest_iommu.conformance.helpers import FILES, assert_table_in_memory, in_memory
+from pytest_iommu.core.flavours import page_size
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, DomainRow
-from pytest_iommu.scenario.variants import hardware, page_size
+from pytest_iommu.scenario.variants import hardware
 from pytest_iommu.session.hookcalls import listener
 
 LOCKDOWN = "/sys/kernel/security/lockdown"

@@ -11,8 +11,8 @@ import pytest
 from pytest_iommu.check.generate.drive import RULES, Search
 from pytest_iommu.check.generate.written import VARIANTS, Variant, shares
 from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.core.flavours import page_size
 from pytest_iommu.core.settings import Settings
-from pytest_iommu.scenario.variants import page_size
 from pytest_iommu.session.hookcalls import listener
 
 PAGE = 4096

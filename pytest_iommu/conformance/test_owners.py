@@ -15,8 +15,9 @@ from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.directories import Owned, directories
 from pytest_iommu.check.owners.drivers import group, node, vfio, without_iommu
 from pytest_iommu.check.owners.guest_program import Memory, Owner, OwnerError, Space
+from pytest_iommu.core.flavours import page_size
 from pytest_iommu.core.model import TableConfig
-from pytest_iommu.scenario.variants import hardware, page_size
+from pytest_iommu.scenario.variants import hardware
 from pytest_iommu.session.hookcalls import listener
 
 TYPE1 = ("VFIO_PCI", "VFIO_CONTAINER", "VFIO_IOMMU_TYPE1")

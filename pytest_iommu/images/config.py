@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_iommu.core import paths
+from pytest_iommu.core import flavours
 from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
 
@@ -15,21 +15,6 @@ _SET = re.compile(r"^CONFIG_(\w+)=(.*)$")
 _NOW = {"PROC_SYSCTL": "SYSCTL"}
 """Symbols that newer kernels call otherwise; a fragment asks for both names."""
 _UNSET = re.compile(r"^# CONFIG_(\w+) is not set$")
-
-
-_ADDED: dict[str, Path] = {}
-"""The fragments of flavours that plugins add."""
-
-
-def register(fragments: Mapping[str, Path]) -> None:
-    """Add kernel flavours: name -> fragment. SetupError for a name that is taken by another one."""
-    for name, path in fragments.items():
-        if _ADDED.setdefault(name, path) != path or _shipped(name).is_file():
-            raise SetupError(f"there are two kernel flavours {name!r}")
-
-
-def _shipped(name: str) -> Path:
-    return paths.qemu_images() / "config" / f"{name}.config"
 
 
 def parse(path: Path) -> dict[str, str]:
@@ -50,22 +35,10 @@ def parse(path: Path) -> dict[str, str]:
     return symbols
 
 
-def flavours() -> tuple[str, ...]:
-    """The kernel flavours there are, the default one first: fragments that no machine uses by itself."""
-    from pytest_iommu.core import machines
-
-    shared = {name for machine in machines.names() for name in machines.get(machine).config}
-    found = {path.stem for path in (paths.qemu_images() / "config").glob("*.config")}
-    return tuple(sorted((found - shared) | set(_ADDED), key=lambda name: (name != "plain", name)))
-
-
 def merged(machine: Machine, flavour: str, extra: Sequence[Path]) -> dict[str, str]:
     """The machine's fragments, the flavour's on top, the user's last. SetupError when the flavour is unknown."""
-    own = _ADDED.get(flavour, _shipped(flavour))
-    if not own.is_file():
-        raise SetupError(f"no kernel flavour {flavour!r}; there are: {', '.join(flavours())}")
     symbols: dict[str, str] = {}
-    for path in [*map(_shipped, machine.config), own, *extra]:
+    for path in [*map(flavours.shipped, machine.config), flavours.fragment(flavour), *extra]:
         symbols.update(parse(path))
     return symbols
 

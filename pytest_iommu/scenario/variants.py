@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from pytest_iommu import formats
 from pytest_iommu.core import machines
+from pytest_iommu.core.flavours import page_size
 from pytest_iommu.core.machines import Machine, Stage
 from pytest_iommu.core.model import TableConfig
 from pytest_iommu.core.yaml_reader import ScenarioError, Value
@@ -26,7 +27,6 @@ MACHINES: dict[str, Mapping[str, Stage]] = {name: machines.get(name).stages for 
 DEVICES: dict[str, tuple[str, ...]] = {
     name: tuple(device.name for device in machines.get(name).devices) for name in machines.names()
 }
-_PAGES = {"64k": 65536}
 _PARAMETERS = ("granule", "ias", "oas", "levels", "vasz", "oasz")
 
 
@@ -34,11 +34,6 @@ def register(machine: Machine) -> None:
     """Make a machine of another plugin known to scenarios."""
     MACHINES[machine.name] = machine.stages
     DEVICES[machine.name] = tuple(device.name for device in machine.devices)
-
-
-def page_size(flavour: str) -> int:
-    """Bytes of a page of that flavour's kernel, which is the granule of its hardware domains."""
-    return _PAGES.get(flavour, 4096)
 
 
 def other_granule(domains: Iterable[DomainSpec], flavour: str) -> str | None:

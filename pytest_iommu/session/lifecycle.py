@@ -11,12 +11,11 @@ import pytest
 
 from pytest_iommu import formats
 from pytest_iommu.check.witnesses import in_ram
-from pytest_iommu.core import boot_modes
+from pytest_iommu.core import boot_modes, flavours
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import EXIT_SETUP, SetupError
 from pytest_iommu.core.settings import RELEASE_SEED
 from pytest_iommu.core.signals import Signals, Terminated
-from pytest_iommu.images import config as kernel_config
 from pytest_iommu.report.failure_folder import run_folder
 from pytest_iommu.report.summary import GUEST, RULES
 from pytest_iommu.report.terminal import Reporter
@@ -86,7 +85,7 @@ def _register(config: pytest.Config) -> None:
     for modes in hook.pytest_iommu_boot_modes(config=config):
         boot_modes.register(modes)
     for fragments in hook.pytest_iommu_flavours(config=config):
-        kernel_config.register(fragments)
+        flavours.register(fragments)
     if hook.pytest_iommu_witness.get_hookimpls():
         in_ram.register(lambda guest, machine: hook.pytest_iommu_witness(config=config, guest=guest, machine=machine))
 

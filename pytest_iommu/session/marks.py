@@ -40,9 +40,10 @@ class Known:
     @cached_property
     def flavours(self) -> Collection[str]:
         """Kernel flavours: those of qemu-images/, and what the user chose, which another plugin may build."""
-        from pytest_iommu.images import config
 
-        return dict.fromkeys([*config.flavours(), *self._run.settings.flavours])
+        from pytest_iommu.core import flavours
+
+        return dict.fromkeys([*flavours.names(), *self._run.settings.flavours])
 
     @cached_property
     def machines(self) -> Collection[str]:

@@ -77,7 +77,7 @@ def _vng(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | Non
 
 
 def _running(host: Host, settings: Settings, machine: Machine, key: Key) -> Target:
-    from pytest_iommu.scenario.variants import page_size
+    from pytest_iommu.core.flavours import page_size
     from pytest_iommu.targets.running import RunningTarget
 
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

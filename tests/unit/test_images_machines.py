@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.core import machines
+from pytest_iommu.core import flavours, machines
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images import config
 
@@ -109,7 +109,7 @@ def test_every_machine_has_the_same_kernel(name: str) -> None:
     machine = machines.get(name)
     assert machine.name == name
     assert "-" not in name, "a scenario's node id ends the machine's name there"
-    for flavour in config.flavours():
+    for flavour in flavours.names():
         assert config.merged(machine, flavour, ()) == config.merged(SMMUV3, flavour, ())
     assert (machine.make_arch, machine.target, machine.append) == (SMMUV3.make_arch, SMMUV3.target, SMMUV3.append)
 

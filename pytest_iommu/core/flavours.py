@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel flavours as data: a name, and the configuration fragment that makes the kernel differ from the others.
+
+The fragments are in qemu-images/config; plugins add theirs with pytest_iommu_flavours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from pytest_iommu.core import machines, paths
+from pytest_iommu.core.outcomes import SetupError
+
+_PAGES = re.compile(r"^CONFIG_\w+_(\d+)K_PAGES=y$", re.MULTILINE)
+_ADDED: dict[str, Path] = {}
+"""The fragments of flavours that plugins add."""
+
+
+def register(fragments: Mapping[str, Path]) -> None:
+    """Add kernel flavours: name -> fragment. SetupError for a name that is already taken."""
+    for name, path in fragments.items():
+        if _ADDED.setdefault(name, path) != path or shipped(name).is_file():
+            raise SetupError(f"there are two kernel flavours {name!r}")
+    page_size.cache_clear()
+
+
+def shipped(name: str) -> Path:
+    """The fragment of that name in qemu-images/config."""
+    return paths.qemu_images() / "config" / f"{name}.config"
+
+
+def fragment(name: str) -> Path:
+    """The fragment of a flavour. SetupError, with the known names, for an unknown one."""
+    found = _ADDED.get(name, shipped(name))
+    if not found.is_file():
+        raise SetupError(f"no kernel flavour {name!r}; there are: {', '.join(names())}")
+    return found
+
+
+def names() -> tuple[str, ...]:
+    """The kernel flavours there are, the default one first: fragments that no machine uses by itself."""
+    shared = {name for machine in machines.names() for name in machines.get(machine).config}
+    found = {path.stem for path in (paths.qemu_images() / "config").glob("*.config")}
+    return tuple(sorted((found - shared) | set(_ADDED), key=lambda name: (name != "plain", name)))
+
+
+@cache
+def page_size(flavour: str) -> int:
+    """Bytes of a page of that flavour's kernel, which is the granule of its hardware domains; 4K unless it says."""
+    path = _ADDED.get(flavour, shipped(flavour))
+    chosen = _PAGES.search(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return int(chosen[1]) << 10 if chosen else 4096
