@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The io_ptdump dialect: debugfs/iommu/domains/<id>/{info,page_table,entries,stats} as design/abi.md defines them.
+"""The io_ptdump dialect: debugfs/iommu/domains/<id>/{info,page_table,entries,stats} as docs/abi.md defines them.
 
 Grammar, one line each (columns are parted by one space; %8s pads on the left, %-5s and %-2s on the right):
 
