@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pytest_iommu
+from pytest_iommu.session.marks import MARKS
 
 PACKAGE = Path(pytest_iommu.__file__).parent
 DOC = (PACKAGE.parent / "docs/api.md").read_text(encoding="utf-8")
@@ -42,3 +43,11 @@ def test_hooks_are_described() -> None:
     text = (PACKAGE / "newhooks.py").read_text(encoding="utf-8")
     hooks = re.findall(r"^def (pytest_iommu_\w+)", text, re.MULTILINE)
     assert [hook for hook in hooks if f"`{hook}`" not in DOC] == []
+
+
+def test_fixtures_and_marks_are_described() -> None:
+    text = (PACKAGE / "session/fixtures.py").read_text(encoding="utf-8")
+    fixtures = re.findall(r"^@pytest\.fixture.*\ndef (\w+)", text, re.MULTILINE)
+    assert "iommu_check" in fixtures
+    assert [name for name in fixtures if f"| `{name}` |" not in DOC] == []
+    assert [name for name in MARKS if not re.search(rf"^\| `{name}[`(]", DOC, re.MULTILINE)] == []
