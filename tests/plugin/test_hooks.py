@@ -137,6 +137,7 @@ def test_a_dialect_of_ones_own_comes_first(recorded: Bench) -> None:
         class Loud:
             name = "loud"
             files = IO_PTDUMP.files
+            place = IO_PTDUMP.place
             probe = staticmethod(IO_PTDUMP.probe)
             parse = staticmethod(IO_PTDUMP.parse)
 
