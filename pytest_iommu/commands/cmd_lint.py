@@ -42,19 +42,12 @@ def check(files: Sequence[Path], run: Run) -> int:
 def mistakes(path: Path) -> list[str]:
     """The mistakes of one file, a line each: the first one of its grammar, else one of every case at most."""
     from pytest_iommu.core import machines
-    from pytest_iommu.scenario import compile_plan, load
+    from pytest_iommu.scenario import contradictions, load
 
     try:
         if not path.name.endswith(SCENARIOS):
             machines.load(path)
             return []
-        suite = load(path)
+        return contradictions(load(path))
     except SetupError as error:
         return [error.message]
-    found: dict[int, str] = {}
-    for instance in suite.instances:
-        try:
-            compile_plan(instance)
-        except SetupError as error:
-            found.setdefault(instance.case.line, error.message)
-    return list(dict.fromkeys(found.values()))

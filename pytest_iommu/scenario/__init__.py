@@ -21,7 +21,7 @@ from pytest_iommu.scenario.phases import (
     StreamCheck,
     verify_status,
 )
-from pytest_iommu.scenario.plan import compile_plan
+from pytest_iommu.scenario.plan import compile_plan, contradictions
 from pytest_iommu.scenario.schema import Case, DomainSpec, HandLine, Instance, Needs, ReadHow, Suite
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "StreamCheck",
     "Suite",
     "compile_plan",
+    "contradictions",
     "load",
     "verify_status",
 ]

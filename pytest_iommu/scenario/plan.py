@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from pytest_iommu import formats
 from pytest_iommu.core.model import Prot, Range
+from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.yaml_reader import ScenarioError
 from pytest_iommu.oracle import Expected, MappingError, TableModel
 from pytest_iommu.scenario.amount import Amount
@@ -52,6 +53,7 @@ from pytest_iommu.scenario.schema import (
     StormSpec,
     StreamStep,
     Stretch,
+    Suite,
     UnmapStep,
 )
 
@@ -62,6 +64,17 @@ SAMPLES, SAMPLES_UNATTACHED = 24, 6
 def compile_plan(instance: Instance) -> Plan:
     """What to do for an instance. ScenarioError where the scenario contradicts the model."""
     return _Compiler(instance).plan()
+
+
+def contradictions(suite: Suite) -> list[str]:
+    """What compile_plan() has to say of a suite, ``file:line: message`` each; one of every case at most."""
+    found: dict[int, str] = {}
+    for instance in suite.instances:
+        try:
+            compile_plan(instance)
+        except SetupError as error:
+            found.setdefault(instance.case.line, error.message)
+    return list(dict.fromkeys(found.values()))
 
 
 class _Compiler:

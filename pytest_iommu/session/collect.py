@@ -34,8 +34,11 @@ class ScenarioFile(pytest.File):
     """One ``*.iommu.yaml``."""
 
     def collect(self) -> Iterator[pytest.Collector]:
-        """The file's one suite. A mistake in the file is a collection error that says file and line."""
-        from pytest_iommu.scenario import ScenarioError, load
+        """The file's one suite. A mistake in the file is a collection error that says file and line.
+
+        A scenario that contradicts the model fails when it runs; where nothing runs, it is a mistake here.
+        """
+        from pytest_iommu.scenario import ScenarioError, contradictions, load
 
         # Scenarios may name machines that another plugin brings.
         _ = self.config.stash[RUN].machines
@@ -48,6 +51,9 @@ class ScenarioFile(pytest.File):
             if case.needs.dialect not in (None, *dialects):
                 problem = f"unknown dialect {case.needs.dialect!r}; known: {', '.join(dialects)}"
                 raise self.CollectError(f"{case.path}:{case.line}: {problem}")
+        wrong = contradictions(suite) if self.config.option.collectonly else []
+        if wrong:
+            raise self.CollectError("\n".join(wrong))
         yield SuiteNode.from_parent(self, name=suite.name, suite=suite)
 
 
