@@ -21,6 +21,7 @@ from pytest_iommu.commands import (
     cmd_lint,
     cmd_machines,
     cmd_rules,
+    cmd_schema,
     cmd_shell,
     cmd_walk,
 )
@@ -29,7 +30,7 @@ from pytest_iommu.core.outcomes import SetupError
 
 COMMANDS = (
     *(cmd_doctor, cmd_build, cmd_cache, cmd_shell, cmd_machines, cmd_flavours, cmd_rules, cmd_lint, cmd_walk),
-    *(cmd_bisect_step, cmd_kcidb, cmd_kselftest, cmd_export, cmd_kconfig),
+    *(cmd_schema, cmd_bisect_step, cmd_kcidb, cmd_kselftest, cmd_export, cmd_kconfig),
 )
 
 

@@ -383,14 +383,14 @@ def recorded_fields(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
 
     def fields(self: Value, known: Any, what: str) -> Fields:
         if self.path.name.endswith(".iommu.yaml"):
-            found.setdefault(_context(what, known), set()).update(known)
+            found.setdefault(context_of(what, known), set()).update(known)
         return original(self, known, what)
 
     monkeypatch.setattr(Value, "fields", fields)
     return found
 
 
-def _context(what: str, known: Any) -> str:
+def context_of(what: str, known: Any) -> str:
     if what.startswith("domain "):
         return "domain"
     return "a reader of a storm" if what == "reader" and "cpu" not in known else what
