@@ -18,7 +18,7 @@ from pytest_iommu import cli
 from pytest_iommu.session.options import OPTIONS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-EXAMPLES = sorted((DOCS / "examples").iterdir())
+EXAMPLES = sorted(path for path in (DOCS / "examples").iterdir() if path.is_file())
 TEXTS = [DOCS / "ci.md", *EXAMPLES]
 MACHINE = "virt,gic-version=3,iommu=smmuv3"
 
