@@ -14,6 +14,7 @@ from pytest_iommu import formats
 from pytest_iommu.core.model import Prot, Range
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.yaml_reader import ScenarioError
+from pytest_iommu.dialects.io_ptdump import render_range
 from pytest_iommu.oracle import Expected, MappingError, TableModel
 from pytest_iommu.scenario.amount import Amount
 from pytest_iommu.scenario.phases import (
@@ -374,7 +375,8 @@ class _Compiler:
             if same != (want.first, want.last, want.oa, want.level, want.leaf, want.prot) or (
                 row.flags and have.flags != want.flags
             ):
-                raise self._error(row.line, f"this line of domain {name} is not what the model expects: {want}")
+                wanted = " ".join(render_range(want).split())
+                raise self._error(row.line, f"this line of domain {name} is not what the model expects: {wanted}")
         if len(hand) != len(expected.ranges):
             line = hand[-1].line if hand else self._instance.line
             raise self._error(line, f"domain {name} has {len(expected.ranges)} ranges, not {len(hand)}")

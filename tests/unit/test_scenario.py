@@ -274,7 +274,7 @@ def test_mistakes_say_where(tmp_path: Path, text: str, line: int, message: str) 
         (CASE.replace("iova: 0x1000", "iova: end"), 4, "ERANGE"),
         (CASE.replace("iova: 0x1000", "iova: 0-page"), 4, "outside 64 bits"),
         (CASE.replace("}}]}", "}}, {destroy: {}}, {check: {domain: d}}]}"), 4, "does not exist here"),
-        (EXAMPLE.replace("r--c--", "rw-c--"), 13, "not what the model expects"),
+        (EXAMPLE.replace("r--c--", "rw-c--"), 13, "not what the model expects: 0x"),
         (EXAMPLE.replace("0x0000000001000000-0x0000000001000fff", "0x0000000001000000-0x0000000001001fff"), 12, "size"),
         (EXAMPLE[: EXAMPLE.rindex("        0x")], 12, "has 2 ranges, not 1"),
     ],
