@@ -15,13 +15,14 @@ from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render
 from pytest_iommu.guest.ops import Code
+from pytest_iommu.guest.testmodule import MODULE
 from pytest_iommu.scenario import Instance, Phase, compile_plan, load
 from pytest_iommu.targets.recording import Recorder, begin
 
 Alter = Callable[[str, str, str], str]
 """(case, file, text) -> what the kernel says instead."""
 
-ENOENT, EIO = -2, -5
+ENOENT, EIO, EINVAL = -2, -5, -22
 
 
 class TruthfulKernel:
@@ -62,6 +63,8 @@ class TruthfulKernel:
     def _one(self, op: Op) -> Result:
         if op.code == Code.LIST:
             return Result(1, b"domains/")
+        if op.code == Code.WRITE_FILE and not op.path.startswith(MODULE):
+            return Result(EINVAL)  # LAY-5
         if op.code == Code.WRITE_FILE:
             self._command(op.data.decode())
             return Result(len(op.data))
