@@ -27,7 +27,8 @@ from pytest_iommu.scenario.racing import WALKED
 from pytest_iommu.scenario.steps import CONFIGS, EVENTS, FILES, READERS
 from pytest_iommu.scenario.variants import DEVICES, GRANULES, MACHINES, STAGES
 
-SHIPPED = sorted((paths.conformance() / "scenarios").glob("*.yaml"))
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "extending"
+SHIPPED = [*sorted((paths.conformance() / "scenarios").glob("*.yaml")), *sorted(EXAMPLES.glob("*/*.iommu.yaml"))]
 OURS = sorted((paths.qemu_images() / "machines").glob("*.yaml"))
 WHERE = {
     "a scenario file": "",
@@ -102,7 +103,7 @@ def test_shipped_scenarios_are_as_the_schema_says(path: Path, scenarios: Any) ->
     assert problems(scenarios, content(path.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*OURS, EXAMPLES / "machine" / "board.yaml"], ids=lambda path: path.name)
 def test_shipped_machines_are_as_the_schema_says(path: Path, described: Any) -> None:
     assert problems(described, content(path.read_text(encoding="utf-8"))) == []
 
