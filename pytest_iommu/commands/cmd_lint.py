@@ -41,13 +41,17 @@ def check(files: Sequence[Path], run: Run) -> int:
 
 def mistakes(path: Path) -> list[str]:
     """The mistakes of one file, a line each: the first one of its grammar, else one of every case at most."""
+    from pytest_iommu import formats
     from pytest_iommu.core import machines
     from pytest_iommu.scenario import contradictions, load
 
     try:
         if not path.name.endswith(SCENARIOS):
-            machines.load(path)
-            return []
+            stages = machines.load(path).stages
+            known = formats.names()
+            unknown = {name: stage.format for name, stage in stages.items() if stage.format not in known}
+            why = f"known: {', '.join(known)}"
+            return [f"{path}: stage {name}: unknown format {found!r}; {why}" for name, found in unknown.items()]
         return contradictions(load(path))
     except SetupError as error:
         return [error.message]

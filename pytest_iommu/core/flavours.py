@@ -25,6 +25,7 @@ def register(fragments: Mapping[str, Path]) -> None:
         if _ADDED.setdefault(name, path) != path or shipped(name).is_file():
             raise SetupError(f"there are two kernel flavours {name!r}")
     page_size.cache_clear()
+    names.cache_clear()
 
 
 def shipped(name: str) -> Path:
@@ -40,6 +41,7 @@ def fragment(name: str) -> Path:
     return found
 
 
+@cache
 def names() -> tuple[str, ...]:
     """The kernel flavours there are, the default one first: fragments that no machine uses by itself."""
     shared = {name for machine in machines.names() for name in machines.get(machine).config}

@@ -183,9 +183,12 @@ def _by_name(value: Value, read: Callable[[Value], T]) -> dict[str, T]:
 def _described(path: Path) -> Value:
     """A machine's description, laid over that of the machine it names as its ``base``."""
     top = read_file(path)
-    named = dict(_by_name(top, lambda value: value)).get("base")
-    if named is None:
+    keys = _by_name(top, lambda value: value)
+    if "base" not in keys:
         return top
+    named = keys["base"]
+    if "name" not in keys:
+        raise top.error("a machine needs 'name', also one with a base")
     ours = {one.stem: one for one in _files()}
     beside = path.with_name(f"{named.text()}.yaml")
     base = beside if beside.is_file() and beside != path else ours.get(named.text())

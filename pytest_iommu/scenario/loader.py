@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from pytest_iommu.core import flavours
 from pytest_iommu.core.model import Range
 from pytest_iommu.core.rules import RULES
 from pytest_iommu.core.yaml_reader import Fields, ScenarioError, Value, read_file, unique
@@ -34,7 +35,6 @@ _RACE_KEYS = ("race", "storm", "stays", "never")
 _DEFAULT_KEYS = ("machines", "stages", "formats", "tables", "granule", "timeout", "kernel")
 _OWN_KEYS = ("name", "rules", "do", "dump", "domains", "needs", "fresh", "repeat", "table")
 _CASE_KEYS = (*_OWN_KEYS, *_DEFAULT_KEYS, *_RACE_KEYS)
-FLAVOURS = ("plain", "debug", "64k", "kcsan")
 
 
 def load(path: Path) -> Suite:
@@ -143,7 +143,7 @@ def _granule(value: Value) -> int:
 
 
 def _flavour(value: Value) -> str:
-    return value.choice(FLAVOURS, "kernel flavour")
+    return value.choice(flavours.names(), "kernel flavour")
 
 
 def _repeat(value: Value) -> Repeat:

@@ -87,7 +87,10 @@ def _register(config: pytest.Config) -> None:
     for fragments in hook.pytest_iommu_flavours(config=config):
         flavours.register(fragments)
     if hook.pytest_iommu_witness.get_hookimpls():
-        in_ram.register(lambda guest, machine: hook.pytest_iommu_witness(config=config, guest=guest, machine=machine))
+        forget = in_ram.register(
+            lambda guest, machine: hook.pytest_iommu_witness(config=config, guest=guest, machine=machine)
+        )
+        config.add_cleanup(forget)
 
 
 def _handle(config: pytest.Config, signals: Signals, ctrl_c: bool) -> None:

@@ -163,6 +163,8 @@ def test_every_rule_is_in_the_contract() -> None:
             "b.iommu.yaml:7: ",
         ),
         ("m.yaml", "name: m\nbase: smmuv3\ncolour: red\n", "m.yaml:3: "),
+        ("n.yaml", "base: smmuv3\n", "n.yaml:1: a machine needs 'name'"),
+        ("f.yaml", "name: m\nbase: smmuv3\nstages:\n  s1: {format: toy}\n", "stage s1: unknown format 'toy'"),
     ],
 )
 def test_lint_names_file_and_line(

@@ -106,9 +106,10 @@ Maker = Callable[["Guest", "Machine"], "InRam | None"]
 _MAKERS: list[Maker] = []
 
 
-def register(maker: Maker) -> None:
-    """Ask ``maker`` for the witness of a guest before the one of this file is made."""
+def register(maker: Maker) -> Callable[[], None]:
+    """Ask ``maker`` for the witness of a guest before the one of this file is made. Call what it returns to undo it."""
     _MAKERS.append(maker)
+    return lambda: _MAKERS.remove(maker)
 
 
 def in_ram(guest: Guest, machine: Machine) -> InRam | None:
