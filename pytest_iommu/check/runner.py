@@ -93,7 +93,7 @@ class Scenario:
 
     def _race(self, plan: RacePlan) -> None:
         """Hold a reader and do what is to be done meanwhile."""
-        from pytest_iommu.check.races.catch import Place
+        from pytest_iommu.check.races.held import Place
         from pytest_iommu.check.races.window import Window
 
         config = self._instance.domains[plan.domain].config

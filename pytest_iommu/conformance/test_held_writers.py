@@ -16,7 +16,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races import symbols
-from pytest_iommu.check.races.stand import CPU, Stand
+from pytest_iommu.check.races.trap import CPU, Trap
 from pytest_iommu.conformance.helpers import FILES
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.testmodule import MODULE, parse_domains
@@ -64,23 +64,23 @@ def stopped(guest: GuestHandle, domain: Domain, writer: Writer) -> Iterator[None
     guest.run([jobs.reset_jobs()])
     command = f"{writer.command.format(name=domain.name)}\n".encode()
     job = jobs.start_writer(WRITER, f"{MODULE}/control", command, cpu=CPU)
-    with Stand(gdb, guest.run) as stand:
+    with Trap(gdb, guest.run) as trap:
         if writer.function:
             function = symbols.of(guest.run, memory).address(writer.function)
             if function is None:
                 pytest.skip(f"this kernel has no function {writer.function}, or hides where it is")
-            stand.attach()
-            stand.catch_call(function, [job], TIMEOUT)
+            trap.attach()
+            trap.catch_call(function, [job], TIMEOUT)
         else:
             row = parse_domains(guest.read(f"{MODULE}/domains").decode())[domain.name]
             assert row.top is not None
             root = Root(domain.config, row.top, row.levels or domain.config.levels)
             item = item_address(memory, root, writer.iova, writer.level)
-            stand.attach()
-            stand.catch_store(machine.linear + item.address - machine.ram, [job], TIMEOUT)
-        stand.freeze()
+            trap.attach()
+            trap.catch_store(machine.linear + item.address - machine.ram, [job], TIMEOUT)
+        trap.freeze()
         yield
-        stand.wake([])
+        trap.wake([])
     (ended,) = guest.run([jobs.wait_job(WRITER, DONE)]).results
     assert ended.ok, f"{writer.command}, once it may go on: {ops.errno_name(ended.value)}"
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
-from pytest_iommu.check.races import comings, storm
-from pytest_iommu.check.races.comings import Watch, same
+from pytest_iommu.check.races import lifetimes, storm
+from pytest_iommu.check.races.lifetimes import WatchedFile, same
 from pytest_iommu.check.races.storm import Table
 from pytest_iommu.check.reading import joined
 from pytest_iommu.conformance.helpers import FILES, make
@@ -154,10 +154,10 @@ def test_domains_come_and_go(kind: str, chunk: int, iommu: Iommu, iommu_guest: G
         fill(iommu, domain, OA + number * 64 * M)
         text = iommu_guest.read(domain.path(file)).decode()
         judge = same(text)
-        watches.append(Watch(domain.path(file), judge, ("CON-9", "CON-2"), chunk, number % 2, ("EIO", "ENOENT")))
+        watches.append(WatchedFile(domain.path(file), judge, ("CON-9", "CON-2"), chunk, number % 2, ("EIO", "ENOENT")))
     passing = "domain passing format=vtdss\nmap passing 0x40000000 0x80000000 2M rw\ndestroy passing\n"
     last = "".join(f"{passing}destroy {domain.name}\n" for domain in domains)
-    failures = comings.run(iommu_guest.run, watches, passing, last)
+    failures = lifetimes.run(iommu_guest.run, watches, passing, last)
     if failures:
         raise joined(failures, {})
 
@@ -221,12 +221,12 @@ def test_a_device_moves(pair: tuple[str, str], iommu: Iommu, iommu_guest: GuestH
         known.learn(*(iommu_guest.read(f"{path}/{file}").decode() for file in ("ste", "cd")))
     table = same(iommu_guest.read(one.path("page_table")).decode())
     watches = [
-        Watch(f"{path}/ste", _parsed(known.ste), ("STE-2", "STE-3"), cpu=1),
-        Watch(f"{path}/cd", _parsed(known.cd), ("STE-6", "STE-3"), cpu=1),
-        Watch(f"{path}/ste", _parsed(known.ste), ("STE-2", "STE-3"), chunk=100, cpu=0),
-        Watch(one.path("page_table"), table, ("CON-2", "CON-6"), cpu=1),
+        WatchedFile(f"{path}/ste", _parsed(known.ste), ("STE-2", "STE-3"), cpu=1),
+        WatchedFile(f"{path}/cd", _parsed(known.cd), ("STE-6", "STE-3"), cpu=1),
+        WatchedFile(f"{path}/ste", _parsed(known.ste), ("STE-2", "STE-3"), chunk=100, cpu=0),
+        WatchedFile(one.path("page_table"), table, ("CON-2", "CON-6"), cpu=1),
     ]
-    failures = comings.run(iommu_guest.run, watches, "\n".join(moves) + "\n")
+    failures = lifetimes.run(iommu_guest.run, watches, "\n".join(moves) + "\n")
     if failures:
         raise joined(failures, {})
 

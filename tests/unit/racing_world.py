@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pytest_iommu.check.races.history import Change, History, Line, Window
+from pytest_iommu.check.races.history import Change, History, Interval, Line
 from pytest_iommu.core.model import Prot, Range, TableConfig
 from pytest_iommu.formats import configure
 from pytest_iommu.oracle import TableModel
@@ -102,7 +102,7 @@ class World:
         past = [leaf for begin, leaf in self.items.get(iova, ()) if begin <= now]
         return past[-1] if past else None
 
-    def read(self, begin: int, hurry: int, stale: int) -> tuple[list[Range], list[Line], Window]:
+    def read(self, begin: int, hurry: int, stale: int) -> tuple[list[Range], list[Line], Interval]:
         """One read: its items, its lines with their windows, and its span."""
         now, loaded, entered = begin, begin, begin
         here, found = BASE - 8 * PAGE, list[tuple[Range, int]]()
@@ -119,8 +119,8 @@ class World:
         lines: list[Line] = []
         for row in merge(leaf for leaf, _ in found):
             read = max(time for leaf, time in found if row.first <= leaf.first <= row.last)
-            lines.append((row, Window(begin, min(read + self.chance.randrange(4), stop))))
-        return [leaf for leaf, _ in found], lines, Window(begin, stop)
+            lines.append((row, Interval(begin, min(read + self.chance.randrange(4), stop))))
+        return [leaf for leaf, _ in found], lines, Interval(begin, stop)
 
 
 def world(chance: random.Random) -> World:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel that breaks while a reader is brought to a stand, held or let go: the crash is the outcome, nothing else."""
+"""The kernel crashes while a reader is stopped, held or released: the outcome must be the crash."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_iommu.check.races.catch import Catch, Place
-from pytest_iommu.check.races.stand import Stand
+from pytest_iommu.check.races.held import HeldReader, Place
+from pytest_iommu.check.races.trap import Trap
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash
 from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import jobs
@@ -63,12 +63,12 @@ class Guest:
         return Reply(tuple(Result(0) for _ in batch))
 
 
-def catch(gdb: Gdbstub, guest: Guest) -> Catch:
+def catch(gdb: Gdbstub, guest: Guest) -> HeldReader:
     """A reader whose item is known already."""
     place = Place("d", "/f", "page_table", None, ())  # type: ignore[arg-type]
-    made = Catch(guest.run, gdb, object(), None, place, Hold("leaf-loaded"))  # type: ignore[arg-type]
+    made = HeldReader(guest.run, gdb, object(), None, place, Hold("leaf-loaded"))  # type: ignore[arg-type]
     made._aim = lambda memory: None  # type: ignore[method-assign]
-    made._virtual = lambda stand: 0x1234  # type: ignore[method-assign]
+    made._virtual = lambda trap: 0x1234  # type: ignore[method-assign]
     return made
 
 
@@ -108,7 +108,7 @@ def test_a_crash_of_a_reader_that_goes_on(dies: str) -> None:
     held = catch(gdb, Guest(None))
     held.hold()
     held._run = guest.run
-    held._stand._run = guest.run  # type: ignore[union-attr]
+    held._trap._run = guest.run  # type: ignore[union-attr]
     gdb.dies, gdb.dead = dies, False
     with pytest.raises((KernelCrash, GuestLost)) as caught:
         held.let_go()
@@ -117,12 +117,12 @@ def test_a_crash_of_a_reader_that_goes_on(dies: str) -> None:
 
 
 def test_a_stand_that_is_left_by_an_error() -> None:
-    with pytest.raises(KernelCrash, match="KASAN"), Stand(Gdbstub("wait"), Guest(Code.START_READER).run) as stand:  # type: ignore[arg-type]
-        stand.attach()
-        stand.catch(0x1234, [jobs.start_reader(0, "/f")], 1.0)
-    with pytest.raises(CheckFailed, match="window not reached"), Stand(Gdbstub(stops=[None]), Guest(None).run) as stand:  # type: ignore[arg-type]
-        stand.attach()
-        stand.catch(0x1234, [jobs.start_reader(0, "/f")], 1.0)
+    with pytest.raises(KernelCrash, match="KASAN"), Trap(Gdbstub("wait"), Guest(Code.START_READER).run) as trap:  # type: ignore[arg-type]
+        trap.attach()
+        trap.catch(0x1234, [jobs.start_reader(0, "/f")], 1.0)
+    with pytest.raises(CheckFailed, match="window not reached"), Trap(Gdbstub(stops=[None]), Guest(None).run) as trap:  # type: ignore[arg-type]
+        trap.attach()
+        trap.catch(0x1234, [jobs.start_reader(0, "/f")], 1.0)
 
 
 def test_a_gdbstub_that_is_gone_is_one_error() -> None:

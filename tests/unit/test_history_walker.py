@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from racing_world import BASE, OA, PAGE, G, World, mapped, world
 
-from pytest_iommu.check.races.history import Line, Window, judge, judge_leaves
+from pytest_iommu.check.races.history import Interval, Line, judge, judge_leaves
 
 
 def test_a_walker_never_lies() -> None:
@@ -28,7 +28,7 @@ def test_a_walker_never_lies() -> None:
             items, lines, span = one.read(begin, chance.choice([1, 2, 8]), chance.choice([1, 5, 40]))
             failures = judge(one.history, lines, span)
             assert not failures, f"seed {seed}:\n{failures[0].message}"
-            windows = [(leaf, Window(span.begin, span.end)) for leaf in items]
+            windows = [(leaf, Interval(span.begin, span.end)) for leaf in items]
             assert not judge_leaves(one.history, windows, span), f"seed {seed}"
             raced += any(span.begin <= change.end <= span.end for change in one.history.changes)
 
@@ -36,7 +36,7 @@ def test_a_walker_never_lies() -> None:
     assert raced > 150
 
 
-def stale(one: World, lines: list[Line], span: Window) -> list[Line] | None:
+def stale(one: World, lines: list[Line], span: Interval) -> list[Line] | None:
     """What a cell was once, and not any more since before the read."""
     for cell in range(one.cells):
         for state in range(1, 5):
@@ -52,19 +52,19 @@ def stale(one: World, lines: list[Line], span: Window) -> list[Line] | None:
     return None
 
 
-def lost(one: World, lines: list[Line], span: Window) -> list[Line] | None:
+def lost(one: World, lines: list[Line], span: Interval) -> list[Line] | None:
     """A line that is not there, of what did not change."""
     steady = [line for line in lines if one.history.segment(line[0].first).steady(span)]
     gone = one.chance.choice(steady) if steady else None
     return [line for line in lines if line is not gone]
 
 
-def stray(one: World, lines: list[Line], span: Window) -> list[Line] | None:
+def stray(one: World, lines: list[Line], span: Interval) -> list[Line] | None:
     """A page far from all."""
     return [*lines, (mapped(one.config, BASE + G, OA, PAGE), span)]
 
 
-def torn(one: World, lines: list[Line], span: Window) -> list[Line] | None:
+def torn(one: World, lines: list[Line], span: Interval) -> list[Line] | None:
     """The OA of one state with the prot of another."""
     for at, (row, window) in enumerate(lines):
         looks = [epoch.look for epoch in one.history.segment(row.first).during(window) if epoch.look is not None]
@@ -74,13 +74,13 @@ def torn(one: World, lines: list[Line], span: Window) -> list[Line] | None:
     return None
 
 
-def twice(one: World, lines: list[Line], span: Window) -> list[Line] | None:
+def twice(one: World, lines: list[Line], span: Interval) -> list[Line] | None:
     """The cursor goes back."""
     at = one.chance.randrange(len(lines))
     return [*lines[: at + 1], *lines[at:]]
 
 
-def short(one: World, lines: list[Line], span: Window) -> list[Line] | None:
+def short(one: World, lines: list[Line], span: Interval) -> list[Line] | None:
     """A group that ends too early, in what changes."""
     for at, (row, window) in enumerate(lines):
         if row.leaf > PAGE and row.size > PAGE:
@@ -99,7 +99,7 @@ def short(one: World, lines: list[Line], span: Window) -> list[Line] | None:
         (short, {"LVL-2"}),
     ],
 )
-def test_every_lie_is_named(lie: Callable[[World, list[Line], Window], list[Line] | None], want: set[str]) -> None:
+def test_every_lie_is_named(lie: Callable[[World, list[Line], Interval], list[Line] | None], want: set[str]) -> None:
     told = 0
     for seed in range(120):
         chance = random.Random(seed)

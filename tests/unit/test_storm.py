@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from pytest_iommu.check.races import comings, storm
-from pytest_iommu.check.races.comings import Watch, same
-from pytest_iommu.check.races.history import Window
+from pytest_iommu.check.races import lifetimes, storm
+from pytest_iommu.check.races.history import Interval
+from pytest_iommu.check.races.lifetimes import WatchedFile, same
 from pytest_iommu.check.races.storm import Reader, Storm, Table
 from pytest_iommu.check.races.storm_log import StormLog, parse_storm
 from pytest_iommu.core.model import Prot, Range
@@ -63,9 +63,9 @@ def test_a_log_is_a_history() -> None:
     assert [(epoch.begin, epoch.end) for epoch in epochs[1:3]] == [(1000, 3030), (3000, 4040)]
     assert [epoch.look is None for epoch in epochs] == [True, False, True, False]
     assert epochs[1].what == "cell 0 to state 1"
-    assert log.during(Window(0, 10000)) == 4
-    assert log.during(Window(1001, 3000)) == 2
-    assert log.during(Window(4001, 9000)) == 0
+    assert log.during(Interval(0, 10000)) == 4
+    assert log.during(Interval(1001, 3000)) == 2
+    assert log.during(Interval(4001, 9000)) == 0
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_sums_that_are_none() -> None:
 
 @dataclass
 class FakeGuest:
-    """Answers what storm.run() and comings.run() ask, with reads made beforehand."""
+    """Answers what storm.run() and lifetimes.run() ask, with reads made beforehand."""
 
     reads: Sequence[Read] = ()
     value: int = 1000
@@ -238,7 +238,7 @@ def test_a_violation_says_where_and_of_which_storm() -> None:
     reads = [*GOOD, *cut_up(dumped(SENTINEL, torn, HALF), 1 << 16, [2600, 2700, 2800], 1)]
     (failure,) = storm.run(FakeGuest(reads).send, IO_PTDUMP, TABLE, STORM).failures
     assert failure.rules == ("CON-2",)  # nothing changed in that round
-    assert "page_table of d0, 65536 bytes a read(2), round 1" in failure.message
+    assert "page_table of d0, 65536 bytes per read(2), round 1" in failure.message
     assert render_range(torn) in failure.message
     assert "cell 0 to state 1" in failure.message
     assert "seed=77" in failure.message
@@ -252,12 +252,12 @@ def test_what_goes_wrong_with_a_storm() -> None:
     quiet = cut_up(dumped(SENTINEL, BLOCK, HALF), 1 << 16, [5000, 5100, 5200])
     guest = FakeGuest(quiet)
     (failure,) = storm.run(guest.send, IO_PTDUMP, TABLE, STORM).failures
-    assert "nothing raced" in failure.message
+    assert "no race: " in failure.message
     full = [*GOOD, Read(1, 10, 2600, 2700, b"0x00000000")]
     assert storm.run(FakeGuest(full, value=-90).send, IO_PTDUMP, TABLE, STORM).failures == []
     (failure,) = storm.run(FakeGuest(GOOD, value=-5).send, IO_PTDUMP, TABLE, STORM).failures
-    assert "fails with EIO" in failure.message
-    with pytest.raises(CheckFailed, match="does not come back") as caught:
+    assert "read failed: EIO" in failure.message
+    with pytest.raises(CheckFailed, match="does not stop") as caught:
         storm.run(FakeGuest(GOOD, value=-110).send, IO_PTDUMP, TABLE, STORM)
     assert caught.value.rules == ("CON-7",)
     with pytest.raises(SetupError, match="ended with ENOMEM"):
@@ -268,15 +268,15 @@ def test_what_goes_wrong_with_a_storm() -> None:
 
 def watched(reads: Sequence[Read], value: int, ends: tuple[str, ...] = ()) -> list[CheckFailed]:
     guest = FakeGuest(reads, value)
-    watch = Watch("/f", same("line 1\nline 2\n"), ("CON-9",), ends=ends)
-    failures = comings.run(guest.send, [watch], "destroy d0\n")
+    watch = WatchedFile("/f", same("line 1\nline 2\n"), ("CON-9",), ends=ends)
+    failures = lifetimes.run(guest.send, [watch], "destroy d0\n")
     codes = [op.code for op in guest.asked]
     # All have read once before the first command, and each ROUNDS times before the last one.
     assert codes[:5] == [
         *(Code.START_READER, Code.AWAIT_ROUNDS, Code.START_WRITER, Code.AWAIT_ROUNDS),
         Code.SIGNAL_JOB,
     ]
-    assert [op.b for op in guest.asked if op.code == Code.AWAIT_ROUNDS] == [0, comings.ROUNDS]
+    assert [op.b for op in guest.asked if op.code == Code.AWAIT_ROUNDS] == [0, lifetimes.ROUNDS]
     stopped = [op.a for op in guest.asked if op.code == Code.SIGNAL_JOB]
     assert stopped == ([1] if ends else [1, 0])
     return failures
@@ -291,14 +291,14 @@ def test_files_that_go() -> None:
     assert broken(watched(cut, -5)) == ["CON-9"]
     assert broken(watched(cut, -12, ("EIO",))) == ["CON-9"]
     short = [whole[0], Read(0, 0, 1200, 1300), Read(1, 7, 1400, 1500, b"line 1\n"), Read(1, 0, 1600, 1700)]
-    assert "round 1: differs from byte 7" in watched(short, 21)[0].message
+    assert "round 1: first difference at byte 7" in watched(short, 21)[0].message
     wrong = [replace(whole[0], data=b"line 1\nline 3\n"), whole[1]]
-    assert "where it has 'line 3'" in watched(wrong, 14)[0].message
+    assert "in line 'line 3'" in watched(wrong, 14)[0].message
     late = [replace(read, begin=read.begin + 9000, end=read.end + 9000) for read in whole]
-    assert "nothing raced" in watched(late, 14)[0].message
+    assert "no race: " in watched(late, 14)[0].message
 
 
 def test_a_command_that_fails_is_a_broken_test() -> None:
     guest = FakeGuest(GOOD, status="1 ok\n2 error ENOENT no domain d1\n")
     with pytest.raises(SetupError, match="destroy d1: ENOENT"):
-        comings.run(guest.send, [Watch("/f", same(""), ("CON-9",))], "destroy d0\ndestroy d1\n")
+        lifetimes.run(guest.send, [WatchedFile("/f", same(""), ("CON-9",))], "destroy d0\ndestroy d1\n")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from synthetic_memory import SyntheticMemory, write_table
 
-from pytest_iommu.check.races.history import History, Window
-from pytest_iommu.check.races.kept import Kept, Touch
+from pytest_iommu.check.races.history import History, Interval
 from pytest_iommu.check.races.lines import judge_text
+from pytest_iommu.check.races.snapshots import Snapshot, TableUpdate
 from pytest_iommu.core.model import Kind, Prot, TableConfig
 from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.dialects import IO_PTDUMP
@@ -64,25 +64,25 @@ def test_items_are_where_the_walk_goes(kind: str) -> None:
     assert [one.address for one in root.tables(memory)] == [item.table.address for item in path]
 
 
-def kept(kind: str, level: int = 1) -> tuple[SyntheticMemory, Kept, Table, set[int]]:
+def kept(kind: str, level: int = 1) -> tuple[SyntheticMemory, Snapshot, Table, set[int]]:
     memory, root = table(CONFIGS[kind])
     item = item_address(memory, root, BASE, level)
-    found = Kept.of(memory, root, root.path(memory, BASE), item)
+    found = Snapshot.of(memory, root, root.path(memory, BASE), item)
     return memory, found, next(iter(root.below(memory, item))), {one.address for one in root.tables(memory)}
 
 
-UNMAP = Touch.of(f"unmap d {BASE:#x} 2M", "d")
-ONE_PAGE = Touch.of(f"unmap d {BASE:#x} 4K", "d")
-PAGES = Touch.of(f"unmap d {BASE:#x} 0x200000 leaf=4K", "d")
+UNMAP = TableUpdate.of(f"unmap d {BASE:#x} 2M", "d")
+ONE_PAGE = TableUpdate.of(f"unmap d {BASE:#x} 4K", "d")
+PAGES = TableUpdate.of(f"unmap d {BASE:#x} 0x200000 leaf=4K", "d")
 
 
 def test_commands_say_what_they_touch() -> None:
-    assert Touch(BASE, BASE + BLOCK - 1, None, f"unmap d {BASE:#x} 2M") == UNMAP
-    many = Touch.of("map d 0x1000 0x41000000 4K rw count=3 istep=1M leaf=4K", "d")
+    assert TableUpdate(BASE, BASE + BLOCK - 1, None, f"unmap d {BASE:#x} 2M") == UNMAP
+    many = TableUpdate.of("map d 0x1000 0x41000000 4K rw count=3 istep=1M leaf=4K", "d")
     assert many is not None
     assert (many.first, many.last, many.leaf) == (0x1000, 0x1000 + (2 << 20) + PAGE - 1, PAGE)
-    assert Touch.of("map e 0 0 4K rw", "d") is None
-    assert Touch.of("attach d edu0", "d") is None
+    assert TableUpdate.of("map e 0 0 4K rw", "d") is None
+    assert TableUpdate.of("attach d edu0", "d") is None
 
 
 @pytest.mark.parametrize("kind", ["s1", "amdv1"])
@@ -96,7 +96,7 @@ def test_tables_that_are_as_they_were_are_kept(kind: str) -> None:
     memory.words(freed.address, [0])
     assert ONE_PAGE is not None
     found.check([ONE_PAGE], linked, "a reader")
-    with pytest.raises(CheckFailed, match="is not what it was"):
+    with pytest.raises(CheckFailed, match="has changed"):
         found.check([], linked, "a reader")
 
 
@@ -109,9 +109,9 @@ def test_a_page_of_zeros_was_freed() -> None:
         found.check([UNMAP], linked - {freed.address}, "a reader that has loaded something")
     assert failed.value.rules == ("CON-1",)
     text = failed.value.message
-    assert "all of it is zeros" in text
+    assert "the whole table is zeros" in text
     assert "a reader that has loaded something may still read it" in text
-    assert f"the table of level 0 for 0x{BASE:x} at 0x{freed.address:x}, not in use any more" in text
+    assert f"the level 0 table for 0x{BASE:x} at 0x{freed.address:x}, no longer in use" in text
     assert "and 508 more" in text
 
 
@@ -131,7 +131,7 @@ def test_tables_of_generic_pt_are_cleared_and_must_not_be_given_out() -> None:
     memory.write(freed.address, bytes(PAGE))
     found.check([UNMAP], linked - {freed.address}, "a reader")
     found.check_not_given_out([Table(0x1000, PAGE, 0, 0)], "a reader")
-    with pytest.raises(CheckFailed, match="is a table of another domain") as failed:
+    with pytest.raises(CheckFailed, match="is now a table of another domain") as failed:
         found.check_not_given_out([Table(freed.address, PAGE, 0, 0)], "a reader")
     assert failed.value.rules == ("CON-1",)
 
@@ -142,12 +142,12 @@ def test_every_line_of_entries_is_one_load() -> None:
     model.map(BASE, 0x912400000, PAGE, Prot(True, True))
     text = render(model.snapshot().dump())["entries"]
     history = History(config, model.snapshot().ranges)
-    span = Window(0, 9)
+    span = Interval(0, 9)
     assert judge_text("entries", text, IO_PTDUMP, history, lambda row: span, span) == []
     torn = text.replace("rw-", "r--", 1)
     (failed,) = judge_text("entries", torn, IO_PTDUMP, history, lambda row: span, span)
     assert failed.rules == ("CON-4",)
-    assert "is not what its raw item" in failed.message
+    assert "does not match its raw item" in failed.message
     turned = "".join(reversed(text.splitlines(keepends=True)))
     (failed,) = judge_text("entries", turned, IO_PTDUMP, history, lambda row: span, span)
     assert failed.rules == ("CON-5",)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Dumps that are read while the table changes: what may be said then, and how it is brought about."""
+"""Tests that read a dump while its table changes: how to provoke the race, and what the dump may say during it."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The call chain of a processor that stands in an arm64 kernel, and where its functions call another one.
+"""The call chain of a stopped arm64 processor, and the call sites in its functions.
 
-A point at such a place is met by nobody but who runs that function. The called one itself may be everybody's, as
-__rcu_read_unlock is: a stop at each of its calls takes longer than the time from one timer interrupt to the next.
+Only a processor that runs the calling function reaches a breakpoint behind a call site. The called function itself may
+be in use everywhere, as __rcu_read_unlock is. Stopping at every call of it takes longer than the timer's period.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import Callable
 
 from pytest_iommu.check.races.arm64 import COUNTER
 
-#: numbers of arm64's registers in gdb's description
+#: gdb's numbers of arm64 registers
 FRAME, LINK = 29, 30
 DEPTH = 24
-"""Frames that are looked at: a read(2) of the dump has less."""
+"""Maximum number of frames to walk; a read(2) of the dump has fewer."""
 # "Arm Architecture Reference Manual", C6.2, BL: a 26-bit offset in instructions
 BL, BL_MASK = 0x94000000, 0xFC000000
 
 
 def chain(register: Callable[[int], int], word: Callable[[int], int | None]) -> list[int]:
-    """Where the processor stands, and the addresses that it returns to, the next first.
+    """Return the program counter and the return addresses, innermost first.
 
-    ``register`` gives a register by its number, ``word`` the 64 bits at an address, None where nothing is mapped. The
-    second one is what the link register has, as a function that calls none may have no frame: it may be a caller twice,
-    or where the function came back from a call.
+    ``register`` returns a register by its number. ``word`` returns the 64 bits at an address, None if it is not mapped.
+    The second address is the link register, because a leaf function may have no frame. It may repeat a caller, or be
+    the place where an earlier call returned.
     """
     found = [register(COUNTER), register(LINK)]
     frame = register(FRAME)
@@ -39,7 +39,7 @@ def chain(register: Callable[[int], int], word: Callable[[int], int | None]) -> 
 
 
 def behind_calls(code: bytes, start: int, function: int) -> list[int]:
-    """The instructions behind those that call ``function``, in the code of another one that lies at ``start``."""
+    """Return the addresses behind the calls of ``function`` in ``code``, which is located at ``start``."""
     found = []
     for offset in range(0, len(code) - 3, 4):
         word = int.from_bytes(code[offset : offset + 4], "little")

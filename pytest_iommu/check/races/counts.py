@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The file stats, read while the table changes: between what there was at least and what there was at most."""
+"""Check the stats file of a table that changes: each count must lie within the bounds that the history allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_iommu import formats
 from pytest_iommu.check.races.history import CHANGING
 from pytest_iommu.check.races.lines import unreadable
-from pytest_iommu.check.races.timeline import History, Segment, Window
+from pytest_iommu.check.races.timeline import History, Interval, Segment
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 
 if TYPE_CHECKING:
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 Counts = dict[int, Fraction]
 
 
-def judge_stats(text: str, dialect: Dialect, history: History, span: Window) -> list[CheckFailed]:
-    """What did not change must be counted, and no more than what can have been met (CON-2, CON-3); sums are sums."""
+def judge_stats(text: str, dialect: Dialect, history: History, span: Interval) -> list[CheckFailed]:
+    """Check the counts against the history (CON-2, CON-3), and the sums.
+
+    Leaves that did not change must be counted. The rest may be counted only as often as the reader can have met them.
+    """
     dump, errors = dialect.read({"stats": text})
     if errors or dump.stats is None:
         return [unreadable("stats", error) for error in errors]
@@ -36,21 +39,21 @@ def judge_stats(text: str, dialect: Dialect, history: History, span: Window) -> 
     for row in rows:
         if row.leaves < least.get(row.level, 0) or row.leaves > most.get(row.level, 0):
             low, high = (float(counts.get(row.level, 0)) for counts in (least, most))
-            what = f"{row.leaves} leaves at level {row.level}, there were {low:g} to {high:g} during the read"
+            what = f"{row.leaves} leaves at level {row.level}, expected {low:g} to {high:g} for this read"
             rule = "CON-2" if row.leaves < low else "CON-3"
             shown = f"stats: {what}:\n{text}"
             return [CheckFailed(shown, (rule, "ENT-2"), verdict=Verdict.UNDECIDED, because=CHANGING)]
         if row.bytes != row.tables * geometry.table_bytes(row.level, rows[0].level):
-            what = f"{row.bytes} bytes are not {row.tables} tables at level {row.level}"
+            what = f"{row.bytes} bytes do not match {row.tables} tables at level {row.level}"
             return [CheckFailed(f"stats: {what}:\n{text}", ("ENT-2",), verdict=Verdict.DUMP)]
     return []
 
 
-def bounds(segments: Iterable[Segment], span: Window) -> tuple[Counts, Counts]:
-    """How many leaves a level at least did not change in that time, and how many at most can have been met.
+def bounds(segments: Iterable[Segment], span: Interval) -> tuple[Counts, Counts]:
+    """Return the minimum and maximum number of leaves of a level that a reader can have counted in that time.
 
-    A leaf that ends up in several segments counts in parts. One that a reader meets cut counts whole, but each of its
-    parts can have been met but once.
+    The minimum counts the leaves that did not change. A leaf spread over several segments counts in fractions. A leaf
+    that the reader can have met split counts whole, but each of its parts can have been met only once.
     """
     least: Counts = defaultdict(Fraction)
     most: Counts = defaultdict(Fraction)

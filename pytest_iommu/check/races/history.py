@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether the lines of a read that raced with changes can be true (abi.md, CON-2 to CON-5).
+"""Check the lines of a read that raced with changes (docs/abi.md, CON-2 to CON-5).
 
-Every address of a line is judged on its own: a line may be many items merged, each of them loaded at another time of
-the line's window (CON-4 is by entry). Rules are named nearest to the cause first: how the lines stand to each other,
-how a leaf was cut, what a line says that never was, and last what no line says.
+Every address of a line is judged on its own: a line may merge many items, each loaded at a different time of the line's
+window (CON-4 holds per entry). The rule closest to the cause is named first: order of the lines, then split leaves,
+then lines that were never true, and last missing lines.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pytest_iommu.check.races.timeline import (
     FOREVER,
     TOP,
     Change,
+    Columns,
     Epoch,
     History,
-    Look,
+    Interval,
     Segment,
-    Window,
     look_of,
     row_of,
 )
@@ -28,16 +28,16 @@ from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.dialects.io_ptdump import render_range
 from pytest_iommu.oracle.expected import continues
 
-__all__ = ["FOREVER", "Change", "History", "Line", "Window", "judge"]
+__all__ = ["FOREVER", "Change", "History", "Interval", "Line", "judge"]
 
-#: a dumped line and its window: it says what was so at some time of it
-Line = tuple[Range, Window]
+#: a dumped line and its window: the line must have been true at some time of it
+Line = tuple[Range, Interval]
 
 SHOWN = 3
 CHANGING = "memory changed during the read"
-"""Why nobody can say whether the dump or the table is wrong."""
+"""The reason why neither the dump nor the table can be blamed."""
 _EPOCHS_SHOWN = 12
-#: the rules that a failure is of, nearest to the cause first; the first one files it
+#: rules of a failure, closest to the cause first; the first one classifies it
 _RULES: dict[str, tuple[str, ...]] = {
     "CON-5": ("CON-5", "RNG-2"),
     "LVL-2": ("LVL-2", "CON-4"),
@@ -49,23 +49,23 @@ _RULES: dict[str, tuple[str, ...]] = {
 _COLUMNS = ("OA", "level", "leaf", "prot", "flags")
 
 
-def judge(history: History, lines: Sequence[Line], span: Window) -> list[CheckFailed]:
-    """All that is wrong with the lines of one read, one CheckFailed a rule, nearest to the cause first.
+def judge(history: History, lines: Sequence[Line], span: Interval) -> list[CheckFailed]:
+    """Return everything that is wrong with the lines of one read: one CheckFailed per rule, closest to the cause first.
 
-    ``lines`` are those of page_table as they came, each with its own window. ``span`` is the whole read, from the begin
-    of its first read(2) to the end of the last: what did not change in it must be there (CON-2), what was mapped at no
-    time of it must not be (CON-3).
+    ``lines`` are the lines of page_table in order, each with its own window. ``span`` is the whole read, from the begin
+    of its first read(2) to the end of its last. Mappings that did not change during it must be listed (CON-2).
+    Addresses that were never mapped during it must not be (CON-3).
     """
     return _Judge(history, span).verdict(lines, merged=True)
 
 
-def judge_leaves(history: History, lines: Sequence[Line], span: Window) -> list[CheckFailed]:
-    """The same for lines that are one leaf each, as entries has them, from the cursor on where it was cut."""
+def judge_leaves(history: History, lines: Sequence[Line], span: Interval) -> list[CheckFailed]:
+    """The same for lines of one leaf each, as in entries, from the position where the cursor truncated the list."""
     return _Judge(history, span).verdict(lines, merged=False)
 
 
 class _Judge:
-    def __init__(self, history: History, span: Window) -> None:
+    def __init__(self, history: History, span: Interval) -> None:
         self._history = history
         self._span = span
         self._found: dict[str, list[str]] = {}
@@ -86,25 +86,25 @@ class _Judge:
                 continue
             texts, more = self._found[rule], self._number[rule] - len(self._found[rule])
             if more:
-                texts = [*texts, f"... and {more} more that break {rule}"]
+                texts = [*texts, f"... and {more} more violations of {rule}"]
             failures.append(CheckFailed("\n".join(texts), rules, verdict=Verdict.UNDECIDED, because=CHANGING))
         return failures
 
-    def _in_order(self, row: Range, window: Window, reach: int) -> bool:
-        """CON-5. False where a line is none that could be judged further."""
+    def _in_order(self, row: Range, window: Interval, reach: int) -> bool:
+        """Check CON-5. False if the line is malformed and cannot be judged further."""
         page = self._history.page
         if row.last < row.first or row.last >= TOP:
             why = "last is before first"
         elif row.first % page or (row.last + 1) % page:
-            why = "first or last is not at a page's edge"
+            why = "first or last is not page-aligned"
         elif row.first <= reach:
-            why = f"lines overlap or do not ascend: one before it reaches to 0x{reach:x}"
+            why = f"lines overlap or are not in ascending order: an earlier one ends at 0x{reach:x}"
         else:
             return True
         self._fail("CON-5", why, row, window)
         return row.first <= row.last < TOP
 
-    def _line(self, row: Range, window: Window) -> None:
+    def _line(self, row: Range, window: Interval) -> None:
         look = look_of(row)
         wrong: dict[str, Segment] = {}
         for segment in self._history.over(row.first, row.last):
@@ -113,52 +113,53 @@ class _Judge:
         if not wrong:
             self._cut(row, look, window)
             return
-        # What never changed tells most about a line; what was nowhere mapped says least of where it came from.
+        # Addresses that never changed say most about a line; addresses never mapped say least about its origin.
         rule = next(rule for rule in ("CON-2", "CON-4", "CON-3") if rule in wrong)
         segment = wrong[rule]
         first, last = max(row.first, segment.first), min(row.last, segment.last)
         self._fail(rule, f"0x{first:x}-0x{last:x} {self._why(rule, segment, look, window)}", row, window, segment)
 
     def _broken(self, segment: Segment) -> str:
-        """The rule that a line breaks which says of a segment what it was not."""
+        """Return the rule that a line breaks by disagreeing with a segment."""
         steady = segment.steady(self._span)
         if steady is not None:
             return "CON-3" if steady.look is None else "CON-2"
-        # None and something else, at least: it was mapped at some time
+        # None and at least one other state: it was mapped at some time.
         return "CON-4"
 
-    def _why(self, rule: str, segment: Segment, look: Look, window: Window) -> str:
+    def _why(self, rule: str, segment: Segment, look: Columns, window: Interval) -> str:
         if rule == "CON-3":
-            return "was mapped at no time of the read"
+            return "was never mapped during the read"
         if rule == "CON-2":
             steady = segment.steady(self._span)
             assert steady is not None
             assert steady.look is not None
-            return f"did not change, and {' and '.join(_different(look, steady.look))} is not what it was"
+            return f"did not change, but the line's {' and '.join(_different(look, steady.look))} differs"
         looks = [epoch.look for epoch in segment.during(window) if epoch.look is not None]
         if not looks:
             return "was not mapped at any time of the line's window"
         alone = [name for at, name in enumerate(_COLUMNS) if any(look[at] == other[at] for other in looks)]
         if len(alone) == len(_COLUMNS):
-            return "was never all of this at once: its columns are of more than one load"
+            return "never had all these columns at once: they come from more than one load"
         never = [name for name in _COLUMNS if name not in alone]
         return f"had this {' and this '.join(never)} at no time of the line's window"
 
-    def _cut(self, row: Range, look: Look, window: Window) -> None:
-        """LVL-2: a leaf ends where it ends, and begins later only where the reader's cursor may have stood."""
+    def _cut(self, row: Range, look: Columns, window: Interval) -> None:
+        """Check LVL-2: a line ends where its leaf ends. It may begin inside a leaf only where the reader's cursor can
+        have been."""
         if (row.last + 1) % row.leaf:
-            self._fail("LVL-2", "the line ends within a leaf", row, window, self._history.segment(row.last))
+            self._fail("LVL-2", "the line ends inside a leaf", row, window, self._history.segment(row.last))
         if not row.first % row.leaf or self._cursor(row.first, look, window):
             return
         before = self._history.segment(row.first - 1)
         if _mapped_so(before.steady(self._span), look):
-            return  # what comes before it is missing, and said to be (CON-2)
-        why = "the line begins within a leaf, where no entry ended that the reader can have met before"
+            return  # the preceding part is missing, which is reported under CON-2
+        why = "the line begins inside a leaf, where no entry ended that the reader can have met before"
         self._fail("LVL-2", why, row, window, before)
 
-    def _cursor(self, iova: int, look: Look, window: Window) -> bool:
-        """Whether an entry, or nothing, may have ended right before ``iova``, and the leaf have come after that."""
-        span = Window(self._span.begin, window.end)
+    def _cursor(self, iova: int, look: Columns, window: Interval) -> bool:
+        """Whether an entry or a hole can have ended right before ``iova``, with the leaf appearing after that."""
+        span = Interval(self._span.begin, window.end)
         ended = False
         for epoch in self._history.segment(iova - 1).during(span):
             if epoch.look == look and epoch.end >= window.begin and ended:
@@ -167,17 +168,17 @@ class _Judge:
         return False
 
     def _seams(self, lines: Sequence[Line]) -> None:
-        """RNG-3, where nothing changed: a line does not end because a batch does."""
+        """Check RNG-3 where nothing changed: a line must not end just because a batch ends."""
         for (before, _), (after, window) in pairwise(lines):
             if not continues(before, after):
                 continue
             left, right = self._history.segment(before.last), self._history.segment(after.first)
             if left.steady(self._span) is not None and right.steady(self._span) is not None:
-                why = f"it goes on where 0x{before.first:x}-0x{before.last:x} ends, and should be one line with it"
+                why = f"continues 0x{before.first:x}-0x{before.last:x}, so both should be one line"
                 self._fail("RNG-3", why, after, window, right)
 
     def _missing(self, lines: Sequence[Line]) -> None:
-        """CON-2: what was mapped and did not change is in some line."""
+        """Check CON-2: every mapping that did not change is listed in some line."""
         reach = 0
         for first, last in [*sorted((row.first, row.last) for row, _ in lines), (TOP, TOP)]:
             if reach < first:
@@ -187,13 +188,13 @@ class _Judge:
 
     def _gap(self, segment: Segment, first: int, last: int) -> None:
         steady = segment.steady(self._span)
-        # less than a page is a matter of how the bounds are written, CON-5
+        # less than a page concerns the form of the bounds: CON-5
         if steady is None or steady.look is None or last + 1 - first < self._history.page:
             return
-        why = f"0x{first:x}-0x{last:x} was mapped all the time, and is in no line"
+        why = f"0x{first:x}-0x{last:x} was mapped all the time but is in no line"
         self._fail("CON-2", why, None, self._span, segment)
 
-    def _fail(self, rule: str, why: str, row: Range | None, window: Window, segment: Segment | None = None) -> None:
+    def _fail(self, rule: str, why: str, row: Range | None, window: Interval, segment: Segment | None = None) -> None:
         self._number[rule] = self._number.get(rule, 0) + 1
         texts = self._found.setdefault(rule, [])
         if len(texts) >= SHOWN:
@@ -203,16 +204,16 @@ class _Judge:
             text.append(f"  line    {render_range(row)}")
             text.append(f"  window  {self._time(window.begin)} to {self._time(window.end)}")
         length = self._span.end - self._span.begin
-        text.append(f"  read    from {self._span.begin} for {length}; times count from there")
+        text.append(f"  read    from {self._span.begin} for {length}; times are relative to its begin")
         if segment is not None:
             text.append(f"  history of 0x{segment.first:x}-0x{segment.last:x} (* in the window)")
-            text += [f"    {line}" for line in self._told(segment, window)]
+            text += [f"    {line}" for line in self._described(segment, window)]
         texts.append("\n".join(text))
 
-    def _told(self, segment: Segment, window: Window) -> Iterator[str]:
-        """The epochs around a window, one line each."""
+    def _described(self, segment: Segment, window: Interval) -> Iterator[str]:
+        """Return the epochs around a window, one line each."""
         inside = segment.during(window)
-        near = segment.during(Window(min(window.begin, self._span.begin), max(window.end, self._span.end)))
+        near = segment.during(Interval(min(window.begin, self._span.begin), max(window.end, self._span.end)))
         at = segment.epochs.index(near[0])
         shown = segment.epochs[max(at - 1, 0) : at + len(near) + 1]
         if len(shown) > _EPOCHS_SHOWN:
@@ -232,9 +233,9 @@ class _Judge:
         return f"{time - self._span.begin:+d}"
 
 
-def _mapped_so(epoch: Epoch | None, look: Look) -> bool:
+def _mapped_so(epoch: Epoch | None, look: Columns) -> bool:
     return epoch is not None and epoch.look == look
 
 
-def _different(one: Look, other: Look) -> list[str]:
+def _different(one: Columns, other: Columns) -> list[str]:
     return [name for name, have, want in zip(_COLUMNS, one, other, strict=True) if have != want]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a reader that was held has read, as lines with the time they can be of."""
+"""Judge the text that a held reader returned: each line with the times at which it can have been loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from pytest_iommu import formats
-from pytest_iommu.check.races.history import History, Window, judge, judge_leaves
+from pytest_iommu.check.races.history import History, Interval, judge, judge_leaves
 from pytest_iommu.compare.side_by_side import stacked
 from pytest_iommu.core.model import Entry, Kind, Range, TableConfig
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
@@ -18,14 +18,16 @@ from pytest_iommu.dialects.io_ptdump import render_entry
 from pytest_iommu.oracle.expected import leaves
 
 FILES = ("page_table", "entries", "stats")
-When = Callable[[Range], Window]
+When = Callable[[Range], Interval]
 
 
-def judge_text(file: str, text: str, dialect: Dialect, history: History, when: When, span: Window) -> list[CheckFailed]:
-    """Judge all that one read gave: ``when`` says of a line when it may have been loaded, ``span`` is the whole read.
+def judge_text(
+    file: str, text: str, dialect: Dialect, history: History, when: When, span: Interval
+) -> list[CheckFailed]:
+    """Judge the text of one read: ``when`` returns the window of a line, ``span`` is the whole read.
 
-    Of entries every line must be what its raw item says, and its leaves are judged as lines of page_table are; of stats
-    the total must be the sum.
+    In entries, every line must match its raw item, and its leaves are judged like lines of page_table. In stats, the
+    total must be the sum.
     """
     try:
         dump = dialect.parse({file: text})
@@ -43,19 +45,19 @@ def judge_text(file: str, text: str, dialect: Dialect, history: History, when: W
 
 
 def unreadable(file: str, error: DumpSyntaxError) -> CheckFailed:
-    """A line that does not follow the grammar, as a failure."""
+    """Return a failure for a line that does not match the grammar."""
     return CheckFailed(f"{file}: {error}", (error.rule,), verdict=Verdict.DUMP)
 
 
-def _timed(ranges: Iterable[Range], when: When) -> list[tuple[Range, Window]]:
+def _timed(ranges: Iterable[Range], when: When) -> list[tuple[Range, Interval]]:
     return [(row, when(row)) for row in ranges]
 
 
 def _entries(entries: Sequence[Entry], config: TableConfig) -> list[CheckFailed]:
-    """The order of entries, and that every line is one load (CON-4): it decodes to itself."""
+    """Check the order of entries, and that every line is one load (CON-4): its columns match its raw item."""
     for before, after in pairwise(entries):
         if (before.iova, -before.level) >= (after.iova, -after.level):
-            what = f"level {after.level} 0x{after.iova:x} comes after level {before.level} 0x{before.iova:x}"
+            what = f"level {after.level} 0x{after.iova:x} follows level {before.level} 0x{before.iova:x}"
             return [CheckFailed(f"entries: {what}", ("CON-5",), verdict=Verdict.DUMP)]
     faults = (_fault(config, entry) for entry in entries)
     return next(([fault.told(fault.message)] for fault in faults if fault is not None), [])
@@ -63,10 +65,10 @@ def _entries(entries: Sequence[Entry], config: TableConfig) -> list[CheckFailed]
 
 @lru_cache(maxsize=1 << 16)
 def _fault(config: TableConfig, entry: Entry) -> CheckFailed | None:
-    """What is wrong with a line of entries by itself. A storm has the same few lines thousands of times."""
+    """Return the fault of a line of entries by itself. A storm has the same few lines thousands of times."""
     decoded = formats.get(config.format).decode(config, entry.level, entry.raw)
     if decoded is None:
-        what = f"entries: an empty item is listed: {render_entry(entry)}"
+        what = f"entries: lists an empty item: {render_entry(entry)}"
         return CheckFailed(what, ("ENT-1",), verdict=Verdict.DUMP)
     if entry.kind is Kind.BAD:
         return None
@@ -84,6 +86,6 @@ def _fault(config: TableConfig, entry: Entry) -> CheckFailed | None:
     )
     if entry == says:
         return None
-    what = f"level {entry.level} 0x{entry.iova:x} is not what its raw item says"
-    shown = "\n".join(stacked({"dumped": render_entry(entry), "raw says": render_entry(says)}))
+    what = f"level {entry.level} 0x{entry.iova:x} does not match its raw item"
+    shown = "\n".join(stacked({"dumped": render_entry(entry), "decoded": render_entry(says)}))
     return CheckFailed(f"entries: {what}:\n{shown}", ("CON-4",), verdict=Verdict.DUMP)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A window on a domain that a test has made: what is done to the domain is done to its model, too."""
+"""A race window on a domain of a test: operations change the domain and its model together."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pytest_iommu.check.races.catch import Place
+from pytest_iommu.check.races.held import Place
 from pytest_iommu.check.races.window import Window
 from pytest_iommu.scenario.race_words import COPY, Hold
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class Race:
-    """``with`` it: a reader is held at the beginning and let go at the end, when what it has read is judged.
+    """Context manager: holds a reader on entry, releases it on exit and checks what it read.
 
-    ``window`` is for what has to do with other domains, and for what waits. Sizes in bytes or as ``16K``.
+    Use ``window`` for operations on other domains and for operations that block. Sizes are bytes or words such as
+    ``16K``.
     """
 
     def __init__(self, guest: GuestHandle, iommu: Iommu, domain: Domain, hold: Hold, file: str, chunk: int) -> None:
@@ -43,17 +44,20 @@ class Race:
             self._iommu.check(self.domain)
 
     def map(self, iova: int, oa: int, size: int | str, prot: str = "rw", leaf: int | str | None = None) -> None:
-        """Map, while the reader is held."""
+        """Map while the reader is held."""
         __tracebackhide__ = True
         self._do(self.domain.to_map(iova, oa, size, prot, leaf))
 
     def unmap(self, iova: int, size: int | str, leaf: int | str | None = None) -> None:
-        """Unmap, while the reader is held."""
+        """Unmap while the reader is held."""
         __tracebackhide__ = True
         self._do(self.domain.to_unmap(iova, size, leaf))
 
     def destroy(self) -> None:
-        """Free the domain, which ends the read: it waits for a reader inside the walk, and for none that copies."""
+        """Free the domain, which ends the read.
+
+        The command must wait for a reader inside the walk, but not for one that copies.
+        """
         __tracebackhide__ = True
         self._alive = False
         line = f"destroy {self.domain.name}"
@@ -63,7 +67,7 @@ class Race:
             self.window.block(line, (), must=self.hold.inside, ends=True)
 
     def _do(self, task: Task) -> None:
-        """The model first: what is mapped then is what the reader may see."""
+        """Update the model first: the reader may already see the new mappings."""
         __tracebackhide__ = True
         line, change = task
         change()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The test module's file `storm`: what its threads changed and when, as a history of the table.
+"""Parse the test module's file `storm`, which says what its threads changed and when, as a history of the table.
 
-Its text, and what the states of a cell are, is in kmod/iommu_ptdump_test/README.
+kmod/iommu_ptdump_test/README describes the format and the states of a cell.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from pytest_iommu.check.races.history import Change, History, Window
+from pytest_iommu.check.races.history import Change, History, Interval
 from pytest_iommu.core.model import Prot, Range, TableConfig
 from pytest_iommu.core.outcomes import SetupError
 
@@ -28,7 +28,7 @@ _STATE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a cell can be: ``size`` bytes from its first address on, in leaves of ``leaf``; ``pa`` is that of cell 0."""
+    """A state of a cell: ``size`` bytes from its first address, in leaves of ``leaf``; ``pa`` is that of cell 0."""
 
     pa: int
     size: int
@@ -38,7 +38,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One call of the kernel, from ``begin`` to ``end`` (ns): ``cell`` is in ``state`` then, 0 is not mapped."""
+    """One call of the kernel, from ``begin`` to ``end`` (ns), which puts ``cell`` into ``state`` (0: not mapped)."""
 
     cell: int
     state: int
@@ -48,7 +48,7 @@ class Done:
 
 @dataclass(frozen=True)
 class StormLog:
-    """A storm that is over. ``error`` is the errno that ended it early, or 0; ``done`` is in order of begin."""
+    """The log of a storm. ``error`` is the errno that ended it early, or 0; ``done`` is sorted by begin."""
 
     name: str
     iova: int
@@ -61,7 +61,7 @@ class StormLog:
     done: tuple[Done, ...]
 
     def ranges(self, config: TableConfig, cell: int, state: int) -> tuple[Range, ...]:
-        """The lines of page_table that a cell alone is in a state."""
+        """Return the lines of page_table for a single cell in a state."""
         if state == 0:
             return ()
         there, away = self.iova + cell * self.gap, cell * self.cell
@@ -71,20 +71,20 @@ class StormLog:
         )
 
     def _shapes(self, config: TableConfig) -> Sequence[tuple[Range, ...]]:
-        """Cell 0 in each state but the first, as if it were at address 0."""
+        """Return the lines of cell 0 in each mapped state, as if it were at address 0."""
         from pytest_iommu.oracle import TableModel
 
         shapes = []
         for state in self.states:
             model = TableModel(config)
-            # Where the cell is decides nothing: it is aligned to its size.
+            # The address of the cell does not matter: the cell is aligned to its size.
             model.map(self.iova, state.pa, state.size, state.prot, state.leaf)
             rows = model.snapshot().ranges
             shapes.append(tuple(replace(row, first=row.first - self.iova, last=row.last - self.iova) for row in rows))
         return shapes
 
     def history(self, config: TableConfig, ranges_at_start: Sequence[Range]) -> History:
-        """The table through the storm. SetupError where the log contradicts itself."""
+        """Return the history of the table during the storm. SetupError if the log contradicts itself."""
         history = History(config, ranges_at_start)
         known = {
             (cell, state): self.ranges(config, cell, state)
@@ -98,35 +98,35 @@ class StormLog:
         try:
             assert history.segments
         except ValueError as error:
-            raise SetupError(f"the storm's log cannot be: {error}") from None
+            raise SetupError(f"the storm log contradicts itself: {error}") from None
         return history
 
     @cached_property
     def _begins(self) -> list[int]:
         return [done.begin for done in self.done]
 
-    def during(self, window: Window) -> int:
-        """How many changes began in that time."""
+    def during(self, window: Interval) -> int:
+        """Return how many changes began in that time."""
         return bisect_right(self._begins, window.end) - bisect_left(self._begins, window.begin)
 
 
 def parse_storm(text: str) -> StormLog:
-    """The file as a log. SetupError when it is none, or not whole."""
+    """Parse the file. SetupError if it is invalid or truncated."""
     lines = text.split("\n")
     head = _HEAD.fullmatch(lines[0])
     if head is None or lines.pop():
-        raise SetupError(f"the test module's log of a storm is none, or cut: {text[:80]!r}")
+        raise SetupError(f"the storm log is invalid or truncated: {text[:80]!r}")
     states = _states(lines[1:])
     rest = lines[1 + len(states) :]
     number = {key: int(head[key], 0) for key in ("iova", "cell", "gap", "cells", "threads", "error")}
     try:
         done = tuple(Done(*map(int, line.split())) for line in rest)
     except (TypeError, ValueError):
-        raise SetupError("the test module's log of a storm has a line that is none") from None
+        raise SetupError("malformed line in the storm log") from None
     if len(done) != int(head["changes"]):
-        raise SetupError(f"the test module's log has {len(done)} changes, and says {head['changes']}")
+        raise SetupError(f"the storm log has {len(done)} changes, but its first line says {head['changes']}")
     if any(not (0 <= one.cell < number["cells"] and 0 <= one.state <= len(states)) for one in done):
-        raise SetupError("the test module's log names a cell or a state that there is not")
+        raise SetupError("the storm log names an unknown cell or state")
     return StormLog(head["name"], states=states, done=done, **number)
 
 
@@ -137,7 +137,7 @@ def _states(lines: Iterable[str]) -> tuple[State, ...]:
         if match is None:
             break
         if int(match["number"]) != len(found) + 1:
-            raise SetupError(f"the test module's log has no state {len(found) + 1}: {line!r}")
+            raise SetupError(f"the storm log should define state {len(found) + 1} here: {line!r}")
         pa, size, leaf = (int(match[key], 16) for key in ("pa", "size", "leaf"))
         found.append(State(pa, size, leaf, Prot.from_letters(match["prot"])))
     return tuple(found)

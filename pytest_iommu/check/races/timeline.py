@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a page table was at every time, and whether the lines of a read that raced with its changes can be true.
+"""The state of a page table over time, and whether the lines of a read that raced with its changes can be true.
 
-Every address is judged on its own: a line may be many items merged, each of them loaded at another time of the line's
-window (abi.md, CON-4 is by entry). Addresses are never counted one by one: those that were the same at all times are
-one segment, however large. Times are whole numbers of any clock, all of the same one: nanoseconds or ordinals.
+Every address is judged on its own: a line may merge many items, each loaded at a different time of the line's window
+(docs/abi.md, CON-4 holds per entry). Addresses are never counted one by one: addresses that had the same state at all
+times form one segment of any size. Times are integers of one common clock: nanoseconds or ordinals.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from pytest_iommu.core.model import Prot, Range, TableConfig
 
 TOP = 1 << 64
-#: the end of a change that is not over yet
+#: end of a change that is not over yet
 FOREVER = 1 << 63
 _ALWAYS = -FOREVER
 
-#: all columns of a leaf but where it is: OA minus IOVA, level, leaf, prot, flags
-Look = tuple[int, int, int, Prot, tuple[str, ...]]
+#: all columns of a leaf except its location: OA minus IOVA, level, leaf, prot, flags
+Columns = tuple[int, int, int, Prot, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """A stretch of time, both ends included."""
+class Interval:
+    """A time interval, both ends included."""
 
     begin: int
     end: int
@@ -33,11 +33,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From ``first`` to ``last`` the table is ``ranges`` (ascending, none outside) when this is over.
+    """A change: once it is over, the table has ``ranges`` from ``first`` to ``last`` (ascending, none outside).
 
-    Before ``begin`` an address is what it was, after ``end`` what it is now, in between either, and nothing else: to
-    unmap and to map are two changes. Where ``ranges`` says what was so before, nothing changes: a change may be given
-    as the whole table, from 0 to 2^64 - 1. ``what`` is the operation, for the reader of a failure.
+    Before ``begin`` an address has its old state, after ``end`` its new state, and in between either of them but
+    nothing else: unmapping and mapping are two changes. Where ``ranges`` equals the old state nothing changes, so a
+    change may be given as the whole table, from 0 to 2^64 - 1. ``what`` names the operation in a failure.
     """
 
     first: int
@@ -50,9 +50,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What a segment may be from ``begin`` to ``end``; None is not mapped. Neighbours overlap for a change's time."""
+    """The state of a segment from ``begin`` to ``end``; None is unmapped. Adjacent epochs overlap during a change."""
 
-    look: Look | None
+    look: Columns | None
     begin: int
     end: int
     what: str
@@ -60,17 +60,17 @@ class Epoch:
 
 @dataclass(slots=True)
 class Segment:
-    """Addresses that are alike at all times, and what they are in the course of time."""
+    """Addresses that have the same state at all times, and their epochs."""
 
     first: int
     last: int
     epochs: list[Epoch]
     _begins: list[int] = field(default_factory=list)
     _ends: list[int] = field(default_factory=list)
-    _by_look: dict[Look | None, tuple[list[int], list[int]]] = field(default_factory=dict)
+    _by_look: dict[Columns | None, tuple[list[int], list[int]]] = field(default_factory=dict)
 
     def close(self) -> None:
-        """No epoch comes any more: make what the questions are answered by."""
+        """Build the lookup tables; no epoch is added after this."""
         for epoch in self.epochs:
             self._begins.append(epoch.begin)
             self._ends.append(epoch.end)
@@ -78,8 +78,8 @@ class Segment:
             begins.append(epoch.begin)
             ends.append(epoch.end)
 
-    def may_be(self, look: Look | None, window: Window) -> bool:
-        """Whether it was that at some time of the window."""
+    def may_be(self, look: Columns | None, window: Interval) -> bool:
+        """Whether the segment can have had that state in the window."""
         times = self._by_look.get(look)
         if times is None:
             return False
@@ -87,19 +87,19 @@ class Segment:
         at = bisect_left(ends, window.begin)
         return at < len(ends) and begins[at] <= window.end
 
-    def during(self, window: Window) -> list[Epoch]:
-        """All that it may have been in the window, in order."""
+    def during(self, window: Interval) -> list[Epoch]:
+        """Return all states that the segment can have had in the window, in order."""
         return self.epochs[bisect_left(self._ends, window.begin) : bisect_right(self._begins, window.end)]
 
-    def steady(self, window: Window) -> Epoch | None:
-        """What it was all the window long; None when it changed."""
+    def steady(self, window: Interval) -> Epoch | None:
+        """Return the state that the segment had during the whole window; None if it changed."""
         at = bisect_left(self._ends, window.begin)
         alone = at + 1 == len(self.epochs) or self._begins[at + 1] > window.end
         return self.epochs[at] if alone else None
 
 
 class History:
-    """A page table from ``ranges_at_start`` on, as its changes made it."""
+    """The history of a page table: ``ranges_at_start``, and its changes."""
 
     def __init__(self, config: TableConfig, ranges_at_start: Sequence[Range]) -> None:
         self.config = config
@@ -110,33 +110,33 @@ class History:
         self._firsts: list[int] = []
 
     def add(self, change: Change) -> None:
-        """One more change, in any order. ValueError when it contradicts itself."""
+        """Add a change, in any order. ValueError if it contradicts itself."""
         if not 0 <= change.first <= change.last < TOP or change.begin > change.end:
             raise ValueError(f"{change} ends before it begins")
         if any(row.first < change.first or row.last > change.last for row in change.ranges):
-            raise ValueError(f"{change} reaches farther than it says")
+            raise ValueError(f"{change} has ranges outside its bounds")
         self._changes.append(change)
         self._segments = []
 
     @property
     def changes(self) -> Sequence[Change]:
-        """All that were added."""
+        """All changes added so far."""
         return self._changes
 
     @property
     def segments(self) -> Sequence[Segment]:
-        """The whole address space, ascending. ValueError when two changes of an address overlap in time."""
+        """Return the whole address space, ascending. ValueError if two changes of an address overlap in time."""
         if not self._segments:
             self._build()
         return self._segments
 
     def segment(self, iova: int) -> Segment:
-        """The one that an address is in."""
+        """Return the segment of an address."""
         segments = self.segments
         return segments[bisect_right(self._firsts, iova) - 1]
 
     def over(self, first: int, last: int) -> Iterator[Segment]:
-        """Those that lie in part or whole between two addresses."""
+        """Return the segments that overlap an address range."""
         segments = self.segments
         for at in range(bisect_right(self._firsts, first) - 1, len(segments)):
             if segments[at].first > last:
@@ -170,7 +170,7 @@ class History:
 
     def _apply(self, change: Change, states: list[list[Epoch]]) -> None:
         here = self._within(change.first, change.last)
-        looks: dict[int, Look | None] = dict.fromkeys(here)
+        looks: dict[int, Columns | None] = dict.fromkeys(here)
         for row in change.ranges:
             looks |= dict.fromkeys(self._within(row.first, row.last), look_of(row))
         for at, look in looks.items():
@@ -180,17 +180,17 @@ class History:
                 continue
             if len(epochs) > 1 and epochs[-2].end > change.begin:
                 why = f"{before.what!r} and {change.what!r} change 0x{self._firsts[at]:x} at the same time"
-                raise ValueError(f"{why}: what it is in between nobody can say")
+                raise ValueError(f"{why}: the state in between is undefined")
             epochs[-1] = Epoch(before.look, before.begin, change.end, before.what)
             epochs.append(Epoch(look, change.begin, FOREVER, change.what))
 
 
-def look_of(row: Range) -> Look:
-    """The columns of a line that all of its addresses share."""
+def look_of(row: Range) -> Columns:
+    """Return the columns that are common to all addresses of a line."""
     return row.oa - row.first, row.level, row.leaf, row.prot, row.flags
 
 
-def row_of(look: Look, first: int, last: int) -> Range:
-    """A line that looks like that."""
+def row_of(look: Columns, first: int, last: int) -> Range:
+    """Return a line with these columns."""
     delta, level, leaf, prot, flags = look
     return Range(first, last, first + delta, level, leaf, prot, flags)

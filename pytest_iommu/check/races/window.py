@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One window: a reader is held, operations go on, what they may and may not do is checked, the reader goes on.
+"""One window: hold a reader, run operations, check what they may and may not do, release the reader.
 
-Times are ordinals: 0 is before the hold, 1 the hold, then one for each operation, END the read's last moment. Nothing
-is left to chance but what the rules leave open: the lines that the reader had loaded when it was held are of before.
+Times are ordinals: 0 is before the hold, 1 the hold, then one per operation; END is the end of the read. Only what
+the rules leave open is tolerated: lines that the reader had loaded when it was held must show the state before it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from pytest_iommu import formats
-from pytest_iommu.check.races.catch import READER, Catch, Place
-from pytest_iommu.check.races.history import Change, History
-from pytest_iommu.check.races.history import Window as Times
-from pytest_iommu.check.races.kept import Kept, Touch
+from pytest_iommu.check.races.held import READER, HeldReader, Place
+from pytest_iommu.check.races.history import Change, History, Interval
 from pytest_iommu.check.races.lines import judge_text
+from pytest_iommu.check.races.snapshots import Snapshot, TableUpdate
 from pytest_iommu.check.reading import joined
 from pytest_iommu.core.model import Range
 from pytest_iommu.core.outcomes import CheckFailed, SetupError
@@ -29,7 +28,7 @@ from pytest_iommu.scenario.variants import software_command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_iommu.check.races.catch import Run
+    from pytest_iommu.check.races.held import Run
     from pytest_iommu.core.protocol import Memory, Op, Reply, Result
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.guest.gdb import Gdb
@@ -39,14 +38,15 @@ WRITER, GRACE, BLOCKER = 2, 3, 4
 HELD, END = 1, 1 << 20
 LAST = (1 << 64) - 1
 BLOCKED, DONE = 50, 5000
-"""Milliseconds of the guest's time: who is to wait is watched for so long; who is not to wait is done within DONE."""
+"""Milliseconds of guest time. BLOCKED: how long to watch an operation that must block. DONE: how soon one that must not
+block has to finish."""
 GRACE_PERIOD = f"{MODULE}/grace_period_expedited"
-#: a software table of somebody else, and how many tables it gets with each command
+#: a software table of another domain, and how many tables each command adds to it
 OTHER, OTHERS = "window-other", 24
 
 
-class Held(Protocol):
-    """The guest that a window is opened on."""
+class WindowGuest(Protocol):
+    """The guest in which a window is opened."""
 
     @property
     def memory(self) -> Memory | None: ...
@@ -55,54 +55,57 @@ class Held(Protocol):
 
 
 class Window:
-    """Open it, do something, close it. CheckFailed says what rule is broken; no reader is left behind then."""
+    """Open it, do something, close it. CheckFailed names the broken rules; no reader is left behind then."""
 
-    def __init__(self, guest: Held, gdb: Gdb | None, machine: Machine, dialect: Dialect, place: Place, hold: Hold):
+    def __init__(
+        self, guest: WindowGuest, gdb: Gdb | None, machine: Machine, dialect: Dialect, place: Place, hold: Hold
+    ):
         self._run: Run = guest.run
         self._memory = guest.memory
         self._dialect = dialect
         self._place = place
         self._hold = hold
-        self._catch = Catch(self._run, gdb, guest.memory, machine, place, hold)
+        self._reader = HeldReader(self._run, gdb, guest.memory, machine, place, hold)
         self._history = History(place.config, place.start)
         self._time = HELD
-        self._touches: list[Touch] = []
-        self._kept: Kept | None = None
-        #: all tables, for a reader that is in none of them but not done with the domain
-        self._whole: Kept | None = None
-        #: who waits for the reader, as far as is known with the test module's lock; and whether it is a command
+        self._updates: list[TableUpdate] = []
+        self._snapshot: Snapshot | None = None
+        #: all tables, for a reader that is in none of them but still uses the domain
+        self._whole: Snapshot | None = None
+        #: the operation that waits for the reader, as far as the test module's lock shows; and whether it is a command
         self._blocked: str | None = None
         self._command = False
         self._gone = False
         self._grace: bool | None = None
-        #: when the grace period began that this window watches, in seconds of time.monotonic()
+        #: when the grace period of this window began, by time.monotonic()
         self._began: float | None = None
         self._other: Root | None = None
         self._problems: list[CheckFailed] = []
         self._files: dict[str, bytes] = {}
 
     def open(self) -> None:
-        """Start the reader and hold it. CheckFailed when it does not get there; skips where nobody can hold it."""
+        """Start the reader and hold it. CheckFailed if it does not reach its point; skips if the target cannot hold
+        readers."""
         if self._hold.inside and self._memory is not None:
             self._make_other()
-        self._catch.hold()
+        self._reader.hold()
         if self._hold.inside:
             assert self._memory is not None
-            assert self._catch.root is not None
-            assert self._catch.item is not None
-            self._kept = Kept.of(self._memory, self._catch.root, self._catch.path, self._catch.item)
-            # What follows is a part of the time for which it must not be over.
+            assert self._reader.root is not None
+            assert self._reader.item is not None
+            self._snapshot = Snapshot.of(self._memory, self._reader.root, self._reader.path, self._reader.item)
+            # The operations that follow are part of the time in which the grace period must not end.
             self._begin_grace_period()
-        elif self._memory is not None and self._catch.root is not None:
-            self._whole = Kept(self._memory, self._place.config, self._catch.root.tables(self._memory))
+        elif self._memory is not None and self._reader.root is not None:
+            self._whole = Snapshot(self._memory, self._place.config, self._reader.root.tables(self._memory))
 
-    # What goes on meanwhile
+    # Operations while the reader is held
 
     def command(self, line: str, after: tuple[Range, ...] | None = None, ends: bool = False) -> dict[str, str]:
-        """A command of the test module that is done while the reader is held (CON-6); what it answers.
+        """Run a command of the test module that must finish while the reader is held (CON-6). Returns its values.
 
-        ``after`` is what the domain has mapped then, None where that does not change.
-        ``ends``: it frees the domain, and with it the read.
+        ``after`` lists the mappings of the domain after the command, None if they do not change. ``ends``: the command
+        frees the domain, which ends the read.
         """
         self._next(line)
         self._gone |= ends
@@ -117,7 +120,7 @@ class Window:
         if not written.ok:
             raise SetupError(f"{line}: {ops.errno_name(written.value)}")
         if ops.errno_name(done.value) == "ETIMEDOUT":
-            self._abandon(f"`{line}` is not done {DONE} ms later: it waits for {self._hold}", "CON-6")
+            self._abandon(f"`{line}` has not finished after {DONE} ms: it waits for {self._hold}", "CON-6")
         return self._status(script).values
 
     def block(
@@ -127,9 +130,9 @@ class Window:
         must: bool = True,
         ends: bool = False,
     ) -> None:
-        """A command that waits for the reader: not done while it is held, and soon after. Nothing can follow it.
+        """Start a command that must wait for the reader, and finish soon after its release. No operation can follow it.
 
-        Without ``must`` it may be done at once.
+        ``must=False``: the command may also finish at once.
         """
         self._next(line)
         self._gone |= ends
@@ -139,7 +142,7 @@ class Window:
         self._watch(must)
 
     def block_file(self, path: str, text: str, must: bool = True) -> None:
-        """The same for what is written to a file of the guest in one write(2)."""
+        """The same for one write(2) to a file of the guest."""
         what = f"writing {text.strip()} to {path}"
         self._next(what)
         self._write(BLOCKER, path, text)
@@ -147,14 +150,14 @@ class Window:
         self._watch(must)
 
     def other(self, do: Callable[[], object]) -> None:
-        """Anything else; it is for ``do`` to see that it gets done while the reader is held."""
+        """Run any other operation; ``do`` must make sure that it finishes while the reader is held."""
         self._time += 1
         do()
 
     def grace_period(self, inside: bool) -> None:
-        """A grace period waits for a reader inside the walk (CON-1), and for no other (CON-7).
+        """Check that a grace period waits for a reader inside the walk (CON-1), and for no other (CON-7).
 
-        With a reader inside the walk it has begun when that was held, else it begins now.
+        For a reader inside the walk the grace period began at the hold, otherwise it begins now.
         """
         if self._grace is not None:
             return
@@ -165,10 +168,10 @@ class Window:
         if self._grace and not over.ok:
             raise SetupError(f"reading {GRACE_PERIOD}: {ops.errno_name(over.value)}")
         if self._grace and inside:
-            what = f"a grace period begins and ends while there is {self._hold}"
-            self._problem(f"{what}: what was freed before it began is given away under the reader", "CON-1")
+            what = f"a grace period began and ended during {self._hold}"
+            self._problem(f"{what}: memory freed before it can be reused while the reader still uses it", "CON-1")
         if not self._grace and not inside:
-            self._problem(f"a grace period is not over {DONE} ms after it began: {self._hold} is in its way", "CON-7")
+            self._problem(f"a grace period has not ended after {DONE} ms: {self._hold} blocks it", "CON-7")
 
     def _begin_grace_period(self) -> float:
         if self._began is None:
@@ -179,20 +182,23 @@ class Window:
         return self._began
 
     def tables_kept(self) -> None:
-        """CON-1: what the reader may still read is what it was, and nobody else has got it."""
-        if self._kept is None or self._memory is None or self._catch.root is None:
+        """Check CON-1: tables that the reader may still read are unchanged, and no other domain owns them."""
+        if self._snapshot is None or self._memory is None or self._reader.root is None:
             return
         try:
-            # From the top of then: one that has grown since has that below it.
-            linked = frozenset(table.address for table in self._catch.root.tables(self._memory))
-            self._kept.check(self._touches, linked, str(self._hold))
+            # Start from the top table at the hold: if the table has grown since, the new top has that one below it.
+            linked = frozenset(table.address for table in self._reader.root.tables(self._memory))
+            self._snapshot.check(self._updates, linked, str(self._hold))
             if self._other is not None:
-                self._kept.check_not_given_out(self._other.tables(self._memory), str(self._hold))
+                self._snapshot.check_not_given_out(self._other.tables(self._memory), str(self._hold))
         except CheckFailed as error:
             self._problems.append(error)
 
     def _whole_table_kept(self) -> None:
-        """CON-1: who frees the domain and waits for the reader has not freed the table; a grace period has gone by."""
+        """Check CON-1: a command that frees the domain and waits for the reader must not have freed the table yet.
+
+        A grace period has passed by then.
+        """
         if self._whole is None or not self._gone or self._unblocked(0):
             return
         try:
@@ -201,7 +207,7 @@ class Window:
             self._problems.append(error)
 
     def _make_other(self) -> None:
-        """A table of somebody else, which gets more tables with every command that may free some."""
+        """Create a table of another domain, which allocates more tables with every command that may free some."""
         config = formats.configure("amdv1")
         made = f"domain {OTHER} {software_command(formats.get('amdv1'), config, {}, None)}\n"
         wrote, listed = self._ask([*command_ops(made)[:1], ops.read_file(f"{MODULE}/domains")])
@@ -211,27 +217,28 @@ class Window:
         self._other = Root(config, row.top, row.levels)
 
     def _with_others(self, line: str) -> str:
-        """The command, and in the same breath others: they get what it freed, if it has been freed already."""
-        if self._other is None or Touch.of(line, self._place.name) is None:
+        """Return the command plus, in the same write, mappings of the other domain, which reuse pages that the command
+        freed."""
+        if self._other is None or TableUpdate.of(line, self._place.name) is None:
             return line
         first = self._time * OTHERS << 21
         return f"{line}\nmap {OTHER} {first:#x} 0x100000000 4K rw count={OTHERS} istep=2M"
 
-    # The end
+    # Release
 
     def close(self) -> None:
-        """Check what must be so while the reader is held, let it go on, and judge what it has read.
+        """Check the rules that hold while the reader is held, release it, and judge what it read.
 
-        CheckFailed for all that is wrong.
+        CheckFailed lists everything that is wrong.
         """
         self.tables_kept()
         self.grace_period(self._hold.inside)
         self._whole_table_kept()
-        self._catch.let_go()
+        self._reader.let_go()
         if self._grace is False and not self._over(GRACE, DONE):
-            self._problem(f"a grace period is not over {DONE} ms after the end of {self._hold}", "CON-1")
+            self._problem(f"a grace period has not ended {DONE} ms after the end of {self._hold}", "CON-1")
         if self._blocked is not None and not self._unblocked(DONE):
-            self._abandon(f"`{self._blocked}` is not done {DONE} ms after the end of {self._hold}", "CON-6")
+            self._abandon(f"`{self._blocked}` has not finished {DONE} ms after the end of {self._hold}", "CON-6")
         self._judge()
         last = [ops.write_file(f"{MODULE}/control", f"destroy {OTHER}\n".encode())] if self._other is not None else []
         self._ask([jobs.reset_jobs(), *last])
@@ -239,49 +246,49 @@ class Window:
             raise joined(self._problems, self._files)
 
     def abandon(self) -> None:
-        """Let everything go, and check nothing: something went wrong already. Raises nothing."""
-        self._catch.abandon()
+        """Release everything and check nothing, after a failure. Raises nothing."""
+        self._reader.abandon()
 
     def _judge(self) -> None:
         (result,) = self._ask([jobs.wait_job(READER, DONE)])
         name = ops.errno_name(result.value)
         if name == "ETIMEDOUT":
-            self._abandon(f"the reader is not done {DONE} ms after the end of {self._hold}", "CON-7")
+            self._abandon(f"the reader has not finished {DONE} ms after the end of {self._hold}", "CON-7")
         reads = jobs.split_reads(result.data)
         text = b"".join(read.data for read in reads)
         self._files[f"{self._place.name}.{self._place.file}.txt"] = text
         if self._gone and name in ("ok", "EIO"):
             text = text[: text.rfind(b"\n") + 1]
         elif name != "ok":
-            self._problem(f"reading {self._place.path} fails with {name}", "CON-6")
+            self._problem(f"reading {self._place.path} failed: {name}", "CON-6")
             return
-        span, item = Times(0, END), self._catch.item
+        span, item = Interval(0, END), self._reader.item
 
-        def when(row: Range) -> Times:
+        def when(row: Range) -> Interval:
             if item is None or row.first < item.iova <= row.last:
                 return span
-            # What comes before the item that was waited for had been loaded when that was.
-            return Times(0, HELD) if row.last < item.iova else Times(HELD if self._hold.inside else 0, END)
+            # Items before the one that the reader was stopped at were loaded before the hold.
+            return Interval(0, HELD) if row.last < item.iova else Interval(HELD if self._hold.inside else 0, END)
 
         shown = text.decode("utf-8", "backslashreplace")
         found = judge_text(self._place.file, shown, self._dialect, self._history, when, span)
-        self._problems += [_told(problem, self._place, self._hold) for problem in found]
+        self._problems += [_described(problem, self._place, self._hold) for problem in found]
 
-    # Small things
+    # Helpers
 
     def _note(self, line: str, after: tuple[Range, ...] | None, end: int) -> None:
-        touch = Touch.of(line, self._place.name)
+        update = TableUpdate.of(line, self._place.name)
         if after is not None:
             self._history.add(Change(0, LAST, after, self._time, end, line))
-        if touch is not None:
-            self._touches.append(touch)
+        if update is not None:
+            self._updates.append(update)
 
     def _ask(self, batch: Sequence[Op]) -> Sequence[Result]:
         return self._run(batch).results
 
     def _next(self, what: str) -> None:
         if self._blocked is not None:
-            raise SetupError(f"{what}: there can be nothing after `{self._blocked}`")
+            raise SetupError(f"{what}: no operation can follow the blocked `{self._blocked}`")
         self._time += 1
 
     def _write(self, job: int, path: str, text: str) -> None:
@@ -294,23 +301,23 @@ class Window:
         return ops.errno_name(result.value) != "ETIMEDOUT"
 
     def _status(self, script: str) -> Status:
-        """What the last line of it gave; all must have passed."""
+        """Return the status of the last line; all lines must have succeeded."""
         (result,) = self._ask([ops.read_file(f"{MODULE}/status")])
         rows = parse_status(ops.text_of(result))
         last = Status(0)
         for number, line in enumerate(script.splitlines(), 1):
             last = rows.get(number, Status(number, "ENODATA", "was not executed"))
             if last.errno is not None:
-                self._abandon(f"`{line}` gives {last.errno} ({last.message}), while there is {self._hold}")
+                self._abandon(f"`{line}` failed: {last.errno} ({last.message}), during {self._hold}")
         return last
 
     def _watch(self, must: bool) -> None:
         what = self._blocked
         if self._unblocked(BLOCKED) and must:
-            self._problem(f"`{what}` is done while there is {self._hold}: it should wait for it", "CON-1")
+            self._problem(f"`{what}` finished during {self._hold}, but should wait for it", "CON-1")
 
     def _unblocked(self, milliseconds: int) -> bool:
-        """Whether what was blocked is done by then, and as it should be."""
+        """Whether the blocked operation finishes within that time; abandons the window if it failed."""
         (result,) = self._ask([jobs.wait_job(BLOCKER, milliseconds)])
         what = self._blocked
         if ops.errno_name(result.value) == "ETIMEDOUT" or what is None:
@@ -319,7 +326,7 @@ class Window:
         if self._command:
             self._status(what)
         elif not result.ok:
-            self._abandon(f"{what} gives {ops.errno_name(result.value)}, with {self._hold}")
+            self._abandon(f"{what} failed: {ops.errno_name(result.value)}, during {self._hold}")
         return True
 
     def _problem(self, text: str, *rules: str) -> None:
@@ -327,10 +334,10 @@ class Window:
 
     def _abandon(self, text: str, *rules: str) -> NoReturn:
         self._problem(text, *rules)
-        self._catch.abandon()
+        self._reader.abandon()
         raise joined(self._problems, self._files)
 
 
-def _told(problem: CheckFailed, place: Place, hold: Hold) -> CheckFailed:
-    text = f"{place.file} of {place.name}, read by {hold} (held at time 1, {END} is the end):\n{problem.message}"
+def _described(problem: CheckFailed, place: Place, hold: Hold) -> CheckFailed:
+    text = f"{place.file} of {place.name}, read by {hold} (held at time 1, ended at {END}):\n{problem.message}"
     return problem.told(text)

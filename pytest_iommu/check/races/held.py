@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Brings a reader to one point of a dump, holds it there, and lets it go on."""
+"""Run a reader to one point of a dump, hold it there, and release it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_iommu.check.races import symbols
-from pytest_iommu.check.races.stand import CPU, NotReached, Stand
+from pytest_iommu.check.races.trap import CPU, NotReached, Trap
 from pytest_iommu.core.model import Kind, Range, TableConfig
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost, IommuError, SetupError
 from pytest_iommu.core.protocol import Memory, Op, Reply
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_iommu.images import Machine
 
 READER, SPINNER = 0, 1
-"""Jobs of the agent."""
+"""Job numbers of the agent."""
 UNLOCK = "__rcu_read_unlock"
 
 Run = Callable[["Sequence[Op]"], "Reply"]
@@ -35,9 +35,9 @@ Run = Callable[["Sequence[Op]"], "Reply"]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is read: a ``file`` of the domain ``name`` at ``path``, ``chunk`` bytes at a time (0: 64 KiB).
+    """What to read: ``file`` of the domain ``name`` at ``path``, ``chunk`` bytes per read(2) (0: 64 KiB).
 
-    ``start`` is what it has mapped when the reader comes.
+    ``start`` holds the mappings of the domain when the reader starts.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Place:
     chunk: int = 0
 
 
-class Catch:
-    """One reader of a place, from its start to the moment it goes on.
+class HeldReader:
+    """One held reader, from its start to its release.
 
-    ``root`` is the page table, ``path`` the items on the way to ``item``, whose load it was caught at; all as they were
-    then, and all None or empty while a copy is held.
+    ``root`` is the page table. ``item`` is the item whose load stopped the reader, ``path`` the items from the top down
+    to it. All of them are as of the hold. While a copy is held they are None or empty.
     """
 
     def __init__(self, run: Run, gdb: Gdb | None, memory: Memory | None, machine: Machine, place: Place, hold: Hold):
@@ -65,15 +65,15 @@ class Catch:
         self._machine = machine
         self._place = place
         self._hold = hold
-        self._stand: Stand | None = None
+        self._trap: Trap | None = None
 
     def hold(self) -> None:
         """Start the reader and hold it.
 
-        CheckFailed when it does not come to its point: that is no skip. Skips where nobody can hold it at all.
+        CheckFailed if the reader does not reach its point; that is not a skip. Skips if the target cannot hold readers.
         """
         if self._gdb is None or self._memory is None:
-            pytest.skip("a reader is held by QEMU's gdbstub, which is not there")
+            pytest.skip("cannot hold a reader: this target has no QEMU gdbstub")
         try:
             self._done("reset_jobs", [jobs.reset_jobs()])
             if self._hold.at == COPY:
@@ -89,28 +89,28 @@ class Catch:
             raise
 
     def let_go(self) -> None:
-        """The reader goes on. CheckFailed when it has not been where it was held all the time."""
+        """Release the reader. CheckFailed if it was not held all the time."""
         if self._hold.at == COPY:
             self._done("RELEASE", [jobs.signal_job(READER, Signal.RELEASE)])
             return
-        assert self._stand is not None
+        assert self._trap is not None
         try:
-            self._stand.wake([jobs.signal_job(SPINNER, Signal.STOP)])
+            self._trap.wake([jobs.signal_job(SPINNER, Signal.STOP)])
         except NotReached as error:
             raise self._ended(CheckFailed(f"window lost: {self._hold} of {self._place.path}: {error}")) from None
         except GdbError as error:
             raise self._ended(GuestLost(f"{self._hold}: {error}")) from error
-        self._stand.close()
-        self._stand = None
+        self._trap.close()
+        self._trap = None
 
     def abandon(self) -> BaseException | None:
-        """Let everything run, and end what was started; raises nothing.
+        """Let everything run and end all jobs; raises nothing.
 
-        Returns what has become of the guest when it is not well: its kernel may have broken while a reader was held,
-        and that is why the reader did not come, or does not go on.
+        Returns the guest's failure, if any. The kernel may have crashed while a reader was held, and that may be why
+        the reader did not reach its point or did not continue.
         """
-        stand, self._stand = self._stand, None
-        failure = stand.close() if stand is not None else None
+        trap, self._trap = self._trap, None
+        failure = trap.close() if trap is not None else None
         try:
             self._run([jobs.reset_jobs()])
         except IommuError as error:
@@ -118,21 +118,21 @@ class Catch:
         return failure
 
     def _ended(self, otherwise: IommuError) -> BaseException:
-        """Why the window ended: what has become of the guest, or, when it is well, ``otherwise``."""
+        """Return why the window ended: the guest's failure if there is one, else ``otherwise``."""
         return self.abandon() or otherwise
 
     def _done(self, what: str, batch: Sequence[Op]) -> None:
         """Run a batch that must succeed. SetupError when it does not."""
         for result in self._run(batch).results:
             if not result.ok:
-                raise SetupError(f"{self._hold}: {what} gives {ops.errno_name(result.value)}")
+                raise SetupError(f"{self._hold}: {what} failed: {ops.errno_name(result.value)}")
 
     def find(self) -> Root:
-        """The page table as the test module would give it to the hardware now."""
+        """Return the page table that the test module would give to the hardware now."""
         (listed,) = self._run([ops.read_file(f"{MODULE}/domains")]).results
         row = parse_domains(ops.text_of(listed)).get(self._place.name)
         if row is None or row.top is None:
-            raise SetupError(f"the test module does not know where the table of {self._place.name} is")
+            raise SetupError(f"the test module does not report the table address of {self._place.name}")
         return Root(self._place.config, row.top, row.levels or self._place.config.levels)
 
     def _wait_for_copy(self) -> None:
@@ -144,29 +144,31 @@ class Catch:
             if b" held=1 " in state.data:
                 return
             if deadline.over:
-                raise NotReached(f"it is in {ops.text_of(state).strip()}")
+                raise NotReached(f"the reader's state is {ops.text_of(state).strip()}")
 
     def _stop(self, gdb: Gdb, memory: Memory) -> None:
         self._aim(memory)
         known = symbols.of(self._run, memory) if self._hold.at == BATCH else None
         unlock = known.address(UNLOCK) if known is not None else None
         if known is not None and unlock is None:
-            pytest.skip(f"this kernel has no {UNLOCK}: its RCU readers are not preempted, or it hides addresses")
+            pytest.skip(
+                f"kernel symbol {UNLOCK} not found: RCU readers are not preemptible, or kallsyms hides addresses"
+            )
         reader = jobs.start_reader(READER, self._place.path, chunk=self._place.chunk, cpu=CPU)
         if self._hold.how != FROZEN:
             self._done("start_spinner", [jobs.start_spinner(SPINNER, CPU, OCCUPY)])
-        self._stand = stand = Stand(gdb, self._run)
-        stand.attach()
-        stand.catch(self._virtual(stand), [reader], self._hold.timeout)
+        self._trap = trap = Trap(gdb, self._run)
+        trap.attach()
+        trap.catch(self._virtual(trap), [reader], self._hold.timeout)
         if known is not None and unlock is not None:
-            stand.leave(unlock, known, self._hold.timeout)
+            trap.leave(unlock, known, self._hold.timeout)
         if self._hold.how == FROZEN:
-            stand.freeze()
+            trap.freeze()
         else:
-            stand.preempt([jobs.signal_job(SPINNER, Signal.GO)])
+            trap.preempt([jobs.signal_job(SPINNER, Signal.GO)])
 
     def _aim(self, memory: Memory) -> None:
-        """The item whose load is waited for, and all on the way to it."""
+        """Find the item whose load to wait for, and the path to it."""
         hold = self._hold
         self.root = self.find()
         self.path = self.root.path(memory, hold.iova)
@@ -180,18 +182,20 @@ class Catch:
             self.item, wanted = self.path[-1], Kind.LEAF
         if self.item.kind is not wanted:
             what = "nothing" if self.item.kind is None else f"a {self.item.kind.value}"
-            raise SetupError(f"{hold}: at level {self.item.table.level} there is {what}, not a {wanted.value}")
+            raise SetupError(f"{hold}: found {what} at level {self.item.table.level}, expected a {wanted.value}")
 
-    def _virtual(self, stand: Stand) -> int:
-        """The item's address in the kernel's linear map, where the kernel must see what memory has."""
+    def _virtual(self, trap: Trap) -> int:
+        """Return the item's address in the kernel's linear map, after checking that the kernel reads the item there."""
         machine = self._machine
         assert self.item is not None
         if machine.linear is None or machine.arch != "aarch64":
-            pytest.skip(f"nobody knows where the kernel of machine {machine.name} has its linear map")
+            pytest.skip(f"machine {machine.name} does not define where its kernel's linear map begins (linear)")
         where = machine.linear + self.item.address - machine.ram
-        seen = [word for word in (stand.word(where), stand.word(where, 0)) if word is not None]
-        # Both may be in user mode; then the watchpoint is not met where the address is wrong.
+        seen = [word for word in (trap.word(where), trap.word(where, 0)) if word is not None]
+        # Both processors may be in user mode. A wrong address then shows in that the watchpoint is never hit.
         if seen and self.item.raw not in seen:
-            what = f"0x{where:x} is not where the kernel sees 0x{self.item.address:x}"
-            raise SetupError(f"machine {machine.name}: linear: {what}: 0x{seen[0]:x} instead of 0x{self.item.raw:x}")
+            what = f"the kernel does not map 0x{self.item.address:x} at 0x{where:x}"
+            raise SetupError(
+                f"machine {machine.name}: linear: {what}: read 0x{seen[0]:x}, expected 0x{self.item.raw:x}"
+            )
         return where

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Readers of files that go, or whose subject moves, while one writer gives the test module a long batch of commands."""
+"""Read files of domains that are created, changed and destroyed by a long command script."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Result
 
 ROUNDS = 3
-"""How often each file is read while the commands go on."""
+"""How often each reader must read its file while the commands run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """A file read again and again: ``judge`` says what is wrong with a text of it, whole or (False) cut by its end.
+class WatchedFile:
+    """A file to read repeatedly. ``judge(text, whole)`` returns what is wrong with a text, or None.
 
-    ``ends`` are the errnos that may end the reader; without any it must not end before it is told to.
+    ``whole`` is False if the text is truncated. ``ends`` are the errnos that may end the reader. If there are none, the
+    reader must run until it is told to stop.
     """
 
     path: str
@@ -36,11 +37,11 @@ class Watch:
     ends: tuple[str, ...] = ()
 
 
-def run(send: Send, watches: Sequence[Watch], script: str, last: str = "") -> list[CheckFailed]:
-    """Read all files while ``script`` is written to the module's control, on processor 0; then judge what was read.
+def run(send: Send, watches: Sequence[WatchedFile], script: str, last: str = "") -> list[CheckFailed]:
+    """Read all files while ``script`` is written to the module's control file, on processor 0; then judge the texts.
 
-    The script is written when every reader has read its file once, and again and again until each has read it ROUNDS
-    times more; then ``last``, once, with the readers still there. SetupError when a command fails.
+    The script starts when every reader has read its file once. It repeats until each has read it ROUNDS times more.
+    Then ``last`` is written once, with the readers still running. SetupError if a command fails.
     """
     writer = len(watches)
     readers = range(writer)
@@ -54,7 +55,7 @@ def run(send: Send, watches: Sequence[Watch], script: str, last: str = "") -> li
     ]
     written = [jobs.wait_job(writer, patience), ops.read_file(f"{MODULE}/status")]
     ending = [jobs.start_writer(writer, control, last.encode(), cpu=0), *written] if last else []
-    # One that must find its file gone is not told to stop: it might do so before it has found out.
+    # A reader whose file must disappear is not told to stop: it could stop before it has noticed.
     stopped = [jobs.signal_job(number, Signal.STOP) for number, watch in enumerate(watches) if not watch.ends]
     try:
         results = list(send([*started, *written, *ending, *stopped], PATIENCE).results)
@@ -71,12 +72,12 @@ def run(send: Send, watches: Sequence[Watch], script: str, last: str = "") -> li
         failure for watch, (value, reads) in zip(watches, read, strict=True) for failure in _judged(watch, value, reads)
     ]
     if not failures and not _raced(results[0], read):
-        failures.append(CheckFailed("nothing raced: no read(2) was made while the commands ran"))
+        failures.append(CheckFailed("no race: no read(2) overlapped the commands"))
     return failures
 
 
 def _raced(written: Result, read: Sequence[tuple[int, Sequence[Read]]]) -> bool:
-    """Whether a read(2) was made while commands ran."""
+    """Whether a read(2) overlapped the commands."""
     calls = jobs.split_calls(written.data)
     begin, end = calls[0].begin, calls[-1].end
     return any(one.begin <= end and one.end >= begin for _, reads in read for one in reads)
@@ -85,11 +86,11 @@ def _raced(written: Result, read: Sequence[tuple[int, Sequence[Read]]]) -> bool:
 def _all_ok(results: Sequence[Result]) -> None:
     for result in results:
         if not result.ok:
-            raise SetupError(f"a job fails with {ops.errno_name(result.value)}")
+            raise SetupError(f"a job failed: {ops.errno_name(result.value)}")
 
 
 def _all_passed(script: str, written: Result, status: Result) -> None:
-    """SetupError when a command of the script, which was written last, has failed."""
+    """SetupError if a command of ``script``, the last one written, failed."""
     for number, row in parse_status(ops.text_of(status)).items():
         if row.errno is not None:
             line = script.splitlines()[number - 1]
@@ -97,33 +98,33 @@ def _all_passed(script: str, written: Result, status: Result) -> None:
     _all_ok([written])
 
 
-def _judged(watch: Watch, value: int, reads: Sequence[Read]) -> Iterator[CheckFailed]:
+def _judged(watch: WatchedFile, value: int, reads: Sequence[Read]) -> Iterator[CheckFailed]:
     name = ops.errno_name(value)
     if name == "EMSGSIZE":
-        # It has read more than there is room for: its last round is cut off.
+        # The reader ran out of buffer: its last round is truncated.
         value, reads = 0, [read for read in reads if read.round != reads[-1].round]
     if (value < 0 or watch.ends) and name not in watch.ends:
-        wanted = " or ".join(watch.ends) or "that it can be read"
-        yield CheckFailed(f"{watch.path}: the reader ends with {name}, should be {wanted}", ("CON-9", *watch.rules))
+        wanted = " or ".join(watch.ends) or "success"
+        yield CheckFailed(f"{watch.path}: the reader ended with {name}, expected {wanted}", ("CON-9", *watch.rules))
         return
     for number, group in groupby(reads, key=lambda read: read.round):
         pieces = list(group)
         text = b"".join(piece.data for piece in pieces)
         problem = watch.judge(text.decode("utf-8", "backslashreplace"), pieces[-1].value == 0)
         if problem is not None:
-            what = f"{watch.path}, {watch.chunk} bytes a read(2), round {number}: {problem}"
+            what = f"{watch.path}, {watch.chunk} bytes per read(2), round {number}: {problem}"
             yield CheckFailed(what, watch.rules, files={"read.txt": text})
             return
 
 
 def same(want: str) -> Callable[[str, bool], str | None]:
-    """Judges a file whose text does not change: a read that was cut short has the beginning of it."""
+    """Return a judge for a file whose text never changes: a truncated read must be a prefix of it."""
 
     def judge(text: str, whole: bool) -> str | None:
         if text == want or (not whole and want.startswith(text)):
             return None
         at = next((i for i, (a, b) in enumerate(zip(text, want, strict=False)) if a != b), min(len(text), len(want)))
         line = text[text.rfind("\n", 0, at) + 1 :].partition("\n")[0]
-        return f"differs from byte {at} on, where it has {line!r}"
+        return f"first difference at byte {at}, in line {line!r}"
 
     return judge

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How a reader is brought to a stand, kept there and let go, on a gdbstub that does as it is told."""
+"""A reader is stopped, held and released, on a scripted gdbstub."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from pytest_iommu.check.races.arm64 import COUNTER, loaded
 from pytest_iommu.check.races.calls import FRAME, LINK, behind_calls
-from pytest_iommu.check.races.stand import NotReached, Stand
 from pytest_iommu.check.races.symbols import Symbols
+from pytest_iommu.check.races.trap import NotReached, Trap
 from pytest_iommu.core.protocol import Op, Reply
 from pytest_iommu.guest.gdb import Point, Stop
 
@@ -73,16 +73,16 @@ class FakeGdb:
         return bytes(self.memory[address : address + size])
 
 
-def stand(stops: Sequence[Stop | None]) -> tuple[Stand, FakeGdb]:
+def trapped(stops: Sequence[Stop | None]) -> tuple[Trap, FakeGdb]:
     gdb = FakeGdb(stops)
-    made = Stand(gdb, lambda batch: Reply(()))  # type: ignore[arg-type]
+    made = Trap(gdb, lambda batch: Reply(()))  # type: ignore[arg-type]
     made.attach()
     return made, gdb
 
 
 def test_a_reader_is_caught_preempted_and_let_go() -> None:
     """Processor 0 loads the item first, for a map: that does not count."""
-    made, gdb = stand([Stop(0, 0x100), Stop(1, 0x100), Stop(1)])
+    made, gdb = trapped([Stop(0, 0x100), Stop(1, 0x100), Stop(1)])
     made.catch(0x100, [Op(1)], 1.0)
     made.preempt([Op(2)])
     saved = gdb.interrupt()
@@ -120,7 +120,7 @@ def test_loads_are_done_without_a_stop(text: str) -> None:
     """Where there is a register to be loaded, it and the program counter are set; a stop after it costs more."""
     code, register = LOADS[text]
     assert loaded(code) == register
-    made, gdb = stand([Stop(1, 0x100)])
+    made, gdb = trapped([Stop(1, 0x100)])
     gdb.memory[0x1000:0x1004] = code.to_bytes(4, "little")
     gdb.memory[0x100:0x108] = (0x123456789ABCDEF0).to_bytes(8, "little")
     made.catch(0x100, [Op(1)], 1.0)
@@ -129,20 +129,20 @@ def test_loads_are_done_without_a_stop(text: str) -> None:
 
 
 def test_a_reader_that_went_on_is_noticed() -> None:
-    made, gdb = stand([Stop(1, 0x100)])
+    made, gdb = trapped([Stop(1, 0x100)])
     made.catch(0x100, [Op(1)], 1.0)
     made.preempt([Op(2)])
     gdb.numbered[0] = 7
     gdb.interrupt()
     with pytest.raises(NotReached, match="no interrupt has saved the registers it was held with"):
         made.wake([Op(3)])
-    for stops, said in (([None], "did not come to 0x1000"), ([Stop(1, 0x100)], "was elsewhere")):
-        made, gdb = stand([Stop(1, 0x100), *stops])
+    for stops, said in (([None], "did not return to 0x1000"), ([Stop(1, 0x100)], "continued at another place")):
+        made, gdb = trapped([Stop(1, 0x100), *stops])
         made.catch(0x100, [Op(1)], 1.0)
         made.preempt([Op(2)])
         saved = gdb.interrupt()
         gdb.on_go = lambda saved=saved, memory=gdb.memory: memory.__setitem__(saved, 7)
-        with pytest.raises(NotReached, match=f"once released it {said}"):
+        with pytest.raises(NotReached, match=f"after its release it {said}"):
             made.wake([Op(3)])
 
 
@@ -154,8 +154,8 @@ SYMBOLS = Symbols.parse(
 )
 
 
-def inside_a_section(stops: Sequence[Stop | None]) -> tuple[Stand, FakeGdb]:
-    made, gdb = stand([Stop(1, 0x100), *stops])
+def inside_a_section(stops: Sequence[Stop | None]) -> tuple[Trap, FakeGdb]:
+    made, gdb = trapped([Stop(1, 0x100), *stops])
     made.catch(0x100, [Op(1)], 1.0)
     gdb.said.clear()
     gdb.numbered = {COUNTER: WALK + 8, LINK: WALK + 0x20, FRAME: 0x7000}
@@ -175,10 +175,10 @@ def test_the_way_out_of_a_section_is_the_readers_own() -> None:
 
 def test_a_section_that_is_not_left() -> None:
     made, _ = inside_a_section([None])
-    with pytest.raises(NotReached, match="did not come back from 0x9000 to 0x1118 or 0x1144"):
+    with pytest.raises(NotReached, match="the call of 0x9000 did not return to 0x1118 or 0x1144"):
         made.leave(UNLOCK, SYMBOLS, 1.0)
     made, _ = inside_a_section([])
-    with pytest.raises(NotReached, match="no function that it is in calls 0x9100"):
+    with pytest.raises(NotReached, match="no function in the reader's call chain calls 0x9100"):
         made.leave(AFTER, SYMBOLS, 1.0)
 
 
@@ -199,8 +199,8 @@ def test_symbols() -> None:
 
 
 def test_a_point_that_is_not_met() -> None:
-    made, gdb = stand([None])
-    with pytest.raises(NotReached, match="no load of it was seen"):
+    made, gdb = trapped([None])
+    with pytest.raises(NotReached, match="no load from the address was seen"):
         made.catch(0x100, [Op(1)], 0.1)
     made.close()
     assert gdb.said[-1] == "detach"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Brings the processor of a reader to a stand inside the kernel, by QEMU's gdbstub; keeps it there; lets it go on.
+"""Stops the processor of a reader inside the kernel with QEMU's gdbstub, keeps it there and releases it.
 
-The guest's agent serves on processor 0 while the reader stands on processor 1. As everything stops where a point is
-met, the batch that starts the reader is sent from a thread: its answer comes once processor 0 runs again.
+The guest's agent runs on processor 0 while the reader is held on processor 1. A breakpoint stops all processors, so a
+thread sends the batch that starts the reader: the answer arrives once processor 0 runs again.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from pytest_iommu.guest.gdb import Gdb
 
 CPU = 1
-"""The reader's processor; nothing else is there in boot mode `races`."""
+"""The reader's processor; in boot mode `races` nothing else runs there."""
 
 PIECE = 1 << 10
-"""Bytes of memory in one packet."""
+"""Bytes of memory per packet."""
 
 Run = Callable[["Sequence[Op]"], "Reply"]
 
 
 class NotReached(Exception):
-    """The point was not met; the message says what was."""
+    """The breakpoint or watchpoint was not hit; the message says what happened instead."""
 
 
-class Stand:
-    """One processor at a stand; a context manager. ``run`` runs a batch of the agent."""
+class Trap:
+    """Context manager that stops one processor and releases it. ``run`` runs a batch of the agent."""
 
     def __init__(self, gdb: Gdb, run: Run) -> None:
         self._gdb = gdb
@@ -49,11 +49,12 @@ class Stand:
         self._running = True
         self._registers = b""
 
-    def __enter__(self) -> Stand:
+    def __enter__(self) -> Trap:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Let the guest run. CheckFailed where a point was not met, GuestLost or what has become of the guest."""
+        """Let the guest run. CheckFailed if the point was not reached; GuestLost or the guest's own failure if it
+        broke."""
         failure = self.close()
         if isinstance(error, NotReached):
             raise failure or CheckFailed(f"window not reached: {error}") from error
@@ -61,42 +62,42 @@ class Stand:
             raise failure or GuestLost(str(error)) from error
 
     def attach(self) -> None:
-        """Stop the whole guest and take hold of it."""
+        """Attach to the gdbstub; this stops the whole guest."""
         self._gdb.attach()
         self._attached, self._running = True, False
 
     def word(self, address: int, cpu: int = CPU) -> int | None:
-        """The 64-bit word at a virtual address of the kernel; None where ``cpu`` is in user mode and cannot see it."""
+        """Return the 64-bit word at a kernel virtual address; None if ``cpu`` is in user mode and cannot read it."""
         try:
             return int.from_bytes(self._read(range(address, address + 8), cpu), "little")
         except GdbError:
             return None
 
     def catch(self, address: int, start: Sequence[Op], timeout: float) -> None:
-        """Run ``start``, and stop when CPU has loaded from this address. NotReached after ``timeout`` seconds."""
+        """Run ``start`` and stop when CPU has loaded from this address. NotReached after ``timeout`` seconds."""
         self._gdb.set(Point.READ, address)
         if not self._caught(start, lambda stop: stop.address is not None, timeout):
-            raise NotReached("no load of it was seen")
+            raise NotReached("no load from the address was seen")
         self._load(address)
 
     def catch_store(self, address: int, start: Sequence[Op], timeout: float) -> None:
-        """Run ``start``, and stop when CPU has stored to this address. NotReached after ``timeout`` seconds."""
+        """Run ``start`` and stop when CPU has stored to this address. NotReached after ``timeout`` seconds."""
         self._gdb.set(Point.WRITE, address)
         if not self._caught(start, lambda stop: stop.address is not None, timeout):
-            raise NotReached("no store to it was seen")
+            raise NotReached("no store to the address was seen")
         self._step()
 
     def catch_call(self, function: int, start: Sequence[Op], timeout: float) -> None:
-        """Run ``start``, and stop when CPU comes to this function. NotReached after ``timeout`` seconds.
+        """Run ``start`` and stop when CPU enters this function. NotReached after ``timeout`` seconds.
 
-        It must be one that no other processor comes to: it would stop there for ever.
+        No other processor may call the function: it would stop there forever.
         """
         self._gdb.set(Point.EXECUTE, function, 4)
         if not self._caught(start, lambda stop: True, timeout):
-            raise NotReached("no call of it was seen")
+            raise NotReached("no call of the function was seen")
 
     def _load(self, address: int) -> None:
-        """Do what _step() does for a load; for those that there are, without a stop after it (races/arm64.py)."""
+        """Complete a load as _step() does; known loads need no single step (races/arm64.py)."""
         counter = self._gdb.register(CPU, COUNTER)
         code, value = self.word(counter), self.word(address)
         register = arm64.loaded(code & 0xFFFFFFFF) if code is not None else None
@@ -108,7 +109,7 @@ class Stand:
         self._gdb.set_register(CPU, COUNTER, counter + 4)
 
     def _step(self) -> None:
-        """An Arm stops before the access: what it does must be done, or it would be done again once it goes on."""
+        """Complete the access. Arm stops before it, and the watchpoint would be hit again otherwise."""
         self._gdb.clear()
         self._gdb.step(CPU)
 
@@ -118,10 +119,10 @@ class Stand:
         return self._meet(lambda stop: stop.cpu == CPU and wanted(stop), timeout) is not None
 
     def leave(self, function: int, symbols: Symbols, timeout: float) -> None:
-        """From where catch() stopped go on to right behind the next call of ``function`` that the reader itself makes.
+        """After catch(): continue to the instruction behind the reader's next call of ``function``.
 
-        Of the functions it is in, the innermost that has such a call is meant. NotReached where there is none, or it
-        does not come to that in ``timeout`` seconds.
+        The innermost function of the call chain that contains such a call counts. NotReached if none does, or if the
+        call does not return within ``timeout`` seconds.
         """
         chain = calls.chain(lambda number: self._gdb.register(CPU, number), self.word)
         for body in dict.fromkeys(map(symbols.around, chain)):
@@ -129,27 +130,28 @@ class Stand:
             if behind:
                 break
         else:
-            raise NotReached(f"no function that it is in calls 0x{function:x}")
+            raise NotReached(f"no function in the reader's call chain calls 0x{function:x}")
         for back in behind:
             self._gdb.set(Point.EXECUTE, back, 4)
         self._go()
         if self._meet(lambda stop: stop.cpu == CPU, timeout) is None:
-            raise NotReached(f"it did not come back from 0x{function:x} to {' or '.join(map(hex, behind))}")
+            raise NotReached(f"the call of 0x{function:x} did not return to {' or '.join(map(hex, behind))}")
         self._gdb.clear()
 
     def _read(self, where: range, cpu: int = CPU) -> bytes:
-        self._gdb.register(cpu, COUNTER)  # what the stub reads, it reads as the processor that was asked last
+        self._gdb.register(cpu, COUNTER)  # the stub reads memory as the processor that was accessed last
         pieces = range(where.start, where.stop, PIECE)
         return b"".join(self._gdb.read(start, min(PIECE, where.stop - start)) for start in pieces)
 
     def freeze(self) -> None:
-        """Let all processors but CPU run; the answer to catch()'s batch is waited for."""
+        """Let all processors except CPU run, and wait for the answer to the batch of catch()."""
         self._gdb.clear()
         self._go([0])
         self._answer()
 
     def preempt(self, wake: Sequence[Op]) -> None:
-        """Let all run after the batch ``wake`` has sent CPU an interrupt: it takes that before its next instruction."""
+        """Let all processors run once the batch ``wake`` has sent CPU an interrupt, which it takes before its next
+        instruction."""
         self._registers = self._gdb.registers(CPU)[: arm64.SAVED]
         self.freeze()
         self._run(wake)
@@ -157,11 +159,11 @@ class Stand:
         self._go()
 
     def wake(self, release: Sequence[Op]) -> None:
-        """After freeze() or preempt(): the reader goes on, and the guest with it.
+        """After freeze() or preempt(): release the reader and let the guest run.
 
-        ``release`` is the batch that gives the processor back to the preempted reader. It must then go on with all
-        registers as they were, at the instruction it was held at: it comes to load the address of that from where the
-        interrupt saved it. NotReached says that it was not held all the time.
+        ``release`` is the batch that gives the processor back to the preempted reader. The reader must continue with
+        unchanged registers at the instruction where it was held. A watchpoint on the saved program counter shows when
+        it does. NotReached means that it was not held all the time.
         """
         self._halt()
         if not self._registers:
@@ -171,7 +173,9 @@ class Stand:
         where = range(top - arm64.INTERRUPTED, top)
         at = self._read(where).find(self._registers)
         if at < 0:
-            raise NotReached("it was not held all the time: no interrupt has saved the registers it was held with")
+            raise NotReached(
+                "the reader was not held all the time: no interrupt has saved the registers it was held with"
+            )
         kept = range(where.start + at, where.start + at + len(self._registers))
         self._gdb.set(Point.READ, kept.start + 8 * COUNTER)
         self._go()
@@ -181,14 +185,14 @@ class Stand:
         self._detach()
         self._answer()
         if now != self._registers:
-            what = "was elsewhere" if now else f"did not come to 0x{counter:x}"
-            raise NotReached(f"it was not held all the time: once released it {what}")
+            what = "continued at another place" if now else f"did not return to 0x{counter:x}"
+            raise NotReached(f"the reader was not held all the time: after its release it {what}")
 
     def close(self) -> BaseException | None:
-        """Let the guest run, whatever it was in the middle of; raises nothing.
+        """Let the guest run, in whatever state it is; raises nothing.
 
-        Returns what the batch that was under way ended with, when it ended badly: a kernel that breaks while the guest
-        is held says so there, and nowhere else.
+        Returns the failure of the pending batch, if it failed. If the kernel breaks while the guest is held, only this
+        batch reports it.
         """
         try:
             if self._attached:
@@ -196,14 +200,14 @@ class Stand:
                     self._halt()
                 self._detach()
         except GdbError:
-            pass  # QEMU is gone, and the batch says how
+            pass  # QEMU is gone; the batch reports how
         sent, self._sent = self._sent, None
         failure = sent.exception() if sent is not None else None
         self._pool.shutdown(wait=False)
         return failure
 
     def _meet(self, wanted: Callable[[Stop], bool], timeout: float) -> Stop | None:
-        """Wait for a stop that is wanted; others go on."""
+        """Wait for a stop that ``wanted`` accepts; continue after all others."""
         deadline = Deadline(timeout)
         while True:
             stop = self._gdb.wait(deadline.left)
