@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is executed on a guest and judged. It knows no session, no command-line option and no worker."""
+"""Executes scenarios on a guest and judges the results. Knows nothing of sessions, command-line options or workers."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the fixtures hand out: a guest that can be replaced, and domains in it with a model of what they hold."""
+"""Handles that the fixtures return: a replaceable guest, and its domains with models of their mappings."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from pytest_iommu.guest.gdb import Gdb
 
 
-#: a command of the test module, and the same for the model
+#: a command of the test module, and a function that does the same to the model
 Task = tuple[str, Callable[[], None]]
 
 
 class CommandError(GuestAnswered):
-    """The test module refused a command: ``errno`` is the name, e.g. ``EEXIST``."""
+    """The test module refused a command: ``errno`` is the errno's name, e.g. ``EEXIST``."""
 
     def __init__(self, command: str, errno: str, message: str) -> None:
         super().__init__(f"{command}: {errno}: {message}")
@@ -54,33 +54,33 @@ class CommandError(GuestAnswered):
 
 
 class GuestFileError(GuestAnswered, OSError):
-    """A file of the guest could not be read or written; errno and path as of any OSError."""
+    """Reading or writing a guest file failed; has the errno and path of any OSError."""
 
 
 class Guests(Protocol):
-    """Where a handle has its guest from: session/run.py."""
+    """The provider of guests for a handle: session/run.py."""
 
     def take(self, key: Key, fresh: bool = False) -> Guest:
-        """The guest of that key. Raises the exceptions of session/pool.py where there is none."""
+        """Return the guest for that key. Raises the exceptions of session/pool.py if there is none."""
 
     def discard(self, guest: Guest, reason: str) -> None:
-        """Throw a guest away: nobody gets it any more."""
+        """Discard a guest, so that no other test gets it."""
 
     def remember(self, guest: Guest) -> None:
-        """Note what a guest looks like that a test is about to change."""
+        """Record the state of a guest that a test is about to change."""
 
     def machine(self, name: str) -> Machine:
-        """The machine of that name."""
+        """Return the machine of that name."""
 
     def dialect(self, key: Key, guest: Guest) -> Dialect:
-        """What the kernel's dump is written in."""
+        """The dialect of the kernel's dump."""
 
     def kernel_config(self, key: Key) -> frozenset[str] | None:
-        """The lines of the kernel's configuration; None where nobody knows it."""
+        """The lines of the kernel's configuration; None if unknown."""
 
 
 class GuestHandle:
-    """A guest of the pool, by what it is and not which: a test goes on with the next one after fresh()."""
+    """A guest of the pool, identified by its key: after fresh() the test continues on the next guest of that key."""
 
     def __init__(self, guests: Guests, key: Key, fresh: bool = False) -> None:
         self._guests = guests
@@ -94,12 +94,12 @@ class GuestHandle:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended badly."""
+        """Whether the guest is still usable."""
         return self._end is None
 
     @property
     def dialect(self) -> Dialect:
-        """What the kernel's dump is written in; skips where there is none."""
+        """The dialect of the kernel's dump; skips if the kernel has no dump."""
         return self._guests.dialect(self.key, self._guest)
 
     @property
@@ -109,39 +109,39 @@ class GuestHandle:
 
     @property
     def gdb(self) -> Gdb | None:
-        """QEMU's gdbstub; None where there is no QEMU. SetupError for a guest that was booted without one."""
+        """QEMU's gdbstub; None without QEMU. SetupError if the guest was booted without a gdbstub."""
         if not BOOT_MODES[self.key.boot_mode].gdb:
             raise SetupError(f'{self.key} has no gdbstub: mark the test with @pytest.mark.iommu_boot_mode("{RACES}")')
         return capabilities(self._guest).gdb
 
     @property
     def kernel_config(self) -> frozenset[str] | None:
-        """The lines of the kernel's configuration; None where nobody knows it."""
+        """The lines of the kernel's configuration; None if unknown."""
         return self._guests.kernel_config(self.key)
 
     @property
     def in_ram(self) -> InRam | None:
-        """The witness that reads the guest's memory; None where there is none to look into."""
+        """The witness that reads the guest's memory; None if the memory is not accessible."""
         return in_ram(self._guest, self.machine)
 
     @property
     def machine(self) -> Machine:
-        """The machine that the guest is."""
+        """The machine of the guest."""
         return self._guests.machine(self.key.machine)
 
     @property
     def streams(self) -> Streams:
-        """What the SMMU's debugfs says of the guest's streams. SetupError on a machine without a SMMUv3."""
+        """The SMMU's debugfs view of the guest's streams. SetupError on a machine without an SMMUv3."""
         witness = self.in_ram
         return Streams(self.run, self.machine, witness.smmu if witness is not None else None)
 
     @property
     def console(self) -> str:
-        """The last of what the guest printed."""
+        """The end of the guest's console output."""
         return self.evidence().console
 
     def evidence(self) -> Evidence:
-        """What a failure report shows of the guest."""
+        """Return the evidence that a failure report shows."""
         return self._guest.evidence()
 
     def run(self, batch: Sequence[Op], timeout: float = 10.0) -> Reply:
@@ -154,12 +154,12 @@ class GuestHandle:
             return self._guest.run(batch, timeout)
 
     def _touch(self, what: Touched = Touched.SYSTEM) -> None:
-        """A test is about to change the guest: note what it may change, and what the guest looks like before."""
+        """Record the state of the guest before a test changes it."""
         self._guests.remember(self._guest)
         self.touched |= what
 
     def plug(self, device: str, add: bool = True) -> None:
-        """Plug a device of the machine in, or out; skips where the guest is not QEMU's."""
+        """Plug or unplug a device of the machine; skips if the target is not QEMU."""
         __tracebackhide__ = True
         with self._noticed():
             self._touch()
@@ -167,7 +167,7 @@ class GuestHandle:
 
     @contextmanager
     def pulling(self, device: str) -> Iterator[None]:
-        """The button of a device's slot is pressed; afterwards it is out, which takes 5 s of the guest's clock."""
+        """Press the attention button of a device's slot and wait until it is out, which takes 5 s of guest time."""
         __tracebackhide__ = True
         with self._noticed():
             self._touch()
@@ -181,9 +181,9 @@ class GuestHandle:
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
-        """Whatever is asked of a guest that ended badly in here ends in the same way: no clean-up hides how it ended.
+        """If the guest ends badly, later uses of it fail in the same way, so that no clean-up hides the cause.
 
-        It is thrown away when the test has ended: this may be a thread, and its evidence is still wanted.
+        The guest is discarded at the end of the test. This may be a thread, and the guest's evidence is still needed.
         """
         __tracebackhide__ = True
         if self._end is not None:
@@ -195,12 +195,12 @@ class GuestHandle:
             raise
 
     def end(self, error: IommuError) -> None:
-        """Throw the guest away: whatever it is asked from now on raises ``error``."""
+        """Discard the guest: all later uses of it raise ``error``."""
         self._end = error
         self._guests.discard(self._guest, error.message)
 
     def read(self, path: str) -> bytes:
-        """A whole file of the guest. GuestFileError, an OSError, when it cannot be read."""
+        """Read a whole file of the guest. GuestFileError, an OSError, if that fails."""
         __tracebackhide__ = True
         (result,) = self.run([ops.read_file(path)]).results
         if not result.ok:
@@ -208,7 +208,7 @@ class GuestHandle:
         return result.data
 
     def write(self, path: str, text: str) -> None:
-        """Write to a file of the guest, in one write(2). GuestFileError, an OSError, when it does not take it."""
+        """Write to a file of the guest, in one write(2). GuestFileError, an OSError, if that fails."""
         __tracebackhide__ = True
         (result,) = self.run([ops.write_file(path, text.encode())]).results
         if not result.ok:
@@ -218,11 +218,11 @@ class GuestHandle:
         """What QEMU answers to a QMP command. Skips where there is no QEMU."""
         qmp = capabilities(self._guest).qmp
         if qmp is None:
-            pytest.skip(f"needs QEMU, to be asked {command}")
+            pytest.skip(f"requires QEMU, for the QMP command {command}")
         return qmp.command(command, **arguments)
 
     def fresh(self) -> None:
-        """Go on with a freshly booted guest."""
+        """Switch to a freshly booted guest."""
         self._take(fresh=True)
 
 
@@ -244,27 +244,27 @@ class Domain:
         return min(self.config.page_sizes)
 
     def map(self, iova: int, oa: int, size: int | str, prot: str = "rw", leaf: int | str | None = None) -> None:
-        """Map. CommandError when it is refused; then nothing has changed."""
+        """Map. CommandError if the kernel refuses; then nothing has changed."""
         __tracebackhide__ = True
         line, change = self.to_map(iova, oa, size, prot, leaf)
         self._iommu.command(line)
         change()
 
     def unmap(self, iova: int, size: int | str, leaf: int | str | None = None) -> None:
-        """Unmap. CommandError when it is refused; then nothing has changed."""
+        """Unmap. CommandError if the kernel refuses; then nothing has changed."""
         __tracebackhide__ = True
         line, change = self.to_unmap(iova, size, leaf)
         self._iommu.command(line)
         change()
 
     def to_map(self, iova: int, oa: int, size: int | str, prot: str, leaf: int | str | None) -> Task:
-        """The command that maps, and what does the same to the model."""
+        """Return the command that maps, and a function that does the same to the model."""
         length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
         line = f"map {self.name} {iova:#x} {oa:#x} {length:#x} {prot}{_tail(cut)}"
         return line, lambda: self.model.map(iova, oa, length, Prot.from_letters(prot), cut)
 
     def to_unmap(self, iova: int, size: int | str, leaf: int | str | None) -> Task:
-        """The command that unmaps, and what does the same to the model."""
+        """Return the command that unmaps, and a function that does the same to the model."""
         length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
         line = f"unmap {self.name} {iova:#x} {length:#x}{_tail(cut)}"
         return line, lambda: self.model.unmap(iova, length, cut)
@@ -274,13 +274,13 @@ class Domain:
         self._iommu.command(f"attach {self.name} {device}")
 
     def path(self, file: str = "") -> str:
-        """The domain's directory in the guest's debugfs, or a file of it."""
+        """Return the path of the domain's directory in the guest's debugfs, or of a file in it."""
         place = self._iommu.dialect.place.format(domain=self.id, file=file)
         return f"{DEBUGFS}/{place}".rstrip("/")
 
 
 class Iommu:
-    """Makes domains in one guest."""
+    """Creates domains in one guest."""
 
     def __init__(self, guest: GuestHandle, compared: reading.Compared = reading.unheard) -> None:
         self._guest = guest
@@ -291,7 +291,7 @@ class Iommu:
 
     @property
     def dialect(self) -> Dialect:
-        """What the kernel's dump is written in; skips where there is none."""
+        """The dialect of the kernel's dump; skips if the kernel has no dump."""
         return self._guest.dialect
 
     def domain(self, stage: str = "s1", device: str = "edu0", granule: int | None = None) -> Domain:
@@ -301,16 +301,19 @@ class Iommu:
 
         page = page_size(self._guest.key.flavour)
         if granule not in (None, page):
-            pytest.skip(f"needs hardware domains with pages of {format_size(granule)}, not {format_size(page)}")
+            pytest.skip(
+                f"requires hardware domains with {format_size(granule)} pages, but this kernel has {format_size(page)}"
+            )
         spec = hardware(self._guest.key.machine, stage, page)
         return self._make(f"dev={device} {spec.command}", spec.config)
 
     def table(self, format: str, **parameters: int) -> Domain:
-        """A software table; parameters are those of pytest_iommu.formats.configure()."""
+        """Create a software table; the parameters are those of pytest_iommu.formats.configure()."""
         return self._software(format, parameters)
 
     def table_of_own_pages(self, format: str) -> Domain:
-        """One of io-pgtable's formats, whose freed tables do not wait for RCU: it has no dump, and no directory."""
+        """Create a table of an io-pgtable format that does not free tables through RCU: it has no dump and no
+        directory."""
         return self._software(format, {}, " pages=own")
 
     def _software(self, format: str, parameters: Mapping[str, int], more: str = "") -> Domain:
@@ -327,7 +330,7 @@ class Iommu:
         return domain
 
     def command(self, line: str) -> dict[str, str]:
-        """Give the test module one command and return what it answers. CommandError when it refuses."""
+        """Send one command to the test module and return its values. CommandError if it is refused."""
         __tracebackhide__ = True
         self._commands.append(line)
         text = status_text(self._guest.run(command_ops(f"{line}\n")).results)
@@ -338,7 +341,7 @@ class Iommu:
         return status.values
 
     def texts(self, domain: Domain) -> dict[str, str]:
-        """Every file of a domain's directory, as text."""
+        """Return every file of a domain's directory as text."""
         __tracebackhide__ = True
         names = self._guest.dialect.files
         results = self._guest.run([ops.read_file(domain.path(name)) for name in names]).results
@@ -346,7 +349,7 @@ class Iommu:
         return {name: ops.text_of(_readable(domain, name, result)) for name, result in pairs}
 
     def dump(self, domain: Domain) -> Dump:
-        """Everything that a domain's directory says, parsed. CheckFailed where it is not written as it must be."""
+        """Parse all files of a domain's directory. CheckFailed if they do not match the grammar."""
         __tracebackhide__ = True
         from pytest_iommu.dialects import DumpSyntaxError
 
@@ -356,7 +359,7 @@ class Iommu:
             raise CheckFailed(str(error), (error.rule,), verdict=Verdict.DUMP) from error
 
     def check(self, domain: Domain) -> None:
-        """Compare a domain's dump with its model. CheckFailed with the rules that are broken."""
+        """Compare a domain's dump with its model. CheckFailed names the broken rules."""
         __tracebackhide__ = True
         from pytest_iommu.scenario import Check
 
@@ -369,7 +372,7 @@ class Iommu:
             raise reading.joined(problems, files)
 
     def artefacts(self) -> dict[str, bytes]:
-        """What check() compared last of each domain, and all commands, by file name."""
+        """Return the last files that check() compared for each domain, and all commands, by file name."""
         return {**self._files, "commands.txt": "".join(f"{line}\n" for line in self._commands).encode()}
 
     def reset(self) -> None:
@@ -378,7 +381,7 @@ class Iommu:
         self._domains.clear()
 
     def finish(self) -> None:
-        """Free everything; the directories of what was made must be gone when that returns (LAY-4)."""
+        """Free everything; the directories of all created domains must be gone when that returns (LAY-4)."""
         made = [domain for domain in self._domains.values() if domain.id != "-"]
         if not self._guest.alive or not self._domains:
             return
@@ -388,7 +391,7 @@ class Iommu:
         results = self._guest.run([ops.stat(domain.path()) for domain in made]).results
         left = [domain.path() for domain, result in zip(made, results, strict=True) if result.ok]
         if left:
-            raise CheckFailed(f"still there after the domain was freed: {', '.join(left)}", ("LAY-4",))
+            raise CheckFailed(f"directories left after their domains were freed: {', '.join(left)}", ("LAY-4",))
 
 
 def _tail(cut: int | None) -> str:
@@ -401,5 +404,5 @@ def _bytes(size: int | str) -> int:
 
 def _readable(domain: Domain, name: str, result: Result) -> Result:
     if not result.ok:
-        raise CheckFailed(f"reading {domain.path(name)} fails with {ops.errno_name(result.value)}", ("LAY-2",))
+        raise CheckFailed(f"reading {domain.path(name)} failed: {ops.errno_name(result.value)}", ("LAY-2",))
     return result

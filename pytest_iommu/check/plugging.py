@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Devices that come and go: QEMU plugs them in and out, not the guest."""
+"""Hotplug: QEMU, not the guest, plugs and unplugs devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plug(guest: Guest, device: str, add: bool) -> None:
-    """Plug a device of the machine in, or out: by QEMU's hand, not the guest's. Skips where the guest is not QEMU's."""
+    """Plug or unplug a device of the machine with QMP. Skips if the target is not QEMU."""
     devices = devices_of(guest)
     (devices.add if add else devices.remove)(device)
 
@@ -24,5 +24,5 @@ def devices_of(guest: Guest) -> Devices:
     """What can be plugged into a guest. Skips where the guest is not QEMU's."""
     devices = capabilities(guest).devices
     if devices is None:
-        pytest.skip("devices are plugged by QEMU, which is not there")
+        pytest.skip("requires QEMU, to plug devices")
     return devices

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is read of a guest after a phase's commands, as operations, and what the answers are judged by."""
+"""Reads after the commands of a phase: the operations, and the judges of their results."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 SLOT = 0
 NO_ID = "0"
-"""Stands for the id of a domain without a directory: ids are from 1 up, so its files do not exist."""
+"""Replaces the id of a domain without a directory: ids start at 1, so its files do not exist."""
 
 RULE_OF_FILE = {"info": "INF-1", "page_table": "RNG-1", "entries": "ENT-1", "stats": "ENT-2"}
 RULE_OF_ACTION = {"exists": "LAY-4", "open": "CON-9", "read": "CON-9"}
 
 Files = dict[str, bytes]
 Compared = Callable[["Comparison"], None]
-"""Is told of every comparison."""
+"""Called with every comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Operations, and the judgement of their results: what is wrong, if anything."""
+    """Operations, and the judge of their results, which returns the failures."""
 
     ops: Sequence[Op]
     judge: Callable[[Sequence[Result], Files], list[CheckFailed]]
@@ -40,25 +40,25 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where the domains of a scenario are: their debugfs ids by name, the files a directory has, the guest's memory."""
+    """Where the domains of a scenario are: their debugfs ids by name, the files of a directory, the guest's memory."""
 
     ids: Mapping[str, str]
     dialect: Dialect
     in_ram: InRam | None = None
 
     def path(self, domain: str, file: str) -> str:
-        """A file of a domain's directory."""
+        """Return the path of a file in the domain's directory."""
         number = self.ids.get(domain, "-")
         place = self.dialect.place.format(domain=NO_ID if number == "-" else number, file=file)
         return f"{DEBUGFS}/{place}".rstrip("/")
 
 
 def unheard(comparison: Comparison) -> None:
-    """Tells nobody of a comparison."""
+    """Ignore the comparison."""
 
 
 def joined(problems: Sequence[CheckFailed], files: Files) -> CheckFailed:
-    """All problems as one, the first one's rules and verdict first."""
+    """Join all problems into one failure; the rules and verdict of the first one come first."""
     rules = [rule for problem in problems for rule in problem.rules]
     related = [rule for problem in problems for rule in problem.related if rule not in rules]
     verdict, because = problems[0].verdict, problems[0].because
@@ -76,7 +76,7 @@ def joined(problems: Sequence[CheckFailed], files: Files) -> CheckFailed:
 
 
 def check_job(check: Check, where: Where, compared: Compared) -> Job:
-    """Read a domain's whole directory and compare it with what is expected, and with what memory holds."""
+    """Read a domain's whole directory and compare it with the expected text and with memory."""
     from pytest_iommu.compare.comparison import compare, expected_texts
 
     names = where.dialect.files
@@ -108,13 +108,13 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
                 files[f"{domain}.{name}.expected.txt"] = text.encode()
         return wrong
 
-    # The module's own list is read whether there is a memory to look into or not: a recording answers the same batch.
+    # The module's own list is read even without access to memory, so that a recording sees the same batch.
     paths = [*(where.path(domain, name) for name in names), f"{MODULE}/domains"]
     return Job([ops.read_file(path) for path in paths], judge)
 
 
 def _memory(check: Check, where: Where, listed: Result, files: Files) -> Mapping[str, str] | None:
-    """The files as they follow from the guest's memory, or None where nobody can tell."""
+    """Return the files as they follow from the guest's memory, or None if unknown."""
     row = parse_domains(ops.text_of(listed)).get(check.domain) if listed.ok else None
     if where.in_ram is None or row is None:
         return None
@@ -131,7 +131,7 @@ def _unreadable(check: Check, name: str, result: Result, where: Where) -> CheckF
         what = "has no directory" if number == "-" else f"has the id {number}, and no such file"
         text, rule = f"domain {domain} {what}: {where.path(domain, name)}", "LAY-2"
     else:
-        text, rule = f"reading {name} of domain {domain} fails with {errno}", RULE_OF_FILE.get(name, "LAY-2")
+        text, rule = f"reading {name} of domain {domain} failed: {errno}", RULE_OF_FILE.get(name, "LAY-2")
         if name == "page_table" and not check.expected.ranges:
             rule = "RNG-6"
     return CheckFailed(text, (rule,), verdict=Verdict.DUMP, because="it cannot be read", domains=(domain,))
@@ -148,7 +148,7 @@ def read_job(read: ReadCheck, where: Where) -> Job:
         whole, *parts = results
         bad = next((result for result in results if not result.ok), None)
         if bad is not None:
-            what = f"reading {path} fails with {ops.errno_name(bad.value)} ({read.how})"
+            what = f"reading {path} failed: {ops.errno_name(bad.value)} ({read.how})"
             return [CheckFailed(what, ("CON-10",), verdict=Verdict.DUMP)]
         if not read.same:
             return []
@@ -187,7 +187,7 @@ def _pieces(how: ReadHow, results: Sequence[Result]) -> list[str]:
 
 
 def access_job(access: Access, where: Where) -> Job:
-    """Try what a file must allow or refuse (LAY-5, CON-9), and compare the outcome."""
+    """Try an access that a file must allow or refuse (LAY-5, CON-9), and compare the outcome."""
     path = access.path or where.path(access.domain, access.file)
     batch = _access_ops(path, access.action)
     action, want = access.action, access.want
@@ -197,7 +197,7 @@ def access_job(access: Access, where: Where) -> Job:
         if got == want:
             return []
         rule = RULE_OF_ACTION.get(action, "LAY-5")
-        return [CheckFailed(f"line {access.line}: {action} of {path}: {got}, should be {want}", (rule,))]
+        return [CheckFailed(f"line {access.line}: {action} of {path}: got {got}, expected {want}", (rule,))]
 
     return Job(batch, judge)
 

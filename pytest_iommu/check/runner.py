@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs a scenario's plan on a guest and compares.
+"""Run a scenario's plan on a guest and compare.
 
-A phase is one round trip where the guest knows all its domains, two where it makes some: their debugfs ids are only
-known from the status of the commands.
+A phase is one round trip if all its domains exist, two if it creates some: their debugfs ids are known only from the
+status of the commands.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MAKES = re.compile(r"^\s*\??\s*domain\s+(?P<name>\S+)", re.MULTILINE)
 
 
 class Scenario:
-    """One scenario on one guest. ``problems`` collects what is wrong; a phase that went wrong ends it.
+    """One scenario on one guest. ``problems`` collects the failures; a failed phase is the last one.
 
     execute() raises the exceptions of pytest_iommu.core.outcomes, and skips what this kernel cannot do. ``compared`` is
     called with every comparison.
@@ -64,12 +64,12 @@ class Scenario:
         self.files: dict[str, bytes] = {}
 
     def execute(self) -> None:
-        """Run all phases. CheckFailed with everything that differs."""
+        """Run all phases. CheckFailed lists all differences."""
         from pytest_iommu.scenario import compile_plan
 
         needed = self._instance.needs.dialect
         if needed and needed != self._dialect.name:
-            pytest.skip(f"needs dialect {needed}, this kernel speaks {self._dialect.name}")
+            pytest.skip(f"requires dialect {needed}, but this kernel's dump has dialect {self._dialect.name}")
         plan = compile_plan(self._instance)
         try:
             for _ in range(self._instance.repeat):
@@ -80,7 +80,7 @@ class Scenario:
                     self._storm(plan.storm)
                 self._phases(plan.after)
         except (KernelCrash, KernelHang, GuestLost):
-            self._plugged.clear()  # nobody gets this guest again
+            self._plugged.clear()  # no other test gets this guest
             raise
         finally:
             self._as_it_was()
@@ -92,7 +92,7 @@ class Scenario:
                 self._fail()
 
     def _race(self, plan: RacePlan) -> None:
-        """Hold a reader and do what is to be done meanwhile."""
+        """Hold a reader and run the steps that must happen meanwhile."""
         from pytest_iommu.check.races.held import Place
         from pytest_iommu.check.races.window import Window
 
@@ -140,11 +140,11 @@ class Scenario:
                 raise self.problems.pop()
 
     def _storm(self, plan: StormPlan) -> None:
-        """Let a storm happen over a domain."""
+        """Run a storm over a domain."""
         from pytest_iommu.check.races import storm
 
         if self._guest.memory is None:
-            pytest.skip("what a storm comes to is no two times the same: a recording has none")
+            pytest.skip("no two storms are the same, so a recording has none")
         config = self._instance.domains[plan.domain].config
         directory = self._where().path(plan.domain, "").rstrip("/")
         table = storm.Table(plan.domain, directory, config, plan.start)
@@ -155,13 +155,14 @@ class Scenario:
         (left,) = self._send([ops.read_file(f"{directory}/page_table")]).results
         if not self.problems and self._dialect.parse({"page_table": ops.text_of(left)}).ranges != plan.start:
             self.files[f"{plan.domain}.page_table.txt"] = left.data
-            what = "after the storm the table is not what it was before"
+            what = "the table after the storm differs from the one before it"
             self.problems.append(CheckFailed(what, ("RNG-1",), verdict=Verdict.UNDECIDED))
         if self.problems:
             self._fail()
 
     def _phase(self, phase: Phase) -> None:
-        # What the commands make has its id only in their status: a second round trip then, else one for all.
+        # The id of a new domain is only in the status, which takes a second round trip; without one, a single trip
+        # does.
         for one in phase.plugs:
             self._plug(one.device, one.add)
         makes = {match["name"] for match in _MAKES.finditer(phase.script)}
@@ -191,12 +192,12 @@ class Scenario:
                 self.problems += self._done.sample(sample)
 
     def _plug(self, device: str, add: bool) -> None:
-        """As run.plug(), and remembered for _as_it_was()."""
+        """Like run.plug(), but remembered for _as_it_was()."""
         plug(self._guest, device, add)
         self._plugged[device] = add
 
     def _as_it_was(self) -> None:
-        """The next test on this guest finds the devices that it booted with."""
+        """Restore the devices that the guest booted with, for the next test."""
         for device, there in self._plugged.items():
             if there is self._machine.device(device).hotplug:
                 self._plug(device, not there)
@@ -231,14 +232,14 @@ class Scenario:
             elif words[0] == "domain" and row.errno is None:
                 self._ids[words[1]] = row.values.get("id", "-")
             elif words[0] == "domain" and row.errno == "EOPNOTSUPP":
-                pytest.skip(f"this kernel cannot make it: {' '.join(words)}: {row.message}")
+                pytest.skip(f"this kernel cannot execute it: {' '.join(words)}: {row.message}")
         wrong = verify_status(phase, text)
         if wrong:
             self.files["status.txt"] = text.encode()
             self.problems.append(CheckFailed("\n".join(wrong), verdict=Verdict.COMMAND))
 
     def _after(self, phase: Phase) -> list[reading.Job]:
-        """What is read once the commands are done."""
+        """Return the reads that follow the commands."""
         where = self._where()
         jobs = [reading.access_job(access, where) for access in phase.access]
         jobs += [reading.check_job(check, where, self._compared) for check in phase.checks]
@@ -249,7 +250,7 @@ class Scenario:
         return reading.Where(self._ids, self._dialect, self._in_ram)
 
     def artefacts(self) -> dict[str, bytes]:
-        """What was read last, and all commands, by file name."""
+        """Return the last texts that were read, and all commands, by file name."""
         return {**self.files, "commands.txt": "\n".join(self._scripts).encode()}
 
     def _fail(self) -> None:

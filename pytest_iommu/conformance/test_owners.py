@@ -14,7 +14,7 @@ from pytest_iommu import formats
 from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.directories import Owned, directories
 from pytest_iommu.check.owners.drivers import group, node, vfio, without_iommu
-from pytest_iommu.check.owners.guest_program import Memory, Owner, OwnerError, Space
+from pytest_iommu.check.owners.guest_program import Owner, OwnerError, OwnerMemory, Space
 from pytest_iommu.core.flavours import page_size
 from pytest_iommu.core.model import TableConfig
 from pytest_iommu.scenario.variants import hardware
@@ -67,12 +67,12 @@ def s2(iommu_guest: GuestHandle) -> TableConfig:
     return hardware(iommu_guest.key.machine, "s2", page_size(iommu_guest.key.flavour)).config
 
 
-def buffer(guest: GuestHandle, owner: Owner) -> Memory:
+def buffer(guest: GuestHandle, owner: Owner) -> OwnerMemory:
     """PAGES pages of the owner's memory."""
     return owner.memory("m", PAGES * page_size(guest.key.flavour))
 
 
-def edit(space: Space, memory: Memory) -> Iterator[None]:
+def edit(space: Space, memory: OwnerMemory) -> Iterator[None]:
     """Maps and unmaps in some ways; after each the tables are to be compared."""
     page = memory.page
     space.map(LOW, memory)

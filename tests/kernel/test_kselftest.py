@@ -93,7 +93,7 @@ def test_target_is_named_once_and_in_order(tree: Path, kernel_tree: Path) -> Non
 
 
 def test_place_is_refused_where_there_is_no_kselftest(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="is no kernel tree"):
+    with pytest.raises(SetupError, match="is not a kernel tree"):
         export.in_tree(tmp_path)
 
 

@@ -113,7 +113,7 @@ def test_all_programs_are_run_and_all_their_tests_are_there(ksft: Run) -> None:
 def test_a_panic_in_test_7_of_20(ksft: Run, workers: str) -> None:
     failed = ksft(PANIC, workers).ended_in_the_seventh("kernel-crash")
     assert "Kernel panic - not syncing: sysrq triggered crash" in failed["text"]
-    assert f"in ptdump_cases, test 7 of 20: {CASES[AT]}; 6 had printed their result before" in failed["text"]
+    assert f"in ptdump_cases, test 7 of 20: {CASES[AT]}; 6 tests before it had printed their result" in failed["text"]
     assert failed["fingerprint"].startswith("panic:")
 
 
@@ -126,10 +126,10 @@ def test_a_kernel_that_warns_and_lives_on(ksft: Run) -> None:
     ("code", "limit", "told"),
     [
         pytest.param("raise(SIGSEGV);", 0, "ptdump_cases was killed by SIGSEGV", id="killed"),
-        pytest.param("exit(0);", 0, "ptdump_cases ended with status 0 before its end", id="ended"),
-        pytest.param('printf("ok 7 half a li"); fflush(stdout); _exit(0);', 0, "the last line is cut off", id="cut"),
-        pytest.param('ksft_exit_fail_msg("no memory\\n");', 0, "ptdump_cases bails out: no memory", id="bails-out"),
-        pytest.param("for (;;) pause();", 3, "ptdump_cases was killed: its time was over", id="hangs"),
+        pytest.param("exit(0);", 0, "ptdump_cases exited prematurely with status 0", id="ended"),
+        pytest.param('printf("ok 7 half a li"); fflush(stdout); _exit(0);', 0, "the last line is truncated", id="cut"),
+        pytest.param('ksft_exit_fail_msg("no memory\\n");', 0, "ptdump_cases bailed out: no memory", id="bails-out"),
+        pytest.param("for (;;) pause();", 3, "ptdump_cases timed out and was killed", id="hangs"),
     ],
 )
 def test_a_program_that_ends_in_the_middle(ksft: Run, code: str, limit: int, told: str) -> None:
@@ -166,5 +166,5 @@ def test_results_that_nobody_collected_are_a_failure(ksft: Run) -> None:
     ran = ksft('ksft_test_result_pass("stranger\\n");')
     assert ran.outcomes == ["passed"] * 19 + ["failed"]
     text = ran.tests[-1]["text"]
-    assert "the plan is 20 results, 21 came" in text
+    assert "the plan says 20 results, but there are 21" in text
     assert "results of tests that were not collected: stranger" in text

@@ -99,5 +99,5 @@ def test_the_config_of_a_device_on_its_default_domain(machine: str, kind: str, c
 
 
 def test_a_device_without_a_group_is_no_verdict() -> None:
-    with pytest.raises(SetupError, match="iommu_group/type cannot be read: ENOENT"):
+    with pytest.raises(SetupError, match="cannot read .*iommu_group/type: ENOENT"):
         Streams(Guest({}).run, machines.get("smmuv3"), None).default_config("edu0")

@@ -17,7 +17,7 @@ from model_guest import ModelGuest
 
 from pytest_iommu.check.generate.drawn import Action
 from pytest_iommu.check.generate.drive import NAME, RULES, Search
-from pytest_iommu.check.generate.resolve import Step, resolve
+from pytest_iommu.check.generate.resolve import DrawnStep, resolve
 from pytest_iommu.check.generate.written import VARIANTS, Variant, shares, written
 from pytest_iommu.check.runner import Scenario
 from pytest_iommu.core.model import Prot, TableConfig
@@ -47,7 +47,7 @@ def drawn(examples: int, seed: int, folder: Path) -> list[list[Action]]:
     return found
 
 
-def carried_out(config: TableConfig, steps: Sequence[Step]) -> TableModel:
+def carried_out(config: TableConfig, steps: Sequence[DrawnStep]) -> TableModel:
     """The steps in a model, written independently of the resolver."""
     model = TableModel(config)
     for step in steps:
@@ -207,7 +207,7 @@ def test_a_table_that_a_kernel_does_not_have_is_skipped(tmp_path: Path) -> None:
             text = b"1 ok\n2 error EOPNOTSUPP no CONFIG_AMD_IOMMU\n"
             return Result(len(text), text) if op.code != Code.WRITE_FILE else Result(1)
 
-    with pytest.raises(pytest.skip.Exception, match="cannot make it: domain d .*: no CONFIG_AMD_IOMMU"):
+    with pytest.raises(pytest.skip.Exception, match="cannot execute it: domain d .*: no CONFIG_AMD_IOMMU"):
         Search(Without(config_of(AMD, tmp_path)), AMD, "smmuv3", tmp_path).run(20, 1)
 
 

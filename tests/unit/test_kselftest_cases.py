@@ -147,7 +147,7 @@ def test_export_is_complete_and_replaces_only_itself(tmp_path: Path) -> None:
     assert (target / "test_modules/Makefile").read_bytes() == (export.sources() / "test_modules/Makefile").read_bytes()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").write_text("")
-    with pytest.raises(SetupError, match="something else"):
+    with pytest.raises(SetupError, match="is not empty"):
         export.export(tmp_path / "mine", {})
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes"]
 

@@ -104,7 +104,7 @@ def test_bail_out_ends_it() -> None:
     found = parse(f"{HEAD}1..3\nok 1 a\nBail out! no memory\n# Planned tests != run tests (3 != 1)\nok 2 b\n")
     assert (found.bail, len(found.results)) == ("no memory", 1)
     assert found.rest == ("Planned tests != run tests (3 != 1)", "ok 2 b")
-    assert found.problems() == ["the plan is 3 results, 1 came"]
+    assert found.problems() == ["the plan says 3 results, but there are 1"]
 
 
 def test_a_plan_that_skips_all() -> None:
@@ -115,13 +115,13 @@ def test_a_plan_that_skips_all() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("1..1\nok 1 a\n", "it begins with no `TAP version`"),
-        (f"{HEAD}ok 1 a\n", "there is no plan"),
-        (f"{HEAD}1..3\nok 1 a\nok 2 b\n", "the plan is 3 results, 2 came"),
+        ("1..1\nok 1 a\n", "the `TAP version` line is missing"),
+        (f"{HEAD}ok 1 a\n", "the plan is missing"),
+        (f"{HEAD}1..3\nok 1 a\nok 2 b\n", "the plan says 3 results, but there are 2"),
         (f"{HEAD}1..2\nok 1 a\nok 3 b\n", "result 2 has number 3: b"),
         (f"{HEAD}1..2\nok 1 a\nnot ok 2 a\n", "2 results of a"),
-        (f"{HEAD}1..1\nok 1 a\n# Tot", "the last line is cut off: # Tot"),
-        (f"{HEAD}1..1\n  1..2\n  ok 1 x\nok 1 a\n", "a: the plan is 2 results, 1 came"),
+        (f"{HEAD}1..1\nok 1 a\n# Tot", "the last line is truncated: # Tot"),
+        (f"{HEAD}1..1\n  1..2\n  ok 1 x\nok 1 a\n", "a: the plan says 2 results, but there are 1"),
     ],
 )
 def test_what_is_not_as_it_should_be(text: str, problem: str) -> None:
@@ -130,7 +130,7 @@ def test_what_is_not_as_it_should_be(text: str, problem: str) -> None:
 
 def test_nothing() -> None:
     assert parse("") == Output()
-    assert parse("").problems() == ["it begins with no `TAP version`", "there is no plan"]
+    assert parse("").problems() == ["the `TAP version` line is missing", "the plan is missing"]
 
 
 def test_an_output_that_is_cut_anywhere_never_has_a_result_that_was_not_whole() -> None:

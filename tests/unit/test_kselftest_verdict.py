@@ -83,7 +83,7 @@ def test_a_guest_that_ends_in_the_middle(kind: type[KernelCrash]) -> None:
     found = judge("prog", TESTS, Ran(output(2, "# begun\nok 3 tes"), error=kind("panic: x\nmore")))
     assert outcomes(found) == "ppfnn"
     assert isinstance(found["test-3"].error, kind)
-    told = "in prog, test 3 of 5: test-3; 2 had printed their result before"
+    told = "in prog, test 3 of 5: test-3; 2 tests before it had printed their result"
     assert failure(found) == f"panic: x\n{told}\nmore"
     assert found["test-5"].reason == f"not run: prog ended in test-3: {kind.kind}: panic: x"
 
@@ -108,16 +108,16 @@ def test_a_warning_that_no_test_owns_up_to_leaves_none_to_be_believed() -> None:
         (2, "", 128 + 11, "ppfnn", "prog was killed by SIGSEGV"),
         (5, "", 128 + 6, "ppppf", "prog was killed by SIGABRT"),
         (2, "", 128 + 99, "ppfnn", "prog was killed by signal 99"),
-        (2, "", -errno.ETIMEDOUT, "ppfnn", "prog was killed: its time was over"),
-        (2, "", 0, "ppfnn", "prog ended with status 0 before its end"),
-        (2, "", 0, "ppfnn", "\nthe plan is 5 results, 2 came"),
-        (2, "", 1, "ppfnn", "prog ended with status 1 before its end"),
-        (2, "ok 3 t", 0, "ppfnn", "the last line is cut off: ok 3 t"),
-        (3, "Bail out! no memory\n", 1, "pppfn", "prog bails out: no memory"),
-        (0, "", 1, "fnnnn", "prog ended with status 1 before its end"),
-        (5, "", 1, "ppppf", "the exit status is 1, by the results it should be 0"),
-        (5, "", 4, "ppppf", "the exit status is 4, by the results it should be 0"),
-        (4, "not ok 5 test-5\n", 0, "ppppf", "the exit status is 0, by the results it should be 1"),
+        (2, "", -errno.ETIMEDOUT, "ppfnn", "prog timed out and was killed"),
+        (2, "", 0, "ppfnn", "prog exited prematurely with status 0"),
+        (2, "", 0, "ppfnn", "\nthe plan says 5 results, but there are 2"),
+        (2, "", 1, "ppfnn", "prog exited prematurely with status 1"),
+        (2, "ok 3 t", 0, "ppfnn", "the last line is truncated: ok 3 t"),
+        (3, "Bail out! no memory\n", 1, "pppfn", "prog bailed out: no memory"),
+        (0, "", 1, "fnnnn", "prog exited prematurely with status 1"),
+        (5, "", 1, "ppppf", "the exit status is 1, but the results require 0"),
+        (5, "", 4, "ppppf", "the exit status is 4, but the results require 0"),
+        (4, "not ok 5 test-5\n", 0, "ppppf", "the exit status is 0, but the results require 1"),
         (5, "ok 6 test-6\n", 0, "ppppf", "results of tests that were not collected: test-6"),
         (4, "ok 5 test-4\n", 0, "ppppf", "2 results of test-4"),
         (3, "ok 4 tst-4\nok 5 test-5\n", 0, "pppff", "results of tests that were not collected: tst-4"),
@@ -133,13 +133,13 @@ def test_a_program_that_contradicts_itself(count: int, more: str, status: int, e
 
 def test_what_stands_behind_the_last_result_is_told() -> None:
     told = failure(judge("prog", TESTS, Ran(output(2, "#  RUN storm ...\n"), 139)))
-    assert told.endswith("it printed behind the last result:\n RUN storm ...")
-    assert failure(judge("prog", TESTS, Ran(output(2), 139))).endswith("it printed nothing more")
+    assert told.endswith("output after the last result:\n RUN storm ...")
+    assert failure(judge("prog", TESTS, Ran(output(2), 139))).endswith("no output after the last result")
 
 
 def test_a_program_that_cannot_be_started() -> None:
     assert "prog could not be started" in failure(judge("prog", TESTS, Ran("", 127)))
-    assert "prog could not be run: EAGAIN" in failure(judge("prog", TESTS, Ran("", -errno.EAGAIN)))
+    assert "prog could not be executed: EAGAIN" in failure(judge("prog", TESTS, Ran("", -errno.EAGAIN)))
 
 
 @pytest.mark.parametrize("status", [0, 4])

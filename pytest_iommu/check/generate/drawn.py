@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is drawn: actions as small numbers, none of which can be wrong. resolve.py says what they are in a table.
+"""Drawn actions as small numbers, all of them valid. resolve.py gives them a meaning in a table.
 
-Every number's 0 is its simplest value, and numbers are taken modulo what there is to choose from.
+0 is the simplest value of every number. Numbers are taken modulo the number of choices.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: items before, in and after a batch (64 entries) and the most that one looks at (512 items, a whole table of 4K)
+#: items around the size of a batch (64 entries), and the most that are useful (512 items, a whole table of 4K)
 COUNTS = (1, 2, 3, 58, 59, 60, 61, 62, 63, 64, 65, 126, 127, 128, 129, 511, 512, 513)
 SLOTS = (0, 1, 2, 62, 63, 64, 65, 509, 510, 511, 512, 513)
 MULTIPLES = (1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 32, 33)
 PROTS = ("rw", "r", "w", "rx", "rwx", "rwc", "rxc", "rwm", "rp", "rwxcmp")
 PLACES = ("at", "ends at", "over", "page before", "page after")
 OUTPUTS = ("same offset", "page further", "same as before", "end of output", "half of it")
-#: pages more than a whole number of leaves, and the gaps between repetitions in IOVA and OA
+#: pages added to a whole number of leaves, and the gaps between repetitions in IOVA and OA
 ODD = ((0, 0, 0), (1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, 7, 0), (0, 0, 2), (0, 0, -1), (0, 1, 1), (0, 0, 2))
 PORTIONS = ("all", "first", "last", "middle", "with neighbours")
 FAULTS = ("over", "hole", "part", "outside")
@@ -23,7 +23,7 @@ FAULTS = ("over", "hole", "part", "outside")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a mapping leads to: ``output`` of OUTPUTS, ``prot`` of PROTS."""
+    """The target of a mapping: ``output`` indexes OUTPUTS, ``prot`` indexes PROTS."""
 
     output: int = 0
     prot: int = 0
@@ -33,8 +33,8 @@ class Target:
 class Map:
     """Map ``multiple`` times a page size near an anchor of the table.
 
-    ``next`` puts it behind the last mapping instead. With ``forced`` leaves have that page size. ``count`` repeats it;
-    ``odd``, of ODD, is what makes size and repetitions uneven.
+    ``next`` puts it after the last mapping instead. ``forced`` uses that page size for all leaves. ``count`` repeats
+    the mapping. ``odd``, an index of ODD, makes size and gaps uneven.
     """
 
     anchor: int
@@ -51,7 +51,7 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class Unmap:
-    """Unmap a portion of one of the live mappings, ``leaves`` of it; with ``single`` leaf by leaf."""
+    """Unmap ``leaves`` leaves of a live mapping; ``single`` does so leaf by leaf."""
 
     which: int
     portion: int
@@ -61,7 +61,7 @@ class Unmap:
 
 @dataclass(frozen=True, slots=True)
 class Remap:
-    """Map a portion of one of the live mappings anew, all else as with Unmap."""
+    """Unmap part of a live mapping and map it again; otherwise like Unmap."""
 
     which: int
     portion: int
@@ -71,11 +71,11 @@ class Remap:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something of FAULTS that must be refused and change nothing, near one of the live mappings."""
+    """An invalid command of FAULTS near a live mapping: it must be refused and change nothing."""
 
     fault: int
     which: int
 
 
 Action = Map | Unmap | Remap | Refused | None
-"""None does nothing: what any action can be made to be."""
+"""None is no action; every action can shrink to it."""

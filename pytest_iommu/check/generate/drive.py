@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs generated scenarios on a guest, each in one round trip, and shows the smallest one that fails.
+"""Run generated scenarios on a guest, each in one round trip, and report the smallest one that fails.
 
-The files of a domain are read in the batch that makes it: ids of domains/ are handed out in order, so the next one is
-known from the one before. Should it be another one, the files are read once more.
+The batch that creates a domain also reads its files. Domain ids are assigned in order, so the next id follows from the
+last one. If the guess was wrong, the files are read again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 NAME = "generated.iommu.yaml"
 RULES = ("RNG-1", "RNG-2", "RNG-3", "LVL-1", "LVL-2", "PRT-1", "ENT-1", "ENT-2")
-"""What generated scenarios are about."""
+"""The rules that generated scenarios test."""
 TIMEOUT = 20.0
 
 
-class Guest(Protocol):
-    """What a guest must have; domains.GuestHandle has it."""
+class ScenarioGuest(Protocol):
+    """What a search needs of a guest; check.handles.GuestHandle provides it."""
 
     @property
     def dialect(self) -> Dialect: ...
@@ -45,7 +45,7 @@ class Guest(Protocol):
 
 
 class Ended(BaseException):
-    """The guest is gone, or the test is to be skipped: nothing to make smaller. Passes through hypothesis."""
+    """The guest is gone or the test is skipped, so there is nothing to shrink. Passes through hypothesis."""
 
     def __init__(self, cause: BaseException, text: str) -> None:
         super().__init__(str(cause))
@@ -55,9 +55,9 @@ class Ended(BaseException):
 
 @dataclass(slots=True)
 class Search:
-    """A search for scenarios of one variant that fail. ``folder`` is for the file that is being run."""
+    """A search for failing scenarios of one variant. ``folder`` holds the current scenario file."""
 
-    guest: Guest
+    guest: ScenarioGuest
     variant: Variant
     machine: str
     folder: Path
@@ -68,14 +68,15 @@ class Search:
     _last_id: int | None = None
 
     def run(self, examples: int, seed: int, again: str = "") -> None:
-        """Run so many scenarios. CheckFailed with the smallest that fails; what else ends it is raised as it is.
+        """Run ``examples`` scenarios. CheckFailed with the smallest one that fails; other exceptions are raised
+        unchanged.
 
-        ``again`` is the line that says how the same is generated once more.
+        ``again`` is the line that tells how to generate the same scenarios again.
         """
         from pytest_iommu.check.generate.strategies import search
 
         config = self._config()
-        # every variant its own, or they would all try the same
+        # one seed per variant, so that they do not all try the same
         own = zlib.crc32(f"{seed} {self.variant.id}".encode())
         try:
             search(lambda actions: self._example(config, actions), examples, own, self.folder)
@@ -83,13 +84,13 @@ class Search:
             pass
         except Ended as ended:
             if isinstance(ended.cause, IommuError):
-                ended.cause.message += f"\n\nThe scenario it ended in:\n\n{ended.text}\n{again}"
+                ended.cause.message += f"\n\nThe scenario that was running:\n\n{ended.text}\n{again}"
             raise ended.cause from None
         if self._failed is not None:
             raise self._shown(*self._failed, again) from None
 
     def execute(self, text: str) -> CheckFailed | None:
-        """Run one scenario file on the guest; what is wrong, if anything. What skips or ends a guest is raised."""
+        """Run one scenario file on the guest and return its failure, if any. Raises skips and the end of the guest."""
         from pytest_iommu.scenario import compile_plan, load
 
         path = self.folder / NAME
@@ -118,7 +119,7 @@ class Search:
         return reading.joined(problems, files) if problems else None
 
     def _config(self) -> TableConfig:
-        """The configuration of the variant's table on this machine."""
+        """Return the configuration of the variant's table on this machine."""
         from pytest_iommu.scenario import load
 
         path = self.folder / NAME
@@ -132,7 +133,7 @@ class Search:
             try:
                 self._verdicts[text] = self.execute(text)
             except BaseException as error:
-                # also pytest's skip; but what the user interrupts, he interrupts
+                # also pytest's skip, but not an interrupt by the user
                 raise error if isinstance(error, KeyboardInterrupt) else Ended(error, text) from None
         verdict = self._verdicts[text]
         if verdict is not None:
@@ -148,7 +149,7 @@ class Search:
         return self.guest.run(batch, TIMEOUT).results
 
     def _refused(self, phase: Phase, status: str, files: reading.Files) -> CheckFailed | None:
-        """What is wrong with the outcome of the commands; a table that this kernel does not have skips the test."""
+        """Return the failure of a command, if any; skips if this kernel does not support the table."""
         import pytest
 
         from pytest_iommu.scenario import verify_status
@@ -156,24 +157,24 @@ class Search:
         lines = phase.script.splitlines()
         for number, row in parse_status(status).items():
             if row.errno == "EOPNOTSUPP" and lines[number - 1].startswith("domain"):
-                pytest.skip(f"this kernel cannot make it: {lines[number - 1]}: {row.message}")
+                pytest.skip(f"this kernel cannot execute it: {lines[number - 1]}: {row.message}")
         wrong = verify_status(phase, status)
         files["status.txt"] = status.encode()
         return CheckFailed("\n".join(wrong), (), (), files, verdict=Verdict.COMMAND) if wrong else None
 
     def _shown(self, text: str, error: CheckFailed, again: str) -> CheckFailed:
-        """The failure as the user sees it, with the scenario about the rules that it breaks."""
+        """Return the failure for the report: with the scenario, limited to the rules that it breaks."""
         fails = self.execute(text) is not None
         named = [rule for rule in error.rules if rule]
         text = text.replace(f"rules: [{', '.join(RULES)}]", f"rules: [{', '.join(named or RULES)}]")
         parts = [
             error.message,
-            f"the smallest scenario that fails, of {self.executed} that were run (any *.iommu.yaml file can take it):",
+            f"the smallest failing scenario of {self.executed} that were run (it also runs as a *.iommu.yaml file):",
             text.rstrip(),
             again,
         ]
         if not fails:
-            parts.insert(1, "Run once more it passed: this depends on more than the scenario.")
+            parts.insert(1, "It passed when it was run again: the failure depends on more than the scenario.")
         return error.told("\n\n".join(parts), {NAME: text.encode()})
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Drawn actions -> the steps of a scenario, in a table of a given configuration.
+"""Turn drawn actions into the steps of a scenario, for a table of a given configuration.
 
-A model of the table is kept, so a step that cannot be is made one that can, and what must be refused says its errno.
+A model of the table is kept. Impossible steps are changed into possible ones, and invalid ones get their errno.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from pytest_iommu.oracle.expected import Run
 from pytest_iommu.oracle.tables import cut
 
 LEAVES = 720
-"""The most leaves of one scenario: a full table of 4K and some batches."""
+"""Maximum number of leaves per scenario: a full table of 4K and some batches."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """``word`` is map, unmap or remap; sizes and addresses in bytes. What is None is not written."""
+class DrawnStep:
+    """A step; ``word`` is map, unmap or remap, sizes and addresses are in bytes. Keys that are None are not written."""
 
     word: str
     iova: int
@@ -52,15 +52,15 @@ class Step:
     errno: str | None = None
 
     def calls(self) -> Iterator[tuple[int, int]]:
-        """IOVA and OA of every repetition."""
+        """Yield IOVA and OA of every repetition."""
         istep = self.size if self.istep is None else self.istep
         pstep = self.size if self.pstep is None else self.pstep
         for index in range(self.count):
             yield self.iova + index * istep, (self.pa or 0) + index * pstep
 
 
-def resolve(config: TableConfig, actions: Iterable[Action]) -> list[Step]:
-    """The steps that these actions are. One that finds nothing to act on is left out."""
+def resolve(config: TableConfig, actions: Iterable[Action]) -> list[DrawnStep]:
+    """Return the steps of these actions. An action that finds nothing to act on is left out."""
     table = _Table(config)
     for action in actions:
         table.act(action)
@@ -69,7 +69,7 @@ def resolve(config: TableConfig, actions: Iterable[Action]) -> list[Step]:
 
 class _Table:
     def __init__(self, config: TableConfig) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[DrawnStep] = []
         self._config = config
         self._model = TableModel(config)
         self._sizes = tuple(sorted(config.page_sizes))
@@ -110,9 +110,9 @@ class _Table:
         pa, pstep = self._output(action.target, iova, size, size + unit * jump, unit, count)
         span = istep * (count - 1) + size
         if self._overlaps(iova, span):
-            # repetitions that meet a mapping are made one, which may be refused
+            # repetitions that overlap a mapping are reduced to one, which may be refused
             count, span = 1, size
-        step = Step("map", iova, size, pa, _prot(action.target), leaf if action.forced else None, count)
+        step = DrawnStep("map", iova, size, pa, _prot(action.target), leaf if action.forced else None, count)
         if count > 1:
             step = replace(step, istep=istep if istep != size else None, pstep=pstep if pstep != size else None)
         if not self._affordable(step):
@@ -121,7 +121,7 @@ class _Table:
         self._before = iova, span, pa
 
     def _place(self, action: Map, span: int, unit: int) -> int:
-        """The IOVA, moved to where all of the mapping is in the aperture."""
+        """Return the IOVA, moved so that the whole mapping is in the aperture."""
         if action.next and self._before is not None:
             iova = self._before[0] + self._before[1]
         else:
@@ -137,7 +137,7 @@ class _Table:
         return iova & -unit
 
     def _output(self, target: Target, iova: int, size: int, pstep: int, unit: int, count: int) -> tuple[int, int]:
-        """OA and its step. What does not fit in the output addresses is moved down, to a multiple of ``unit``."""
+        """Return OA and its step, moved down to a multiple of ``unit`` if they exceed the output addresses."""
         kind = OUTPUTS[target.output % len(OUTPUTS)]
         span = pstep * (count - 1) + size
         if span > self._end:
@@ -155,8 +155,8 @@ class _Table:
             pa = (pa + self._page) % self._end
         return pa ^ self._end >> 1 if kind == "half of it" else pa
 
-    def _affordable(self, step: Step) -> bool:
-        """Whether the leaves that a map or remap makes are few enough, with those that are there."""
+    def _affordable(self, step: DrawnStep) -> bool:
+        """Whether the live leaves plus those of a map or remap stay within the limit."""
         left = LEAVES - sum(run.count for run in self._runs)
         if step.leaf is not None:
             return step.size // step.leaf * step.count <= left
@@ -173,19 +173,19 @@ class _Table:
     def _change(self, action: Unmap | Remap) -> None:
         iova, size, leaf = self._portion(action.which, PORTIONS[action.portion % len(PORTIONS)], action.leaves)
         if isinstance(action, Unmap):
-            self._do(Step("unmap", iova, size, leaf=leaf if action.single and leaf else None))
+            self._do(DrawnStep("unmap", iova, size, leaf=leaf if action.single and leaf else None))
             return
         kind = OUTPUTS[action.target.output % len(OUTPUTS)]
         pa = self._plain(iova, kind)
         if kind == "end of output" or pa + size > self._end:
             pa = self._end - size
         pa &= -self._page
-        step = Step("remap", iova, size, pa, _prot(action.target))
+        step = DrawnStep("remap", iova, size, pa, _prot(action.target))
         if size <= self._end and self._affordable(step):
             self._do(step)
 
     def _portion(self, which: int, portion: str, leaves: int) -> tuple[int, int, int]:
-        """IOVA, size and leaf size (0: of several kinds) of a part of one live mapping, or of several that touch."""
+        """Return IOVA, size and leaf size (0: mixed) of part of one live mapping, or of several adjacent ones."""
         runs = self._runs
         at = which % len(runs)
         run = runs[at]
@@ -204,24 +204,24 @@ class _Table:
         return run.iova + skip * run.leaf, number * run.leaf, run.leaf
 
     def _refused(self, action: Refused) -> None:
-        """A command that must fail; the model says with what."""
+        """Add a command that must fail; the model gives the errno."""
         runs = self._runs
         run = runs[action.which % len(runs)]
         fault = FAULTS[action.fault % len(FAULTS)]
         page = self._page
         if fault == "over":
-            self._do(Step("map", run.iova, page, self._plain(run.iova, "page further"), "rw"))
+            self._do(DrawnStep("map", run.iova, page, self._plain(run.iova, "page further"), "rw"))
         elif fault == "hole":
             if run.last + 1 < windows(self._config)[-1][1] and not self._overlaps(run.last + 1, page):
-                self._do(Step("unmap", run.last + 1, page))
+                self._do(DrawnStep("unmap", run.last + 1, page))
         elif fault == "part":
             if run.leaf > page:
-                self._do(Step("unmap", run.iova, run.leaf // 2))
+                self._do(DrawnStep("unmap", run.iova, run.leaf // 2))
         elif windows(self._config)[0][1] + page < 1 << 64:
-            self._do(Step("map", windows(self._config)[0][1], page, page, "rw"))
+            self._do(DrawnStep("map", windows(self._config)[0][1], page, page, "rw"))
 
-    def _do(self, step: Step) -> None:
-        """Note the step with its errno, if any, and carry it out in the model."""
+    def _do(self, step: DrawnStep) -> None:
+        """Record the step with its errno, if any, and apply it to the model."""
         model = self._model
         prot = Prot.from_letters(step.prot or "")
         errno = None
@@ -233,7 +233,7 @@ class _Table:
                     model.map(iova, pa, step.size, prot, step.leaf)
         except MappingError as refused:
             if step.count > 1 or step.word == "remap":
-                raise  # made so that it cannot be: what would be left of it is not known
+                raise  # the drawn command is invalid, and what it would leave behind is unknown
             errno = refused.errno
         self.steps.append(replace(step, errno=errno))
 

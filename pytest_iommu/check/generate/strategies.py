@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What hypothesis draws. The only file that imports it."""
+"""The hypothesis strategies. The only file that imports hypothesis."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pytest_iommu.check.generate import drawn
 from pytest_iommu.check.generate.drawn import Action, Map, Refused, Remap, Target, Unmap
 
 LEAST, MOST = 6, 12
-"""Actions a scenario: it takes some until one meets another."""
+"""Actions per scenario; fewer rarely interact."""
 BACKEND = "pytest-iommu"
 T = TypeVar("T")
 
 
 def _often(first: int, choices: Sequence[object]) -> tuple[int, ...]:
-    """The places in ``choices``, with the first one ``first`` times as often as all others together."""
+    """Indices of ``choices``; the first one is ``first`` times as frequent as all others together."""
     return (0,) * max(1, first * (len(choices) - 1)) + tuple(range(1, len(choices)))
 
 
@@ -39,7 +39,7 @@ _UP_TO = {
 
 @st.composite
 def _action(draw: st.DrawFn) -> Action:
-    # Numbers only, and few: hypothesis' own ways to choose and to build cost more than a guest's answer.
+    # Few plain numbers: hypothesis' own choices and builds cost more time than a guest's answer.
     def one(choices: Sequence[T]) -> T:
         return choices[draw(_UP_TO[len(choices)])]
 
@@ -73,8 +73,8 @@ ACTIONS: st.SearchStrategy[list[Action]] = st.lists(_action(), min_size=LEAST, m
 class _Plain(PrimitiveProvider):
     """Draws numbers evenly, and nothing else.
 
-    hypothesis' own way of drawing repeats parts of examples, too much of the same for some hundred of them, and mixes
-    in constants of whatever modules are imported, which are not the same in every process.
+    hypothesis' default generator repeats parts of examples, too often for a few hundred of them. It also mixes in
+    constants of the imported modules, which differ between processes.
     """
 
     numbers: ClassVar[random.Random]
@@ -96,15 +96,15 @@ class _Plain(PrimitiveProvider):
         return self.numbers.randint(min_value, max_value)
 
     def _none_of_ours(self, *_: object, **__: object) -> NoReturn:
-        raise AssertionError("the actions are drawn as numbers and booleans alone")
+        raise AssertionError("only numbers and booleans can be drawn")
 
     draw_float = draw_string = draw_bytes = _none_of_ours
 
 
 def search(body: Callable[[list[Action]], None], examples: int, number: int, folder: Path) -> None:
-    """Call ``body`` with ``examples`` lists of actions. Where it raises: with smaller ones, and raise the last's.
+    """Call ``body`` with ``examples`` lists of actions. If it raises, shrink the list and raise the last exception.
 
-    Prints nothing; what hypothesis may write goes to ``folder``. ``number`` is the seed.
+    Prints nothing; hypothesis may write to ``folder``. ``number`` is the seed.
     """
     AVAILABLE_PROVIDERS[BACKEND] = type("_Seeded", (_Plain,), {"numbers": random.Random(number)})
     configuration.set_hypothesis_home_dir(folder)

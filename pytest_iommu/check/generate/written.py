@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Steps -> the text of a scenario file with one case, ready for scenarios/."""
+"""Render steps as the text of a scenario file with one case, ready for scenarios/."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pytest_iommu.check.generate.resolve import Step
+from pytest_iommu.check.generate.resolve import DrawnStep
 from pytest_iommu.core.model import format_size
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Where generated scenarios run: ``where`` is the line of a case that says so."""
+    """A variant of generated scenarios; ``where`` is the line of a case that selects it."""
 
     id: str
     where: str
@@ -36,11 +36,11 @@ VARIANTS = (
     Variant("arm_32_lpae_s2", "table: {format: arm_32_lpae_s2}"),
 )
 TWICE = ("s1", "s2")
-"""Variants that get two shares of the examples: what the SMMU itself uses, in the guest's memory too."""
+"""Variants that get a double share of the examples: those of the SMMU itself, also checked in guest memory."""
 
 
 def shares(examples: int) -> dict[str, int]:
-    """How many of ``examples`` each variant gets; they add up."""
+    """Return how many of ``examples`` each variant gets; they add up."""
     dealt = [*TWICE, *(variant.id for variant in VARIANTS)]
     each, rest = divmod(examples, len(dealt))
     hands = [each + (place < rest) for place in range(len(dealt))]
@@ -50,8 +50,8 @@ def shares(examples: int) -> dict[str, int]:
     }
 
 
-def written(variant: Variant, machine: str, rules: Sequence[str], steps: Iterable[Step]) -> str:
-    """The file. Its case is named after what it does, so that several fit into one file."""
+def written(variant: Variant, machine: str, rules: Sequence[str], steps: Iterable[DrawnStep]) -> str:
+    """Return the file. The case is named after a hash of its steps, so that several fit into one file."""
     lines = [f"      - {_line(step)}" for step in steps] or ["      - check: {}"]
     name = hashlib.sha256("\n".join([variant.where, *lines]).encode()).hexdigest()[:8]
     return "\n".join(
@@ -69,7 +69,7 @@ def written(variant: Variant, machine: str, rules: Sequence[str], steps: Iterabl
     )
 
 
-def _line(step: Step) -> str:
+def _line(step: DrawnStep) -> str:
     words = {
         "iova": f"0x{step.iova:x}",
         "pa": None if step.pa is None else f"0x{step.pa:x}",

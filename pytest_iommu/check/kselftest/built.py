@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kselftest's programs for a machine, out of the cache or built now; on the controller, before workers start."""
+"""The kselftest programs for a machine, from the cache or built now; runs on the controller before workers start."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, digest, tree_digest
 
 BUSYBOX = "kselftest/busybox"
-# What the programs are made of that is the tree's.
+# Sources of the programs that come from the kernel tree.
 _HARNESS = ("lib.mk", "kselftest.h", "kselftest_harness.h", "kselftest/ktap_helpers.sh")
 
 
 @dataclass(frozen=True, slots=True)
 class Selftest:
-    """Path in the guest (relative) -> file here. ``lacks`` says why there are none, ``no_shell`` why no shell."""
+    """Maps relative guest paths to local files. ``lacks`` says why there are no programs, ``no_shell`` why there is no
+    shell."""
 
     files: Mapping[str, Path] = field(default_factory=dict)
     lacks: str = ""
@@ -32,18 +33,18 @@ class Selftest:
 
 
 def prepare(settings: Settings, machine: Machine, progress: Progress, shell: bool) -> Selftest:
-    """What a guest of that machine needs, with ``shell`` also one. SetupError when it does not build.
+    """Return the files that a guest of that machine needs, with ``shell`` also a shell. SetupError if the build fails.
 
-    Without a kernel tree there is none: headers and makefiles of kselftest are the tree's.
+    Without a kernel tree there are none, because headers and makefiles of kselftest belong to the tree.
     """
     if settings.image is not None:
-        return Selftest(lacks="the kselftest is built with a kernel tree, and --iommu-image has none")
+        return Selftest(lacks="the kselftest needs a kernel tree to build, and --iommu-image has none")
     store = store_at(settings.cache)
-    # A fingerprint of the user's tree takes longer than all of this.
+    # Fingerprinting the user's tree takes longer than building the programs.
     found = source.cached(store) if settings.kernel is None else None
     tree = settings.kernel or (found.path if found else None)
     if tree is None:
-        return Selftest(lacks="the kselftest is built with a kernel tree: none is in the cache, nor --iommu-kernel")
+        return Selftest(lacks="the kselftest needs a kernel tree to build: none in the cache, and no --iommu-kernel")
     return _prepare(store, settings, tree.resolve(), machine, progress, shell)
 
 
@@ -65,12 +66,12 @@ def _prepare(
     files = {name: entry[name] for name in entry.files}
     if not shell:
         return Selftest(files)
-    # Who brings a tree of his own may have no apt: for him there is one if somebody has fetched it.
+    # A user with his own tree may have no apt. He gets a busybox only if one is cached already.
     offline = settings.offline or settings.kernel is not None
     try:
         return Selftest(files | {BUSYBOX: busybox.find(store, machine, progress, offline)})
     except SetupError as error:
-        told = "none is in the cache, `pytest-iommu shell` fetches one" if offline else error.message.splitlines()[0]
+        told = "not in the cache; `pytest-iommu shell` fetches it" if offline else error.message.splitlines()[0]
         return Selftest(files, no_shell=f"no busybox for the guest: {told}")
 
 

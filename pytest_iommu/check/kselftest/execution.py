@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A program of the kselftest on a guest: the agent puts its files there, its output comes as it is printed."""
+"""Run a kselftest program on a guest: the agent stores its files there, and its output is streamed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import MODULE
 
 SLOT = 63
-"""Of the agent's open files."""
+"""A file descriptor number of the agent."""
 
 MODULE_NAME = MODULE.rpartition("/")[2]
 MODULE_FILE = f"/modules/{MODULE_NAME}.ko"
-"""Where a guest of ours has the test module; others have no such file."""
+"""Path of the test module in our own guests; others do not have it."""
 
 GRACE = 60.0
-"""Seconds of the host's time that a program has beyond its own, which is the guest's."""
+"""Seconds of host time that a program gets beyond its own limit in guest time."""
 
 
 def run(guest: Guest, selftest: Selftest, program: Program, chosen: Sequence[str]) -> Ran:
-    """Run a program with these of its tests. However the guest ends while it runs, it is in what is returned.
+    """Run some tests of a program. If the guest ends during the run, the returned value says how.
 
-    SetupError when its files cannot be put there; also what ends the guest before it runs is raised.
+    SetupError if its files cannot be stored. The end of the guest before the program runs is raised as well.
     """
     folder = _folder(guest)
     words, files = arguments(program, chosen, folder)
@@ -52,7 +52,8 @@ def run(guest: Guest, selftest: Selftest, program: Program, chosen: Sequence[str
 
 
 def _folder(guest: Guest) -> str:
-    """Where our files go: beside the agent, which goes with all that lies there; in a guest of ours anywhere."""
+    """Return the directory for our files: beside the agent, which is removed with the agent; anywhere in our own
+    guests."""
     (agent,) = guest.run([ops.readlink("/proc/self/exe")]).results
     parent = str(PurePosixPath(ops.text_of(agent)).parent) if agent.ok else "/"
     return "/tmp" if parent == "/" else parent
@@ -71,12 +72,12 @@ def _all_ok(guest: Guest, path: str, batch: Iterable[Op]) -> Reply:
     reply = guest.run(list(batch), 60.0)
     bad = next((one for one in reply.results if not one.ok), None)
     if bad is not None:
-        raise SetupError(f"{path} cannot be put into the guest: {ops.errno_name(bad.value)}", guest.evidence())
+        raise SetupError(f"cannot store {path} in the guest: {ops.errno_name(bad.value)}", guest.evidence())
     return reply
 
 
 def _hand_module_over(guest: Guest, folder: str) -> None:
-    """Where the test module is a file of the guest's, the program loads it itself: it has a test of that."""
+    """If the test module is a file of the guest, unload it: the program loads it itself, and tests that."""
     (module,) = guest.run([ops.read_file(MODULE_FILE)]).results
     if not module.ok:
         return
@@ -85,11 +86,11 @@ def _hand_module_over(guest: Guest, folder: str) -> None:
 
 
 def _take_module_back(guest: Guest) -> None:
-    """Who comes next finds it loaded."""
+    """Load the module again for the next user of the guest."""
     file, loaded = guest.run([ops.stat(MODULE_FILE), ops.stat(MODULE)]).results
     if not file.ok or loaded.ok:
         return
     (done,) = guest.run([ops.insmod(MODULE_FILE)]).results
     if not done.ok:
-        what = f"{MODULE_NAME} cannot be loaded again after the program: {ops.errno_name(done.value)}"
+        what = f"cannot load {MODULE_NAME} again after the program: {ops.errno_name(done.value)}"
         raise GuestLost(what, guest.evidence())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The complete directory tools/testing/selftests/iommu_ptdump: our sources, the cases, the test module."""
+"""Export the complete directory tools/testing/selftests/iommu_ptdump: sources, cases and test module."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _MODULE = ("*.c", "*.h", "Kbuild", "README")
 
 
 def sources() -> Path:
-    """kselftest/, which is complete but for cases/ and the module."""
+    """Return the path of kselftest/, which lacks only cases/ and the module."""
     return paths.kselftest()
 
 
 def export(target: Path, cases: dict[str, str] | None = None) -> list[Path]:
-    """Write the directory, and remove files of cases/ and test_modules/ that are none any more. The files, sorted.
+    """Write the directory, and remove stale files of cases/ and test_modules/. Returns the files, sorted.
 
-    SetupError when ``target`` holds something else.
+    SetupError if ``target`` is something else.
     """
     if target.exists() and any(target.iterdir()) and not (target / "ptdump_cases.c").is_file():
-        raise SetupError(f"{target} holds something else; it is to be empty, or an earlier {NAME}")
+        raise SetupError(f"{target} is not empty and is not an earlier {NAME}")
     files: dict[str, bytes] = {}
     modes: dict[str, int] = {}
     for folder, patterns, into in ((sources(), _SOURCES, ""), (paths.module(), _MODULE, "test_modules/")):
@@ -40,7 +40,7 @@ def export(target: Path, cases: dict[str, str] | None = None) -> list[Path]:
             files[name] = path.read_bytes()
             modes[name] = 0o755 if path.suffix == ".sh" else 0o644
     if "Makefile" not in files or "test_modules/Kbuild" not in files:
-        raise SetupError(f"{sources()}: the kselftest is not complete; is the installation?")
+        raise SetupError(f"{sources()}: the kselftest is incomplete; is the installation broken?")
     files |= {f"cases/{name}": text.encode() for name, text in (compile_all() if cases is None else cases).items()}
     written = []
     for name, content in sorted(files.items()):
@@ -56,15 +56,15 @@ def export(target: Path, cases: dict[str, str] | None = None) -> list[Path]:
 
 
 def in_tree(tree: Path) -> Path:
-    """Where it lies in a kernel tree. SetupError when that is none, or has no kselftest."""
+    """Return the directory's place in a kernel tree. SetupError if ``tree`` is no kernel tree or lacks kselftest."""
     selftests = tree / "tools/testing/selftests"
     if not (selftests / "lib.mk").is_file():
-        raise SetupError(f"{tree} is no kernel tree: there is no {selftests / 'lib.mk'}")
+        raise SetupError(f"{tree} is not a kernel tree: {selftests / 'lib.mk'} is missing")
     return selftests / NAME
 
 
 def add_target(tree: Path) -> bool:
-    """Name it among the tree's TARGETS, in alphabetical order; False when it is there already."""
+    """Add it to the tree's TARGETS, in alphabetical order; False if it is there already."""
     makefile = tree / "tools/testing/selftests/Makefile"
     line = f"TARGETS += {NAME}\n"
     lines = makefile.read_text().splitlines(keepends=True)
@@ -72,7 +72,7 @@ def add_target(tree: Path) -> bool:
         return False
     place = max((at for at, one in enumerate(lines) if one.startswith("TARGETS += ") and one < line), default=-1)
     if place < 0:
-        raise SetupError(f"{makefile} has no TARGETS")
+        raise SetupError(f"no TARGETS in {makefile}")
     lines.insert(place + 1, line)
     makefile.write_text("".join(lines))
     return True
@@ -80,7 +80,8 @@ def add_target(tree: Path) -> bool:
 
 @contextmanager
 def _for_make(selftests: Path) -> Iterator[Path]:
-    """A tree's tools/testing/selftests at a path that make takes: itself, or a copy of what lib.mk uses."""
+    """Return a tree's tools/testing/selftests at a path that make accepts: the original, or a copy of the parts lib.mk
+    uses."""
     if paths.make_takes(selftests):
         yield selftests
         return
@@ -97,15 +98,15 @@ def _for_make(selftests: Path) -> Iterator[Path]:
 
 
 def build(source: Path, selftests: Path, make_args: Sequence[str] = (), goals: Sequence[str] = ("all",)) -> str:
-    """Run make in an exported directory against a tree's tools/testing/selftests; what it said.
+    """Run make in an exported directory against a tree's tools/testing/selftests; returns its output.
 
-    ``make_args`` are such as ``ARCH=arm64``, ``CROSS_COMPILE=aarch64-linux-gnu-``, ``USERLDFLAGS=-static``, ``KDIR=``.
-    SetupError when it fails.
+    ``make_args`` are arguments such as ``ARCH=arm64``, ``CROSS_COMPILE=aarch64-linux-gnu-``, ``USERLDFLAGS=-static``,
+    ``KDIR=``. SetupError if make fails.
     """
     if shutil.which("make") is None:
         raise needs.command_missing("make")
     if not paths.make_takes(source):
-        raise SetupError(f"{str(source)!r}: make takes no path with a blank, a colon, a quote or one of #$%\\ in it")
+        raise SetupError(f"{str(source)!r}: make does not accept blanks, colons, quotes or any of #$%\\ in a path")
     with _for_make(selftests) as there:
         argv = ["make", "-C", str(source), f"SELFTESTS={there}", *make_args, *goals]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment_of_make())

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KTAP as kselftest prints it (Documentation/dev-tools/ktap.rst, `TAP version 13` of its helpers), read leniently.
+"""Parse KTAP as printed by kselftest (Documentation/dev-tools/ktap.rst, or `TAP version 13` of its helpers), leniently.
 
-Recursive descent, one function a rule; indentation nests:
+Recursive descent, one function per rule; indentation nests:
 
-    output     = [header] {other} [plan] {subtests | result | plan | bail | other}
-    subtests   = output, two columns or more to the right; it belongs to the result that follows it
-    header     = "KTAP version " N | "TAP version " N
-    plan       = "1.." N [" # SKIP" reason]
-    result     = ["not "] "ok " N ["-"] [name] ["#" directive [reason]]
-    bail       = "Bail out!" [reason]
-    other      = "#" text, or what no rule knows: a message of the kernel's, a part of a line
+output     = [header] {other} [plan] {subtests | result | plan | bail | other}
+subtests   = output, indented by two columns or more; it belongs to the result that follows it
+header     = "KTAP version " N | "TAP version " N
+plan       = "1.." N [" # SKIP" reason]
+result     = ["not "] "ok " N ["-"] [name] ["#" directive [reason]]
+bail       = "Bail out!" [reason]
+other      = "#" text, or any other line: a kernel message, a part of a line
 
-Nothing is refused: an output can be cut anywhere, and lines of others can stand in it. What is not as it should be is
-told by problems(). A last line without its end counts for nothing, for nobody knows how it would have gone on.
+Nothing is refused: an output can be truncated anywhere and have foreign lines in it. problems() lists what is
+malformed. A last line without a newline is ignored, because its rest is unknown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OUTCOMES: dict[str, Outcome] = {"SKIP": "skipped", "XFAIL": "xfailed", "TODO": 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One result. ``diagnostics`` are the lines between it and the result before, without their ``# ``."""
+    """One result. ``diagnostics`` are the lines since the previous result, without their ``# ``."""
 
     name: str
     number: int
@@ -48,9 +48,9 @@ class Result:
 
     @property
     def outcome(self) -> Outcome:
-        """What it comes to: with SKIP, XFAIL and TODO it does not count whether it is ok.
+        """The outcome: with SKIP, XFAIL and TODO, ``ok`` does not matter.
 
-        XPASS, TIMEOUT and ERROR are failures, and so is a result of which a subtest failed.
+        XPASS, TIMEOUT and ERROR are failures, and so is a result with a failed subtest.
         """
         inner = self.subtests.results if self.subtests is not None else ()
         if self.directive in _OUTCOMES:
@@ -61,10 +61,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a program printed. ``rest`` are the lines behind the last result, of the test that ran last or the totals.
+    """The output of a program. ``rest`` holds the lines after the last result: of the test that was running, or the
+    totals.
 
-    ``version`` is empty without a header; ``planned`` is None without a plan, ``bail`` unless it bailed out.
-    ``skipped`` is the reason of a plan that skips all; ``cut`` is a last line that has no end.
+    ``version`` is empty without a header, ``planned`` is None without a plan, ``bail`` is None unless it bailed out.
+    ``skipped`` is the reason of a plan that skips everything, ``cut`` a last line without a newline.
     """
 
     version: str = ""
@@ -76,12 +77,12 @@ class Output:
     cut: str = ""
 
     def problems(self) -> list[str]:
-        """What its form lacks, a line each; subtests included."""
-        found = [] if self.version else ["it begins with no `TAP version`"]
+        """Return the form errors, one line each, including subtests."""
+        found = [] if self.version else ["the `TAP version` line is missing"]
         if self.planned is None:
-            found.append("there is no plan")
+            found.append("the plan is missing")
         elif self.planned != len(self.results):
-            found.append(f"the plan is {self.planned} results, {len(self.results)} came")
+            found.append(f"the plan says {self.planned} results, but there are {len(self.results)}")
         for place, one in enumerate(self.results, 1):
             if one.number != place:
                 found.append(f"result {place} has number {one.number}: {one.name}")
@@ -90,29 +91,29 @@ class Output:
         often = Counter(one.name for one in self.results)
         found += [f"{count} results of {name}" for name, count in often.items() if count > 1]
         if self.cut:
-            found.append(f"the last line is cut off: {self.cut}")
+            found.append(f"the last line is truncated: {self.cut}")
         return found
 
 
 def parse(text: str) -> Output:
-    """What a text says, whatever it is."""
+    """Parse any text."""
     *lines, cut = text.replace("\r", "").split("\n")
     return _output(_Lines(iter(lines)), 0, cut)
 
 
 class _Lines:
-    """The lines that are left, one of them looked at."""
+    """The remaining lines, with one line of lookahead."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
         self._next = next(lines, None)
 
     def peek(self) -> str | None:
-        """The next line; None at the end."""
+        """Return the next line without taking it; None at the end."""
         return self._next
 
     def pop(self) -> str:
-        """The next line, which must be there, taken away."""
+        """Take the next line, which must exist."""
         assert self._next is not None
         line, self._next = self._next, next(self._lines, None)
         return line
@@ -120,7 +121,7 @@ class _Lines:
 
 @dataclass(slots=True)
 class _Found:
-    """An output as it grows."""
+    """The output under construction."""
 
     version: str = ""
     planned: int | None = None
@@ -149,7 +150,7 @@ def _output(lines: _Lines, indent: int, cut: str = "") -> Output:
 
 
 def _is_outer(line: str, indent: int) -> bool:
-    """Whether a line is a result or bail of an output that this one is nested in."""
+    """Whether a line is a result or bail of the output around this nested one."""
     column = len(line) - len(line.lstrip(" "))
     own = line.lstrip(" ")
     return column < indent and bool(_RESULT.match(own) or _BAIL.match(own))
@@ -180,7 +181,7 @@ def _result(line: str, found: _Found) -> bool:
     directive = _DIRECTIVE.search(said)
     name = (said[: directive.start()] if directive else said).strip()
     word, reason = (directive[1].upper(), directive[2].strip()) if directive else ("", "")
-    # ksft_test_result_skip() of C puts the name behind the directive.
+    # ksft_test_result_skip() in C puts the name after the directive.
     name = name or reason
     found.results.append(
         Result(name, int(match[2]), not match[1], word, reason, tuple(found.other), found.subtests),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a run of the kselftest consists of: its programs, the tests of each, and the files of a guest that runs them.
+"""The kselftest's programs, the tests of each, and the files that a guest needs to run them.
 
-Each program prints KTAP on its standard output and ends with 0 passed, 1 failed or 4 skipped. They are run one after
-the other, from the directory they lie in: all drive the one test module. Which tests there are is read from what the
-programs are made of, so that it is known without a guest; the order is the one in which they run.
+Each program prints KTAP on its standard output and exits with 0 (passed), 1 (failed) or 4 (skipped). They run one after
+the other, from their own directory, since all of them use the one test module. The list of tests is read from the
+programs' sources, so that it is known without a guest; its order is the order of execution.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pytest_iommu.check.kselftest.export import NAME, build, export, in_tree, so
 from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
 
-#: where kselftest's own layout has it, below a directory of one's choice
+#: path in kselftest's own layout, below any directory
 FOLDER = f"kselftest/{NAME}"
 HELPERS = "kselftest/kselftest/ktap_helpers.sh"
-#: the cases that were chosen, where not all are to be run
+#: the selected cases, if not all are to run
 CHOSEN = f"{FOLDER}/cases/chosen.txt"
 
 Tests = dict[str, tuple[str, ...]]
-"""Names as KTAP has them -> the rules that each is about."""
+"""Test names as in KTAP -> the rules that each one tests."""
 
 _RULES = r"[A-Z]{3}-\d+(?: [A-Z]{3}-\d+)*"
 _VARIANT = re.compile(r"^FIXTURE_VARIANT_ADD\((\w+), (\w+)\)", re.MULTILINE)
@@ -36,7 +36,7 @@ _TABLE = re.compile(rf'^TESTS="((?:\w+ {_RULES}\n?)+)"$', re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program: ``shell`` says that it needs one, with the usual small tools (busybox will do)."""
+    """One program; ``shell`` says whether it needs a shell with the usual small tools (busybox will do)."""
 
     name: str
     shell: bool = False
@@ -47,7 +47,7 @@ PROGRAMS = (CASES, STORM, FILES)
 
 
 def get(name: str) -> Program:
-    """The program of that name. SetupError when there is none."""
+    """Return the program of that name. SetupError if there is none."""
     found = next((program for program in PROGRAMS if program.name == name), None)
     if found is None:
         raise SetupError(f"the kselftest has no program {name!r}; there are: {', '.join(one.name for one in PROGRAMS)}")
@@ -55,14 +55,14 @@ def get(name: str) -> Program:
 
 
 def tests_of(program: Program) -> Tests:
-    """The tests of a program. SetupError when its source has no list of them."""
+    """Return the tests of a program. SetupError if its source has no list of tests."""
     if program is CASES:
         return {case.name: case.rules for case in cases.find()}
     path = sources() / (program.name if program.shell else f"{program.name}.c")
     source = path.read_text(encoding="utf-8")
     found = _lines_of(source) if program.shell else _fixtures_of(source)
     if not found:
-        raise SetupError(f"{path}: no list of its tests is found there")
+        raise SetupError(f"{path}: no list of tests found")
     return found
 
 
@@ -73,7 +73,7 @@ def _lines_of(source: str) -> Tests:
 
 
 def _fixtures_of(source: str) -> Tests:
-    """Of kselftest_harness: all tests of a fixture for each of its variants."""
+    """Tests of kselftest_harness: each test of a fixture once per variant."""
     about = {name: tuple(rules.split()) for name, rules in _ABOUT.findall(source)}
     return {
         f"{fixture}.{variant}.{test}": about.get(test, ())
@@ -84,7 +84,7 @@ def _fixtures_of(source: str) -> Tests:
 
 
 def arguments(program: Program, chosen: Collection[str], folder: str) -> tuple[tuple[str, ...], dict[str, bytes]]:
-    """How to have a program run these of its tests: its arguments, and files for that below the guest's ``folder``."""
+    """Return the arguments that select these tests, and the files this needs below the guest's ``folder``."""
     if program is CASES:
         text = "".join(case.text for case in cases.find() if case.name in chosen)
         return (f"{folder}/{CHOSEN}",), {CHOSEN: text.encode()}
@@ -96,17 +96,16 @@ def arguments(program: Program, chosen: Collection[str], folder: str) -> tuple[t
 
 
 def time_limit() -> int:
-    """Seconds that one program gets, as kselftest's runner reads them from `settings`; 45 by default there."""
+    """Return a program's time limit in seconds. kselftest's runner reads it from `settings`; its default is 45."""
     found = re.search(r"^timeout=(\d+)$", (sources() / "settings").read_text(), re.MULTILINE)
     return int(found[1]) if found else 45
 
 
 def guest_files(work: Path, tree: Path, machine: Machine, texts: dict[str, str] | None = None) -> dict[str, Path]:
-    """Build for the machine in ``work``; path in the guest (relative, in kselftest's layout) -> file here.
+    """Build for the machine in ``work``; returns relative guest path (in kselftest's layout) -> local file.
 
-    ``tree`` is the kernel tree whose kselftest is taken; it is not written to. ``texts`` are the files of cases/ where
-    these are not to be all. The test module is not among the files: the guest has it. SetupError when the programs do
-    not build.
+    ``tree`` is the kernel tree that provides kselftest; it is not modified. ``texts`` replace the files of cases/ if
+    not all are to run. The test module is not included: the guest has it. SetupError if the build fails.
     """
     source = work / NAME
     export(source, texts)

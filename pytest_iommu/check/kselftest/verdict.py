@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a program's output, exit status and end come to for each of its tests.
+"""Turn a program's output, exit status and end into a verdict for each of its tests.
 
-A program that ends in the middle has one test that it ended in: the crash, or the failure, is that test's, those before
-it keep what they printed, and those behind it were not run. A kernel that broke and lives on ends the program, too,
-whatever it printed after that.
+If a program ends prematurely, one test was running: the crash or failure belongs to that test. Tests before it keep
+their printed results, tests after it did not run. A kernel that breaks but survives ends the program too, whatever it
+printed after that.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from pytest_iommu.guest.ops import errno_name
 NOT_STARTED = 127
 SKIPPED = 4
 TAINTED = "the kernel is tainted"
-"""How our programs begin what they say of a kernel that warned during a test."""
+"""First words of our programs' message about a kernel warning during a test."""
 LINES = 60
-"""Most lines of a program's output in a failure; all of it is in the artefacts."""
+"""Maximum number of output lines in a failure; the artefacts have all of them."""
 
-# `not ok` follows these: all rules that the test is about, and in brackets the one that its judge found broken.
+# Lines before `not ok`: all rules that the test is about; the rule that its judge found broken is in brackets.
 _ABOUT = re.compile(r"^\S+: ((?:[A-Z]{3}-\d+ ?)+)$")
 END = "(the end)"
-"""What our programs print in the place of a line that is not there."""
+"""Printed by our programs in the place of a missing line."""
 _EXPECTED, _DUMPED = re.compile(r"^  expected +(.*)"), re.compile(r"^  dumped +(.*)")
 _BROKEN = re.compile(r"\(([A-Z]{3}-\d+): ")
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A program that ran: what it printed, and its exit status (128 + signal) or -errno.
+    """A program that ran: its output, and its exit status (128 + signal) or -errno.
 
     ``error`` is how the guest ended, if it did; there is no status then.
     """
@@ -50,7 +50,8 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one test: ``reason`` is why it was skipped, not run or expected to fail, ``error`` its failure."""
+    """The verdict of one test: ``reason`` explains a skip, a test not run or an expected failure; ``error`` is its
+    failure."""
 
     outcome: Literal["passed", "failed", "skipped", "xfailed", "not-run"]
     reason: str = ""
@@ -58,7 +59,7 @@ class Verdict:
 
 
 def judge(program: str, tests: Mapping[str, tuple[str, ...]], ran: Ran) -> dict[str, Verdict]:
-    """A verdict for every test. ``tests`` are those that were to be run, in order, each with its rules."""
+    """Return a verdict for every test. ``tests`` are the selected tests, in order, each with its rules."""
     return _Judge(program, tests, ran).verdicts()
 
 
@@ -87,7 +88,7 @@ class _Judge:
         if problems:
             last = self._names[-1]
             before = found[last].error
-            told = [f"{self._program} as a whole, told in its last test:", *problems]
+            told = [f"{self._program} as a whole, reported with its last test:", *problems]
             if before is not None:
                 told += ["", before.message]
             found[last] = Verdict("failed", error=self._failure(last, "\n".join(told)))
@@ -96,10 +97,10 @@ class _Judge:
     def _result(self, name: str) -> Verdict:
         one = self._results.get(name)
         if one is None:
-            what = f"{self._program} printed no result of {name}"
+            what = f"{self._program} printed no result for {name}"
             return Verdict("failed", error=self._failure(name, f"{what}\n{self._tail()}"))
         if one.outcome in ("skipped", "xfailed"):
-            return Verdict(one.outcome, one.reason or f"{self._program} says {one.directive}, and no reason")
+            return Verdict(one.outcome, one.reason or f"{self._program} printed {one.directive} without a reason")
         if one.outcome == "passed":
             return Verdict("passed")
         line = f"{'ok' if one.ok else 'not ok'} {one.number} {one.name}"
@@ -111,41 +112,41 @@ class _Judge:
         related = tuple(rule for rule in about if rule not in rules)
         failure = self._failure(name, message, rules, related)
         if broken or differs:
-            # The judge in the guest has compared the dump with what was mapped, and cannot look into memory.
+            # The judge in the guest compared the dump with the mappings; it cannot look into memory.
             failure = failure.told(message, verdict=outcomes.Verdict.UNDECIDED)
         return Verdict("failed", error=failure)
 
     def _end(self) -> tuple[int, IommuError] | None:
-        """In which test the program ended before its time, and how."""
+        """Return the test in which the program ended prematurely, and how."""
         ran, at = self._ran, self._running()
         if ran.error is not None:
             at = self._warned() if at is None or self._warned() is not None else at
-            # All have a result and none says that the kernel warned in it: then nobody knows which are to be believed.
+            # All tests have a result and none reports the kernel's warning, so no result can be trusted.
             return self._ended(0 if at is None else at, ran.error)
         how = self._how()
         if how is None and at is None:
             return None
         if how is None:
-            how = "\n".join([f"{self._program} ended with status {ran.status} before its end", *self._problems()])
+            how = "\n".join([f"{self._program} exited prematurely with status {ran.status}", *self._problems()])
         at = len(self._names) - 1 if at is None else at
         return self._ended(at, self._failure(self._names[at], f"{how}\n{self._tail()}"))
 
     def _ended(self, at: int, error: IommuError) -> tuple[int, IommuError]:
         count = sum(name in self._results for name in self._names[:at])
         where = f"{self._program}, test {at + 1} of {len(self._names)}: {self._names[at]}"
-        told = f"in {where}; {count} had printed their result before"
+        told = f"in {where}; {count} tests before it had printed their result"
         first, newline, rest = error.message.partition("\n")
         error.message = f"{first}\n{told}{newline}{rest}"
         return at, error
 
     def _running(self) -> int | None:
-        """The test behind the last that has a result; None where that was the last of all."""
+        """Return the test after the last one with a result; None if that was the last of all."""
         done = [at for at, name in enumerate(self._names) if name in self._results]
         after = done[-1] + 1 if done else 0
         return after if after < len(self._names) else None
 
     def _warned(self) -> int | None:
-        """The first test that says that the kernel warned while it ran."""
+        """Return the first test that reports a kernel warning."""
         for at, name in enumerate(self._names):
             one = self._results.get(name)
             if one is not None and not one.ok and any(line.startswith(TAINTED) for line in one.diagnostics):
@@ -153,15 +154,15 @@ class _Judge:
         return None
 
     def _how(self) -> str | None:
-        """How the program ended where it did not by itself."""
+        """Return how the program ended, if not by its own exit."""
         status = self._ran.status
         assert status is not None
         if self._output.bail is not None:
-            return f"{self._program} bails out: {self._output.bail}"
+            return f"{self._program} bailed out: {self._output.bail}"
         if status == -errno.ETIMEDOUT:
-            return f"{self._program} was killed: its time was over"
+            return f"{self._program} timed out and was killed"
         if status < 0:
-            return f"{self._program} could not be run: {errno_name(status)}"
+            return f"{self._program} could not be executed: {errno_name(status)}"
         if status == NOT_STARTED and not self._results:
             return f"{self._program} could not be started"
         if status > 128:
@@ -169,7 +170,7 @@ class _Judge:
         return None
 
     def _problems(self) -> list[str]:
-        """What contradicts itself in the output of a program that ended by itself, or what was collected."""
+        """Return the contradictions in the output of a program that exited by itself, and with the collected tests."""
         outcomes = [one.outcome for one in self._output.results]
         strange = [one.name for one in self._output.results if one.name not in self._tests]
         problems = self._output.problems()
@@ -179,11 +180,11 @@ class _Judge:
         if "failed" in outcomes:
             allowed = {1}
         elif set(outcomes) <= {"skipped"}:
-            allowed = {0, SKIPPED}  # the harness has no status of its own for that
+            allowed = {0, SKIPPED}  # the harness has no exit status for that
         else:
             allowed = {0}
         if self._ran.status not in allowed:
-            problems.append(f"the exit status is {self._ran.status}, by the results it should be {min(allowed)}")
+            problems.append(f"the exit status is {self._ran.status}, but the results require {min(allowed)}")
         return problems
 
     def _failure(
@@ -192,20 +193,20 @@ class _Judge:
         return CheckFailed(message.rstrip(), self._tests[name] if rules is None else rules, related, self._files)
 
     def _tail(self) -> str:
-        """The output's end, for what has no diagnostics of its own."""
+        """Return the end of the output, for tests without diagnostics of their own."""
         rest = _shortened([*self._output.rest, *([self._output.cut] if self._output.cut else [])])
-        return "\n".join(["it printed behind the last result:", *rest]) if rest else "it printed nothing more"
+        return "\n".join(["output after the last result:", *rest]) if rest else "no output after the last result"
 
 
 def _rules(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The rules that diagnostics name: those found broken, and those that the test is about."""
+    """Return the rules named in diagnostics: the broken ones, and those that the test is about."""
     broken = [rule for line in lines for rule in _BROKEN.findall(line)]
     about = [rule for line in lines if (match := _ABOUT.match(line)) for rule in match[1].split()]
     return tuple(dict.fromkeys(broken)), tuple(dict.fromkeys(about))
 
 
 def _stacked(lines: Sequence[str]) -> list[str]:
-    """Expected and dumped lines that follow each other as they are shown elsewhere."""
+    """Show consecutive expected and dumped lines in the format of other failures."""
     found: list[str] = []
     expected: str | None = None
     for line in lines:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Domains that the test module does not own: who makes them in the guest, and whether what they show is right."""
+"""Domains that do not belong to the test module: what creates them in the guest, and whether their dump is right."""

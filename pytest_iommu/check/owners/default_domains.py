@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Default domains of the guest's IOMMU groups: what the kernel was told to make of them, and what they are.
+"""Default domains of the guest's IOMMU groups: the types that the kernel was configured for, and their actual types.
 
 Distributions often boot with iommu.passthrough=1 (identity domains, without a page table) or iommu.strict=0 (DMA-FQ).
-Tests follow that configuration; what a group really has is in sysfs.
+Tests follow that configuration; sysfs shows the actual type of a group.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from pytest_iommu.guest import ops
 
 GROUPS = "/sys/kernel/iommu_groups"
 IDENTITY, STRICT, LAZY = "identity", "DMA", "DMA-FQ"
-"""Types as sysfs has them."""
+"""Types as written in sysfs."""
 
 INFO = {STRICT: "dma", LAZY: "dma-fq"}
-"""Types as a domain's info has them. An identity domain has no table, and no directory."""
+"""Types as written in a domain's info. An identity domain has no table and no directory."""
 
 _TRUE, _FALSE = ("1", "y", "Y", "t", "T", "on"), ("0", "n", "N", "f", "F", "off")
 
 
 def group_types(guest: GuestHandle) -> dict[str, str]:
-    """Group -> type of its default domain."""
+    """Return group -> type of its default domain."""
     (listed,) = guest.run([ops.list_directory(GROUPS)]).results
     names = [name.rstrip("/") for name in ops.text_of(listed).splitlines()] if listed.ok else []
     return {name: guest.read(f"{GROUPS}/{name}/type").decode().strip() for name in names}
 
 
 def group_of(guest: GuestHandle, device: str) -> str:
-    """The directory in sysfs of a device's IOMMU group; ``device`` is that of the device. SetupError without one."""
+    """Return the sysfs directory of a device's IOMMU group; ``device`` is the device's directory. SetupError without
+    one."""
     (link,) = guest.run([ops.readlink(f"{device}/iommu_group")]).results
     if not link.ok:
         raise SetupError(f"{device} has no IOMMU group: {ops.errno_name(link.value)}")
@@ -37,14 +38,14 @@ def group_of(guest: GuestHandle, device: str) -> str:
 
 
 def type_of(guest: GuestHandle, device: str) -> str:
-    """The type of the default domain of a device; ``device`` is its directory in sysfs."""
+    """Return the type of a device's default domain; ``device`` is its directory in sysfs."""
     return guest.read(f"{group_of(guest, device)}/type").decode().strip()
 
 
 def configured(guest: GuestHandle) -> str | None:
-    """The type that default domains must have by the kernel's command line and configuration.
+    """Return the type that default domains must have by the kernel's command line and configuration.
 
-    None where the configuration counts and nobody knows it: that of a ready image.
+    None if it depends on the configuration and that is unknown, as for a ready image.
     """
     passthrough, strict = _from_command_line(guest.read("/proc/cmdline").decode())
     lines = guest.kernel_config
@@ -58,7 +59,7 @@ def configured(guest: GuestHandle) -> str | None:
 
 
 def _from_command_line(text: str) -> tuple[bool | None, bool | None]:
-    """iommu.passthrough and iommu.strict, the last of each; None where it is not given."""
+    """Return the last values of iommu.passthrough and iommu.strict; None if not given."""
     found: dict[str, bool] = {}
     for word in text.split():
         name, _, value = word.partition("=")

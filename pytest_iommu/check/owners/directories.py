@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Domains that the test module does not own: which directories they have, and whether what is in them is right."""
+"""Directories of domains that do not belong to the test module: which exist, and whether their content is right."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ DOMAINS = f"{DEBUGFS}/domains"
 
 
 def directories(guest: GuestHandle) -> frozenset[str]:
-    """The ids of all domains: the names in domains/, all of which are directories."""
+    """Return the ids of all domains: the names in domains/, all of which must be directories."""
     (listed,) = guest.run([ops.list_directory(DOMAINS)]).results
     if not listed.ok:
-        raise CheckFailed(f"{DOMAINS} cannot be listed: {ops.errno_name(listed.value)}", ("LAY-1",))
+        raise CheckFailed(f"cannot list {DOMAINS}: {ops.errno_name(listed.value)}", ("LAY-1",))
     names = ops.text_of(listed).splitlines()
     if not all(name.endswith("/") for name in names):
-        raise CheckFailed(f"{DOMAINS} has not only directories: {names}", ("LAY-2",))
+        raise CheckFailed(f"{DOMAINS} contains more than directories: {names}", ("LAY-2",))
     return frozenset(name.rstrip("/") for name in names)
 
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """The directories of a guest, and whether what is in them is right."""
+    """The directories of a guest, and checks of their content."""
 
     guest: GuestHandle
     compared: Compared
-    #: those of nobody here
+    #: domains that existed before the test
     before: frozenset[str]
 
     def new(self, *known: str) -> str:
-        """The id of the one domain that is there beside ``known`` and those of nobody here."""
+        """Return the id of the only domain besides ``known`` and those that existed before."""
         found = directories(self.guest)
         more = sorted(found - self.before - set(known))
         if len(more) != 1 or not found >= self.before | set(known):
-            raise CheckFailed(f"one directory must be new, there are {more}: {sorted(found)}", ("LAY-2",))
+            raise CheckFailed(f"expected one new directory, found {more}: {sorted(found)}", ("LAY-2",))
         return more[0]
 
     def only(self, *known: str) -> None:
-        """Fails unless exactly these are there, beside those of nobody here."""
+        """Check that exactly these exist besides those that existed before."""
         found = directories(self.guest)
         if missing := (self.before | set(known)) - found:
-            raise CheckFailed(f"no directory any more of domains that are alive: {sorted(missing)}", ("LAY-2",))
+            raise CheckFailed(f"directories missing for live domains: {sorted(missing)}", ("LAY-2",))
         if left := found - self.before - set(known):
-            raise CheckFailed(f"still there after the domain was freed: {sorted(left)}", ("LAY-4",))
+            raise CheckFailed(f"directories left after their domains were freed: {sorted(left)}", ("LAY-4",))
 
     def check(self, number: str, model: TableModel, device: str | None = None) -> None:
-        """Compare a dump with the model and memory, found by way of the stream of ``device`` where that is attached."""
+        """Compare a dump with the model and with memory; if ``device`` is attached, its stream leads to the table."""
         names = self.guest.dialect.files
         results = self.guest.run([ops.read_file(f"{DOMAINS}/{number}/{name}") for name in names]).results
         for name, result in zip(names, results, strict=True):
             if not result.ok:
                 errno = ops.errno_name(result.value)
-                raise CheckFailed(f"reading {name} of domain {number} fails with {errno}", ("LAY-2",))
+                raise CheckFailed(f"reading {name} of domain {number} failed: {errno}", ("LAY-2",))
         texts = {name: ops.text_of(result) for name, result in zip(names, results, strict=True)}
         memory = None
         if self.guest.in_ram is not None:
             info = self.guest.dialect.parse(texts).info
-            # Nobody but the dump knows the top of a table that no device is attached to.
+            # Without an attached device only the dump knows the top of the table.
             top, levels = (info.top, info.levels) if info is not None and device is None else (None, None)
             row = DomainRow(number, number, () if device is None else (device,), top, levels)
             memory = self.guest.in_ram.texts(model.config, row)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which driver has a device of the guest: another one for a while, through sysfs."""
+"""Bind a device of the guest to another driver for a while, through sysfs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ NO_IOMMU_SWITCH = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 
 
 def driver_of(guest: GuestHandle, device: str) -> str | None:
-    """The name of a device's driver; ``device`` is its directory in sysfs."""
+    """Return the name of a device's driver; ``device`` is its directory in sysfs."""
     (link,) = guest.run([ops.readlink(f"{device}/driver")]).results
     return ops.text_of(link).rpartition("/")[2] if link.ok else None
 
 
 @contextmanager
 def driven_by(guest: GuestHandle, bus: str, name: str, driver: str) -> Iterator[str]:
-    """Give the device ``name`` of a bus to ``driver``, and back at the end; yields its directory in sysfs.
+    """Bind the device ``name`` of a bus to ``driver``, and restore the old driver at the end; yields its sysfs
+    directory.
 
-    Skips without the driver; SetupError when it does not take the device. When the old one does not take it back the
-    guest is replaced: other tests need the device as it was.
+    Skips without the driver; SetupError if the driver does not bind. If the old driver does not bind again, the guest
+    is replaced, because other tests need the device as it was.
     """
     device, drivers = f"/sys/bus/{bus}/devices/{name}", f"/sys/bus/{bus}/drivers"
     if not guest.run([ops.stat(f"{drivers}/{driver}")]).results[0].ok:
@@ -48,7 +49,7 @@ def driven_by(guest: GuestHandle, bus: str, name: str, driver: str) -> Iterator[
     try:
         problem = _all(guest, take)
         if problem or driver_of(guest, device) != driver:
-            raise SetupError(f"{name} is not taken by {driver}{problem}")
+            raise SetupError(f"{driver} does not bind to {name}{problem}")
         yield device
     finally:
         if guest.alive:
@@ -58,25 +59,25 @@ def driven_by(guest: GuestHandle, bus: str, name: str, driver: str) -> Iterator[
 
 
 def _all(guest: GuestHandle, batch: list[Op]) -> str:
-    """Run all of them; what went wrong first, or nothing."""
+    """Run all operations; returns the first failure, or nothing."""
     for op, result in zip(batch, guest.run(batch).results, strict=True):
         if not result.ok:
-            return f": writing {op.data!r} to {op.path} fails with {ops.errno_name(result.value)}"
+            return f": writing {op.data!r} to {op.path} failed: {ops.errno_name(result.value)}"
     return ""
 
 
 @contextmanager
 def vfio(guest: GuestHandle, owner: Owner, name: str) -> Iterator[str]:
-    """A PCI device of the machine, bound to vfio-pci; yields its directory in sysfs."""
+    """Bind a PCI device of the machine to vfio-pci; yields its directory in sysfs."""
     with driven_by(guest, "pci", f"0000:{guest.machine.device(name).address}", "vfio-pci") as device:
         try:
             yield device
         finally:
-            owner.end()  # VFIO gives no device back that is open
+            owner.end()  # VFIO does not release an open device
 
 
 def node(guest: GuestHandle, device: str) -> str:
-    """A VFIO device's own character device."""
+    """Return the character device of a VFIO device."""
     (listed,) = guest.run([ops.list_directory(f"{device}/vfio-dev")]).results
     if not listed.ok:
         raise SetupError(f"{device} has no vfio-dev: {ops.errno_name(listed.value)}")
@@ -84,26 +85,26 @@ def node(guest: GuestHandle, device: str) -> str:
 
 
 def iommu_group(guest: GuestHandle, device: str) -> str:
-    """The number of a device's IOMMU group; ``device`` is its directory in sysfs."""
+    """Return the number of a device's IOMMU group; ``device`` is its directory in sysfs."""
     (link,) = guest.run([ops.readlink(f"{device}/iommu_group")]).results
     return ops.text_of(link).rpartition("/")[2]
 
 
 def group(guest: GuestHandle, device: str) -> str:
-    """The character device of a VFIO device's group."""
+    """Return the character device of a VFIO device's group."""
     return f"/dev/vfio/{iommu_group(guest, device)}"
 
 
 @contextmanager
 def without_iommu(guest: GuestHandle, owner: Owner) -> Iterator[str]:
-    """A device that no IOMMU is in front of, for VFIO all the same; its directory in sysfs."""
+    """Bind a device without an IOMMU to VFIO (no-IOMMU mode); yields its directory in sysfs."""
     names = ops.text_of(guest.run([ops.list_directory("/sys/bus/platform/devices")]).results[0]).splitlines()
     slots = [name.rstrip("@/") for name in names if ".virtio_mmio" in name]
     if not slots:
-        pytest.skip(f"machine {guest.key.machine} has no virtio-mmio slots, which have no IOMMU")
+        pytest.skip(f"machine {guest.key.machine} has no virtio-mmio slots, which would have no IOMMU")
     (allowed,) = guest.run([ops.write_file(NO_IOMMU_SWITCH, b"Y")]).results
     if not allowed.ok:
-        raise SetupError(f"writing to {NO_IOMMU_SWITCH} fails with {ops.errno_name(allowed.value)}")
+        raise SetupError(f"writing to {NO_IOMMU_SWITCH} failed: {ops.errno_name(allowed.value)}")
     try:
         with driven_by(guest, "platform", slots[0], "vfio-platform") as device:
             try:

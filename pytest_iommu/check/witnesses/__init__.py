@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The witnesses that are not the kernel, on a live guest: IN RAM reads its memory, DONE is a device's DMA."""
+"""The witnesses on a live guest that are independent of the kernel: IN RAM reads its memory, DONE is a device's DMA."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""DONE: a device does DMA through a domain, and what became of it is seen in RAM and in the SMMU's event queue.
+"""DONE: a device does DMA through a domain; RAM and the SMMU's event queue show the result.
 
-The event queue is read where it lies in memory: the kernel's messages of it are rate limited and are the kernel's.
-Devices are QEMU's edu, driven by the test module; a transfer says nothing of its end, so that whatever there is to know
-is there to be seen from outside.
+The event queue is read in memory: the kernel's messages about it are rate limited, and are the kernel's own view. The
+devices are QEMU's edu, driven by the test module. The command of a transfer does not report its result, so everything
+is observed from outside.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 PROBE_BYTES = 8
 BEFORE = 0x5A
-"""What scratch memory holds before a device may write there."""
+"""Content of scratch memory before a device may write there."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One transfer of a batch: ``seed`` is that of the data that must arrive, None where no data can be seen."""
+    """One transfer of a batch: ``seed`` generates the data that must arrive, None if the data cannot be observed."""
 
     command: str
     write: bool
@@ -43,14 +43,14 @@ class _Row:
 
 
 def pattern(seed: int, size: int) -> bytes:
-    """What the test module lets a device write (its README, `dma`)."""
+    """Return the data that the test module makes a device write (its README, `dma`)."""
     return bytes((seed * 31 + at * 7 + (at >> 8)) & 0xFF for at in range(size))
 
 
 class Done:
-    """This witness for one guest. ``run`` takes a batch to it.
+    """The DONE witness for one guest. ``run`` runs a batch there.
 
-    Without a memory to look into nothing can be judged, but the transfers are made: a recording answers the same.
+    Without access to memory nothing can be judged, but the transfers are still made: a recording contains them.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Done:
         self._smmu = smmu
 
     def sample(self, sample: Sample) -> list[CheckFailed]:
-        """Hold a domain to the transfers that tell most of it."""
+        """Check a domain with its most telling transfers."""
         rows = []
         on = "" if sample.attached else f" domain={sample.domain}"
         used: dict[int, int] = {}
         for number, one in enumerate(transfers(sample.expected, sample.limit, self._machine.harmless), 1):
             if sample.touched and one.event == PERMISSION:
-                continue  # it may be cached: see transfers()
+                continue  # the entry may be cached: see transfers()
             if one.oa is not None and self._scratch(one.oa, PROBE_BYTES):
-                # What two IOVAs lead to, or what is written twice, shows the last transfer only.
+                # An address that is reached by two IOVAs or written twice shows only the last transfer.
                 if used.get(one.oa, one.iova) != one.iova or (one.oa in used and one.write):
                     continue
                 used[one.oa] = one.iova
@@ -82,13 +82,13 @@ class Done:
         return self._transfer(sample.domain, sample.device, rows)
 
     def steps(self, steps: Sequence[Dma]) -> list[CheckFailed]:
-        """The transfers that a scenario asks for, in order."""
+        """Run the transfers that a scenario asks for, in order."""
         found: list[CheckFailed] = []
         for number, one in enumerate(steps, 1):
             words = f"{one.device} {'write' if one.write else 'read'} 0x{one.iova:x} {one.size} seed={number}"
             seed = number if one.event is None and self._scratch(one.oa, one.size) else None
             if seed is None and one.event is None:
-                raise SetupError(f"line {one.line}: data can be seen to arrive in scratch memory only")
+                raise SetupError(f"line {one.line}: the data of a transfer can be observed in scratch memory only")
             row = _Row(f"dma {words}", one.write, one.iova, one.size, one.event, one.oa, seed)
             found += self._transfer(f"line {one.line}", one.device, [row])
         return found
@@ -110,7 +110,7 @@ class Done:
         for number, row in enumerate(rows, 1):
             one = status.get(number)
             if one is None or one.errno is not None:
-                why = "was not run" if one is None else f"gives {one.errno} {one.message}"
+                why = "was not executed" if one is None else f"failed: {one.errno} {one.message}"
                 problems.append(CheckFailed(f"{what}: `{row.command}` {why}", verdict=Verdict.COMMAND))
                 break
             if self._smmu is not None:
@@ -118,7 +118,8 @@ class Done:
         return problems
 
     def _prepare(self, rows: Sequence[_Row]) -> dict[int, bytes]:
-        """Fill the scratch memory that is in play, and leave the events of others behind; what it holds then, by OA."""
+        """Fill the scratch memory of these transfers and discard earlier events. Returns the content of that memory, by
+        OA."""
         played = [row for row in rows if row.oa is not None and self._scratch(row.oa, row.size)]
         if self._memory is None or self._smmu is None:
             return {}
@@ -145,11 +146,11 @@ class Done:
         did = f"{what}: a {'write to' if row.write else 'read of'} 0x{row.iova:x} by {device}"
         strangers = sorted({one.sid for one in mine} - sids)
         if strangers:
-            which = f"is reported of stream {strangers}, the device has {sorted(sids)}"
+            which = f"is reported for stream {strangers}, but the device has {sorted(sids)}"
             yield CheckFailed(f"{did} {which}", verdict=Verdict.DMA)
         if kinds != ([row.event] if row.event else []):
-            came = f"ends in {', '.join(kinds)}" if kinds else "gets through"
-            must = f"must end in {row.event}" if row.event else "must get through"
+            came = f"caused {', '.join(kinds)}" if kinds else "succeeded"
+            must = f"expected {row.event}" if row.event else "expected success"
             rule = "PRT-1" if PERMISSION in (row.event, *kinds) and TRANSLATION not in (row.event, *kinds) else "RNG-1"
             yield CheckFailed(f"{did} {came}, {must}", (rule,), verdict=Verdict.DMA)
         elif row.oa is not None and self._scratch(row.oa, row.size):
@@ -162,12 +163,12 @@ class Done:
         if row.write:
             want = before if row.seed is None else pattern(row.seed, row.size)
             if held != want:
-                must = "must be unchanged" if row.seed is None else f"must hold {want[:16].hex()}"
+                must = "expected no change" if row.seed is None else f"expected {want[:16].hex()}"
                 holds = f"memory at 0x{row.oa:x} holds {held[:16].hex()}, {must}"
                 yield CheckFailed(f"{did}: {holds}", ("RNG-4",), verdict=Verdict.DMA)
         elif row.seed is not None:
             got = int(status.values.get("sum", "-1"), 0)
             if got != zlib.crc32(held):
                 have = status.values.get("data", "?")
-                text = f"{did} gives {have}, memory at 0x{row.oa:x} holds {held[:16].hex()}"
+                text = f"{did} returned {have}, memory at 0x{row.oa:x} holds {held[:16].hex()}"
                 yield CheckFailed(text, ("RNG-4",), verdict=Verdict.DMA)

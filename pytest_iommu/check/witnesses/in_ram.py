@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""IN RAM: the page table of a domain as it stands in the guest's memory, by way of the stream table where it can be.
+"""IN RAM: the page table of a domain in the guest's memory, found through the stream table if possible.
 
-A domain with a device on it is found as the hardware finds it: registers, stream table, STE, CD, table. Any other by
-the address that the test module gives of its table, which is the one made out for hardware, not the dump's.
+A domain with an attached device is found as the hardware finds it: registers, stream table, STE, CD, table. Any other
+is found at the table address that the test module reports, which was computed for the hardware, not for the dump.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ if TYPE_CHECKING:
 
 IMAGE = "ram.img"
 KEPT = 64
-"""Domains that a saved image has at most: the last ones that were looked at."""
+"""Maximum number of domains in a saved image: those examined last."""
 
 
 @dataclass(frozen=True, slots=True)
 class InRam:
-    """What the host sees of one guest's IOMMU."""
+    """The host's view of one guest's IOMMU."""
 
     memory: Memory
     machine: Machine
     smmu: SmmuV3 | None
-    #: the domains that were looked at, by name, the last one last
+    #: the examined domains by name, the latest one last
     walked: dict[str, SavedDomain] = field(default_factory=dict, compare=False)
 
     def save(self, folder: Path, failed: Collection[str] = ()) -> None:
-        """Save what the walks read, and the stream table, for `pytest-iommu walk`. OSError when the disk is full.
+        """Save the memory that the walks read, and the stream table, for `pytest-iommu walk`. OSError if the disk is
+        full.
 
-        ``failed`` names the domains that the test failed by.
+        ``failed`` names the domains that made the test fail.
         """
         machine = self.machine
         domains = [replace(domain, failed=domain.name in failed) for domain in self.walked.values()]
         save_image(self.memory, machine.ram, machine.memory, machine.smmu, folder / IMAGE, domains[-KEPT:])
 
     def texts(self, config: TableConfig, row: DomainRow) -> Mapping[str, str] | None:
-        """The files that a true dump of this domain has, of info what memory knows; None where no one knows its top.
+        """Return the files that a true dump of this domain has; info has only the fields that memory shows.
 
-        CheckFailed when what the hardware is set up for is not the domain's table.
+        None if the top is unknown. CheckFailed if the hardware uses another table than the domain's.
         """
         top = row.top
         for device in row.attached:
@@ -63,7 +64,7 @@ class InRam:
                 raise CheckFailed(what, ("STE-4",), verdict=Verdict.STREAM)
             theirs, where = found
             if top is not None and where != top:
-                what = f"0x{where:x}, while the table of {row.name} is at 0x{top:x}"
+                what = f"0x{where:x}, but the table of {row.name} is at 0x{top:x}"
                 leads = f"the stream of {device} leads to the table at {what}"
                 raise CheckFailed(leads, ("STE-4",), verdict=Verdict.STREAM)
             _hold(device, theirs, config)
@@ -78,11 +79,12 @@ class InRam:
         return {**found_walk.texts(), "info": f"levels: {found_walk.levels}\ntop: 0x{top:016x}\n"}
 
     def _hold_memory_types(self, device: str) -> None:
-        """What AttrIndx stands for is the MAIR's word: columns c and m would say nothing with another one."""
+        """Check the MAIR, which defines the meaning of AttrIndx: with another one, columns c and m would be
+        meaningless."""
         cd = self.smmu.cd(self.machine.device(device).sid) if self.smmu is not None else None
-        # Of eight attributes the format uses four.
+        # The format uses four of the eight attributes.
         if cd is not None and cd.mair & 0xFFFFFFFF != MAIR:
-            what = f"MAIR 0x{cd.mair:016x}, io-pgtable-arm's tables are made for 0x{MAIR:08x}"
+            what = f"MAIR 0x{cd.mair:016x}, but io-pgtable-arm's tables need 0x{MAIR:08x}"
             raise CheckFailed(f"the stream of {device} has {what}", ("PRT-1",), verdict=Verdict.STREAM)
 
     def _table(self, device: str) -> tuple[TableConfig, int] | None:
@@ -90,15 +92,16 @@ class InRam:
 
 
 def _hold(device: str, have: TableConfig, want: TableConfig) -> None:
-    """The stream's own words about the table against the machine's: what a wrong T0SZ would let the hardware see."""
+    """Compare the stream's own table parameters with the domain's: a wrong T0SZ, for example, shows the hardware
+    another table."""
     for key in ("format", "granule", "ias", "oas", "levels"):
         left, right = getattr(have, key), getattr(want, key)
         if left != right:
-            what = f"the stream of {device} is set up for {key} {left}, the domain's is {right}"
+            what = f"the stream of {device} is set up for {key} {left}, but the domain has {right}"
             raise CheckFailed(what, ("STE-4",), verdict=Verdict.STREAM)
 
 
-#: one a guest, for as long as it lives: the event queue is read on from where it was
+#: one per guest, for its lifetime: reading the event queue continues where it stopped
 _KNOWN: WeakKeyDictionary[Guest, InRam] = WeakKeyDictionary()
 
 
@@ -113,7 +116,7 @@ def register(maker: Maker) -> Callable[[], None]:
 
 
 def in_ram(guest: Guest, machine: Machine) -> InRam | None:
-    """This witness for a guest; None where nobody can look into its memory (a recording)."""
+    """Return the witness of a guest; None if its memory is not accessible (a recording)."""
     if guest.memory is None:
         return None
     if guest not in _KNOWN:
@@ -124,7 +127,7 @@ def in_ram(guest: Guest, machine: Machine) -> InRam | None:
 
 
 def forget(guest: Guest, name: str = "") -> None:
-    """The domain of that name is freed, or all are: the next one may have the same name."""
+    """Forget a freed domain, or all of them: the next one may have the same name."""
     known = _KNOWN.get(guest)
     if known is not None and name:
         known.walked.pop(name, None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The streams of a guest: what the SMMUv3's debugfs says of each, against its words in RAM and the domains' info.
+"""The streams of a guest: the SMMUv3's debugfs compared with the stream table in RAM and with the domains' info.
 
-Which streams there must be is known from sysfs, which lists the devices of an IOMMU, and from the machine's own
-description; nothing of it comes from the files under test.
+The expected streams are known from sysfs, which lists the devices of an IOMMU, and from the machine's description,
+never from the files under test.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 ROOT = f"{DEBUGFS}/arm_smmu_v3"
 SHOWN = 4
-"""Lines of a file that are shown where it differs."""
+"""Maximum number of differing lines to show."""
 DEFAULT = "default"
 BYPASS = "BYPASS"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamText:
-    """What debugfs says of one stream: ``links`` are the symlinks in its directory with their targets."""
+    """The debugfs files of one stream: ``links`` are the symlinks in its directory with their targets."""
 
     sid: int
     ste: str
@@ -45,19 +45,19 @@ class StreamText:
 
     @property
     def config(self) -> str:
-        """Config as the file words it."""
+        """Config as worded in the file."""
         return _value(self.ste, "Config")
 
     @property
     def domain(self) -> str:
-        """The id of the stream's domain or `-`: that of its STE at stage 2, that of the first CD at stage 1."""
+        """The id of the stream's domain or `-`: from its STE at stage 2, from its first CD at stage 1."""
         ste = _value(self.ste, "Domain")
         return ste if ste != "-" else _value(self.cd, "Domain") or "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a device's streams must say: the words of Config, and the id of the domain it is on (`-` for none).
+    """The expected text for a device's streams: the words of Config, and the id of its domain (`-` for none).
 
     ``config`` may be DEFAULT: that of the device's default domain.
     """
@@ -69,7 +69,7 @@ class Wanted:
 
 
 class Streams:
-    """All streams of one SMMUv3. ``run`` takes a batch to the guest; ``smmu`` is None where no one sees its memory."""
+    """All streams of one SMMUv3. ``run`` runs a batch; ``smmu`` is None if the guest's memory is not accessible."""
 
     def __init__(self, run: Callable[[Sequence[Op]], Reply], machine: Machine, smmu: SmmuV3 | None) -> None:
         if machine.smmu is None:
@@ -85,33 +85,33 @@ class Streams:
         return self._machine.agent if name == "agent" else self._machine.device(name)
 
     def sid(self, name: str) -> int:
-        """The stream id of a device of the machine, or of the agent's: the first where it has several."""
+        """Return the first stream id of a device of the machine, or of the agent."""
         return self._device(name).sid
 
     def devices(self) -> dict[str, tuple[int, ...]]:
-        """The devices of this SMMU by the names Linux has for them, with the stream ids each must have."""
+        """Return the devices of this SMMU by their Linux names, with the stream ids of each."""
         (listed,) = self._run([ops.list_directory(f"/sys/class/iommu/{self.name}/devices")]).results
         if not listed.ok:
-            raise SetupError(f"/sys/class/iommu/{self.name}/devices cannot be listed: {ops.errno_name(listed.value)}")
+            raise SetupError(f"cannot list /sys/class/iommu/{self.name}/devices: {ops.errno_name(listed.value)}")
         machine = self._machine
         known = {f"0000:{one.address}": one.sids for one in (*machine.devices, machine.agent)}
-        # A node virtio_mmio@a003c00 is the platform device a003c00.virtio_mmio.
+        # The node virtio_mmio@a003c00 is the platform device a003c00.virtio_mmio.
         known |= {".".join(reversed(node.split("@"))): sids for node, sids in machine.iommus.items()}
         names = [name.rstrip("@/") for name in ops.text_of(listed).splitlines()]
         return {name: known[name] if name in known else (requester_id(name),) for name in names}
 
     def default_config(self, name: str) -> str:
-        """Config of a device that is on its default domain, of the type that sysfs tells: BYPASS, or translating."""
+        """Return Config for a device on its default domain, by the domain's type in sysfs: BYPASS, or translating."""
         device = f"/sys/bus/pci/devices/0000:{self._device(name).address}"
         (kind,) = self._run([ops.read_file(f"{device}/iommu_group/type")]).results
         if not kind.ok:
-            raise SetupError(f"{device}/iommu_group/type cannot be read: {ops.errno_name(kind.value)}")
+            raise SetupError(f"cannot read {device}/iommu_group/type: {ops.errno_name(kind.value)}")
         if ops.text_of(kind).strip() == "identity":
             return BYPASS
         return "only S1_TRANS" if "s1" in self._machine.stages else "only S2_TRANS"
 
     def check(self, wanted: Sequence[Wanted] = ()) -> list[CheckFailed]:
-        """Hold every stream against memory and the domains' info, and those of ``wanted`` against what they must be."""
+        """Check every stream against memory and the domains' info, and those of ``wanted`` against their text."""
         owners = self.devices()
         listed = self._listing()
         problems = list(self._directories(owners, listed))
@@ -130,7 +130,7 @@ class Streams:
         return problems
 
     def read(self, sids: Sequence[int]) -> dict[int, StreamText]:
-        """The files of these streams. CheckFailed when one that is listed cannot be read."""
+        """Read the files of these streams. CheckFailed if a listed one cannot be read."""
         batch = [op for sid in sids for op in self._ops(sid)]
         results = self._run(batch).results if batch else ()
         found: dict[int, StreamText] = {}
@@ -140,7 +140,7 @@ class Streams:
             self.files |= {f"ste.{sid}.txt": ste.data, f"cd.{sid}.txt": cd.data}
             for file, result in (("ste", ste), ("cd", cd), ("", names)):
                 if not result.ok:
-                    what = f"reading {self.path}/{sid}/{file} fails with {ops.errno_name(result.value)}"
+                    what = f"reading {self.path}/{sid}/{file} failed: {ops.errno_name(result.value)}"
                     raise CheckFailed(what, ("STE-6" if file == "cd" else "STE-1",), files=self.files)
             links += [(sid, name[:-1]) for name in ops.text_of(names).splitlines() if name.endswith("@")]
             found[sid] = StreamText(sid, ops.text_of(ste), ops.text_of(cd), {})
@@ -155,7 +155,7 @@ class Streams:
         return [ops.read_file(f"{where}/ste"), ops.read_file(f"{where}/cd"), ops.list_directory(where)]
 
     def _targets(self, links: Sequence[tuple[int, str]]) -> dict[tuple[int, str], str]:
-        """What the links lead to: the path that sysfs has, resolved by the name of its last part."""
+        """Return the targets of the links: sysfs paths, resolved by their last component."""
         if not links:
             return {}
         batch: list[Op] = []
@@ -165,21 +165,21 @@ class Streams:
         found = {}
         for number, link in enumerate(links):
             target, there = results[2 * number : 2 * number + 2]
-            found[link] = ops.text_of(target) if there.ok else f"{ops.text_of(target)} (leads nowhere)"
+            found[link] = ops.text_of(target) if there.ok else f"{ops.text_of(target)} (dangling)"
         return found
 
     def _listing(self) -> list[int]:
         (listed,) = self._run([ops.list_directory(self.path)]).results
         if not listed.ok:
-            raise CheckFailed(f"{self.path} cannot be listed: {ops.errno_name(listed.value)}", ("STE-1",))
+            raise CheckFailed(f"cannot list {self.path}: {ops.errno_name(listed.value)}", ("STE-1",))
         names = [name.rstrip("/") for name in ops.text_of(listed).splitlines()]
         odd = [name for name in names if not name.isdecimal() or str(int(name)) != name]
         if odd:
-            raise CheckFailed(f"{self.path} has {', '.join(odd)}: not a stream id in decimal", ("STE-1",))
+            raise CheckFailed(f"{self.path} contains {', '.join(odd)}: not a decimal stream id", ("STE-1",))
         return sorted(int(name) for name in names)
 
     def _tops(self) -> dict[int, int]:
-        """The top of every domain's table, as its info has it, to its id."""
+        """Return top of the table -> id, for every domain, from its info."""
         (listed,) = self._run([ops.list_directory(f"{DEBUGFS}/domains")]).results
         names = [name.rstrip("/") for name in ops.text_of(listed).splitlines()]
         if not names:
@@ -199,7 +199,7 @@ class Streams:
             rule = "STE-5" if len(set(owners[needed[sid]])) > 1 else "STE-1"
             yield CheckFailed(f"stream {sid} of {needed[sid]} has no directory in {self.path}", (rule,))
         for sid in sorted(set(listed) - needed.keys()):
-            yield CheckFailed(f"{self.path}/{sid} is there, but no device of {self.name} has this stream", ("STE-1",))
+            yield CheckFailed(f"{self.path}/{sid} exists, but no device of {self.name} has this stream", ("STE-1",))
 
     def _stream(self, text: StreamText, ids: Mapping[int, int]) -> Iterator[CheckFailed]:
         try:
@@ -223,28 +223,29 @@ class Streams:
     def _wanted(self, want: Wanted, texts: Mapping[int, StreamText]) -> Iterator[CheckFailed]:
         for sid in dict.fromkeys(self._device(want.device).sids):
             if (sid in texts) is not want.present:
-                is_there = "is there" if sid in texts else "is not there"
+                is_there = "exists" if sid in texts else "is missing"
                 yield CheckFailed(f"stream {sid} of {want.device} {is_there}", ("STE-1",))
                 continue
             if sid not in texts:
                 continue
             one = texts[sid]
             if want.config is not None and one.config != want.config:
-                what = f"Config is {one.config}, not {want.config}"
+                what = f"Config is {one.config}, expected {want.config}"
                 yield self._attached(f"stream {sid} of {want.device}: {what}", "STE-4")
             if want.domain is not None and one.domain != want.domain:
-                what = f"Domain is {one.domain}, it is attached to {want.domain}"
+                what = f"Domain is {one.domain}, but the device is attached to {want.domain}"
                 yield self._attached(f"stream {sid} of {want.device}: {what}", "STE-3", "STE-4")
 
     def _attached(self, what: str, rule: str, *also: str) -> CheckFailed:
-        """A stream that shows something else than what it is attached to; that it shows what memory has was checked."""
+        """Return the failure of a stream that shows another attachment; it has been checked that memory agrees with the
+        dump."""
         if self._smmu is None:
             return CheckFailed(what, (rule,), also, verdict=Verdict.UNDECIDED)
         return CheckFailed(what, (rule,), also, verdict=Verdict.STREAM, because="memory is as dumped")
 
 
 def requester_id(name: str) -> int:
-    """The PCI requester id of a device by its name ``0000:00:01.0``: its stream id where nothing maps it."""
+    """Return a device's PCI requester id by its name ``0000:00:01.0``: its stream id if nothing maps it."""
     bus, _, rest = name.partition(":")[2].partition(":")
     slot, _, function = rest.partition(".")
     return int(bus, 16) << 8 | int(slot, 16) << 3 | int(function, 16)
@@ -258,7 +259,7 @@ def _value(text: str, key: str) -> str:
 def _links(text: StreamText, names: set[str]) -> Iterator[CheckFailed]:
     if text.links.keys() != names:
         have, want = ", ".join(sorted(text.links)) or "none", ", ".join(sorted(names)) or "none"
-        yield CheckFailed(f"stream {text.sid} has symlinks to {have}; its devices are {want}", ("STE-1",))
+        yield CheckFailed(f"stream {text.sid} has symlinks to {have}, expected its devices: {want}", ("STE-1",))
     for name, target in text.links.items():
         if target.rpartition("/")[2] != name:
             yield CheckFailed(f"stream {text.sid}: the symlink {name} leads to {target}", ("STE-1",))
@@ -271,24 +272,24 @@ def _rule(file: str, line: str) -> str:
 
 
 def _of_another_time(have: str, want: str) -> bool:
-    """Whether an STE is sound and says something else than the one in memory, as that may have been before."""
+    """Whether an STE is valid but differs from the one in memory, so that it may be an earlier one."""
     one, now = parse_ste(have), parse_ste(want)
     sound = one.valid and one == replace(decode_ste(one.sid, one.words), domain=one.domain)
     return sound and (one.config, one.s1_context_ptr, one.s2ttb) != (now.config, now.s1_context_ptr, now.s2ttb)
 
 
 def _differs(file: str, sid: int, have: str, want: str) -> CheckFailed:
-    """An STE of another time is STE-4's; else the first line that differs names the rule."""
+    """Classify the difference: STE-4 for an earlier STE, otherwise the rule of the first line that differs."""
     lines = [pair for pair in zip_longest(have.splitlines(), want.splitlines()) if pair[0] != pair[1]]
-    what, rule, also = f"{file} of stream {sid} is not what its words in RAM say", "STE-2", ""
+    what, rule, also = f"{file} of stream {sid} does not match its words in RAM", "STE-2", ""
     if file == "ste" and _of_another_time(have, want):
-        what, rule, also = f"ste of stream {sid} is a sound one, but not the one in RAM", "STE-4", "STE-2"
+        what, rule, also = f"ste of stream {sid} is valid, but is not the one in RAM", "STE-4", "STE-2"
     elif None in lines[0]:
         rule = "STE-6" if file == "cd" else "STE-2"
     else:
         rule = _rule(file, lines[0][1])
     if rule == "STE-3":
-        what = f"{file} of stream {sid} does not name the domain whose top its words in RAM have"
+        what = f"{file} of stream {sid} does not name the domain whose top is in its words in RAM"
     shown = [line for dumped, held in lines[:SHOWN] for line in stacked({"dumped": dumped, "in RAM": held})]
     if len(lines) > SHOWN:
         shown.append(f"... and {len(lines) - SHOWN} more lines that differ")
