@@ -21,7 +21,7 @@ def plug(guest: Guest, device: str, add: bool) -> None:
 
 
 def devices_of(guest: Guest) -> Devices:
-    """What can be plugged into a guest. Skips where the guest is not QEMU's."""
+    """Return the guest's hotplug interface. Skips if the target is not QEMU."""
     devices = capabilities(guest).devices
     if devices is None:
         pytest.skip("requires QEMU, to plug devices")

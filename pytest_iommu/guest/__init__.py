@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Talking to a guest: framed channel, operations, console scanner, QMP, processes."""
+"""Communication with a guest: framed channel, operations, console scanner, QMP, processes."""

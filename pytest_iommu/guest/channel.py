@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Frames between host and agent, over a socket or a pair of pipes.
 
-A frame is magic, type, sequence number and length (u32 each, little endian), then the payload; agent/agent.h says the
-same in C. The agent speaks first. One batch is one frame there and one back; what programs of the batch print that are
-run with ``stream`` comes bare before it, each ended by a marker of ours. Everything that can go wrong with the stream
-has its own exception; after any of them the stream may be out of step and the channel refuses further use.
+A frame is magic, type, sequence number and length (u32 each, little endian), then the payload; agent/agent.h defines
+the same in C. The agent speaks first. A batch is one frame to the agent and one frame back. Programs run with
+``stream`` print their output unframed before the reply, each terminated by a marker of ours. Every kind of stream
+failure has its own exception. After a failure the stream may be out of step, so the channel refuses further use.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ HEAD = struct.Struct("<4I")
 PROTOCOL = "1"
 
 LOOK = 0.5
-"""Seconds after which somebody looks after a guest that streams and says nothing."""
+"""Seconds without output after which a streaming guest is checked."""
 
 STOOD_STILL = 5.0
-"""Seconds: less than any watchdog of the kernel waits."""
+"""Seconds: shorter than any watchdog timeout of the kernel."""
 
 
 class ChannelError(Exception):
-    """Base of all that can go wrong with a channel."""
+    """Base of all channel errors."""
 
 
 class ChannelClosed(ChannelError):
-    """The other end is gone."""
+    """The other end is closed."""
 
 
 class HalfFrame(ChannelClosed):
-    """The other end went away in the middle of a frame."""
+    """The other end closed in the middle of a frame."""
 
 
 class ChannelTimeout(ChannelError):
-    """The answer did not come in time, or not all of it."""
+    """The answer did not arrive completely in time."""
 
 
 class ProtocolError(ChannelError):
-    """What came is no frame, or not the one that was due, or the agent says that ours was none."""
+    """The data is not a frame or not the expected one, or the agent reports that ours was malformed."""
 
 
 class Channel:
-    """One agent at the other end of a socket, or of two descriptors; closes them when it is closed."""
+    """The connection to one agent, over a socket or two descriptors, which close() closes."""
 
     def __init__(self, stream: socket.socket | tuple[int, int]) -> None:
         """``stream``: a connected stream socket, or descriptors to read from and to write to."""
@@ -74,30 +74,32 @@ class Channel:
         self._seq = 0
         self._broken = ""
         self.stood_still = ""
-        """For how long this process, and perhaps the guest, stood still during the last batch, if it was for long.
+        """Return how long this process, and perhaps the guest, was stopped during the last batch; 0 if not for long.
 
-        A guest whose clock went on meanwhile is not to be believed: its watchdogs and time limits have expired.
+        If the guest's clock continued meanwhile, its watchdogs and time limits expired and its results cannot be
+        trusted.
         """
 
     def hello(self, timeout: float) -> dict[str, str]:
-        """Wait for the agent's first frame, ``timeout`` in seconds: its ``key=value`` lines.
+        """Wait for the agent's first frame, ``timeout`` in seconds, and return its ``key=value`` lines.
 
-        A key that comes several times (``error``, ``kmsg``) has its values joined by newlines. ProtocolError when the
+        A key that occurs several times (``error``, ``kmsg``) has its values joined by newlines. ProtocolError if the
         agent speaks another protocol.
         """
         kind, _, payload = self._receive(Deadline(timeout))
         if kind != HELLO:
-            raise self._break(ProtocolError(f"the agent's first frame is of type {kind}, not HELLO"))
+            raise self._break(ProtocolError(f"the agent's first frame has type {kind}, expected HELLO"))
         found: dict[str, str] = {}
         for line in payload.decode("utf-8", "backslashreplace").splitlines():
             key, _, value = line.partition("=")
             found[key] = f"{found[key]}\n{value}" if key in found else value
         if found.get("protocol") != PROTOCOL:
-            raise self._break(ProtocolError(f"the agent speaks protocol {found.get('protocol')}, not {PROTOCOL}"))
+            raise self._break(ProtocolError(f"the agent speaks protocol {found.get('protocol')}, expected {PROTOCOL}"))
         return found
 
     def run(self, ops: Sequence[Op], timeout: float, look: Callable[[], None] | None = None) -> Reply:
-        """Run a batch; ``timeout`` in seconds is for all of it. ``look`` is called now and then while it streams."""
+        """Run a batch; ``timeout`` in seconds covers all of it. ``look`` is called periodically while output is
+        streamed."""
         deadline = Deadline(timeout)
         self._seq = (self._seq + 1) & 0xFFFFFFFF
         self._printed = bytearray()
@@ -108,10 +110,10 @@ class Channel:
         printed = {at: self._stream(marker, deadline, look) for at, op in enumerate(ops) if operations.streams(op)}
         kind, seq, payload = self._receive(deadline)
         if kind == ERROR:
-            raise self._break(ProtocolError(f"the agent says: {payload.decode('utf-8', 'backslashreplace')}"))
+            raise self._break(ProtocolError(f"the agent reports: {payload.decode('utf-8', 'backslashreplace')}"))
         if kind != REPLY or seq != self._seq:
             what = "HELLO: it was restarted" if kind == HELLO else f"type {kind}, number {seq}"
-            raise self._break(ProtocolError(f"the agent answers batch {self._seq} with a frame of {what}"))
+            raise self._break(ProtocolError(f"the agent answered batch {self._seq} with a frame of {what}"))
         missed = deadline.missed
         still = f"this process was stopped or frozen for {missed:.0f} s while the guest ran a batch"
         self.stood_still = still if missed > STOOD_STILL else ""
@@ -128,7 +130,7 @@ class Channel:
 
     @property
     def output(self) -> bytes:
-        """What the program has printed so far that a batch runs, or has run last, if it streams."""
+        """The output so far of a streaming program in the current or the last batch."""
         return bytes(self._printed)
 
     def close(self) -> None:
@@ -145,32 +147,32 @@ class Channel:
 
     def _usable(self) -> None:
         if self._broken:
-            raise ChannelClosed(f"the channel is not usable any more: {self._broken}")
+            raise ChannelClosed(f"the channel is no longer usable: {self._broken}")
 
     def _send(self, kind: int, seq: int, payload: bytes, deadline: Deadline) -> None:
         self._usable()
         if len(payload) > MAX_FRAME:
-            raise ProtocolError(f"a batch of {len(payload)} bytes, more than {MAX_FRAME}")
+            raise ProtocolError(f"a batch of {len(payload)} bytes exceeds the limit of {MAX_FRAME}")
         left = memoryview(HEAD.pack(MAGIC, kind, seq, len(payload)) + payload)
         while left:
             try:
                 left = left[os.write(self._out, left) :]
             except BlockingIOError:
-                self._wait(self._out, select.POLLOUT, deadline, f"{len(left)} bytes of the batch were not taken")
+                self._wait(self._out, select.POLLOUT, deadline, f"{len(left)} bytes of the batch could not be sent")
             except OSError as error:
                 raise self._break(ChannelClosed(f"the agent's end is closed ({error.strerror})")) from None
 
     def _receive(self, deadline: Deadline) -> tuple[int, int, bytes]:
-        """One frame: type, sequence number, payload."""
+        """Read one frame: type, sequence number, payload."""
         self._usable()
-        head = self._take(HEAD.size, deadline, "a frame's head")
+        head = self._take(HEAD.size, deadline, "a frame header")
         magic, kind, seq, size = HEAD.unpack(head)
         if magic != MAGIC or size > MAX_FRAME:
-            raise self._break(ProtocolError(f"no frame begins with {head.hex(' ', 4)}"))
-        return kind, seq, bytes(self._take(size, deadline, "a frame's payload"))
+            raise self._break(ProtocolError(f"not a frame header: {head.hex(' ', 4)}"))
+        return kind, seq, bytes(self._take(size, deadline, "a frame payload"))
 
     def _stream(self, marker: bytes, deadline: Deadline, look: Callable[[], None] | None) -> bytes:
-        """What a program prints up to the marker; ``output`` has it as it comes."""
+        """Collect the output of a program up to the marker; ``output`` grows as it arrives."""
         self._printed, self._ahead = self._ahead, bytearray()
         end = self._printed.find(marker)
         while end < 0:
@@ -184,10 +186,10 @@ class Channel:
         return self.output
 
     def _more(self, deadline: Deadline) -> bytes:
-        """What the agent's end has written; nothing when it has not for a while."""
+        """Return what the agent sent; nothing if it has been silent for a while."""
         if not ready(self._in, select.POLLIN, deadline, within=LOOK):
             if deadline.over:
-                raise self._break(ChannelTimeout("the time is over: a program still runs"))
+                raise self._break(ChannelTimeout("timeout: a program is still running"))
             return b""
         try:
             got = os.read(self._in, 65536)
@@ -207,7 +209,7 @@ class Channel:
             try:
                 got = os.readv(self._in, [view[have:]])
             except BlockingIOError:
-                self._wait(self._in, select.POLLIN, deadline, f"{have} of {size} bytes of {what} came")
+                self._wait(self._in, select.POLLIN, deadline, f"received {have} of {size} bytes of {what}")
                 continue
             except OSError as error:
                 raise self._ended(have, size, what, f" ({error.strerror})") from None
@@ -218,16 +220,17 @@ class Channel:
 
     def _ended(self, have: int, size: int, what: str, why: str = "") -> ChannelError:
         if have or "payload" in what:
-            return self._break(HalfFrame(f"the stream ends after {have} of {size} bytes of {what}{why}"))
+            return self._break(HalfFrame(f"the stream ended after {have} of {size} bytes of {what}{why}"))
         return self._break(ChannelClosed(f"the agent's end is closed{why}"))
 
     def _wait(self, descriptor: int, event: int, deadline: Deadline, state: str) -> None:
         if not ready(descriptor, event, deadline):
-            raise self._break(ChannelTimeout(f"the time is over: {state}"))
+            raise self._break(ChannelTimeout(f"timeout: {state}"))
 
 
 def decode_reply(payload: bytes) -> Reply:
-    """A REPLY's payload: taint, what the kernel said, count, value and data of each. ValueError when it is none."""
+    """Parse a REPLY's payload: taint, kernel messages, count, value and data of each result. ValueError if it is
+    malformed."""
     try:
         taint, size = struct.unpack_from("<II", payload, 0)
         kmsg = payload[8 : 8 + size].decode("utf-8", "backslashreplace")
@@ -239,10 +242,10 @@ def decode_reply(payload: bytes) -> Reply:
             value, size = struct.unpack_from("<iI", payload, at)
             at += 8 + size
             if at > len(payload):
-                raise ValueError(f"result {len(results)} is cut short")
+                raise ValueError(f"result {len(results)} is truncated")
             results.append(Result(value, payload[at - size : at]))
     except struct.error as error:
         raise ValueError(str(error)) from None
     if at != len(payload):
-        raise ValueError(f"{len(payload) - at} bytes too many")
+        raise ValueError(f"{len(payload) - at} bytes after the last result")
     return Reply(tuple(results), taint, kmsg)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest's console: a file that QEMU writes, read by offset and scanned for what a kernel says when it breaks.
+"""The guest's console: a file that QEMU writes, read by offset and scanned for the reports of a broken kernel.
 
-A file and never a socket: the PL011 writes single bytes, and an unread socket is full after 278 of them; then the
-vCPU blocks holding QEMU's big lock, and guest and QMP are dead for good.
+It must be a file, not a socket: the PL011 writes single bytes, and a socket that nobody reads is full after 278 of
+them. The vCPU then blocks while it holds QEMU's big lock, and guest and QMP hang forever.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pytest_iommu.guest import kcsan
 
 READ_LIMIT = 4 << 20
-"""Most bytes looked at by one scan; a flood beyond that is skipped, the taint word is the second witness."""
+"""Maximum number of bytes per scan; more is skipped. The taint word is the second witness of a fault."""
 
 SPLAT_LINES = 60
 RACE_LINES = 160
-"""KCSAN's two stacks have up to 64 entries each, and none of them can be left out when it is judged."""
+"""A KCSAN report has two stacks of up to 64 entries each, and all entries are needed to judge it."""
 RACE_BYTES = 32 << 10
 
-# A message starts a line: after the time stamp and, with CONFIG_PRINTK_CALLER, the caller. Anchoring keeps the kernel
-# command line ("oops=panic"), help texts and driver messages that merely contain the words from being splats.
+# A message starts a line, after the time stamp and, with CONFIG_PRINTK_CALLER, the caller. Anchoring it there keeps the
+# kernel command line ("oops=panic"), help texts and driver messages that merely contain the words from matching.
 _START = r"^(?:<\d+>)?(?:\[ *\d+\.\d+\] *)?(?:\[ *[TC]\d+\] *)?"
 
 _KINDS = (
@@ -48,14 +48,14 @@ _RULER = re.compile(_START + r"={20,}\s*$")
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)|" + _START + r"={20,}\s*$", re.MULTILINE)
 
 TAINT_BITS = {4: "machine check", 5: "bad page", 7: "died", 9: "warned", 14: "soft lockup"}
-"""Taint bits that say that the kernel broke (Documentation/admin-guide/tainted-kernels.rst)."""
+"""Taint bits of a broken kernel (Documentation/admin-guide/tainted-kernels.rst)."""
 
 TAINT_MASK = sum(1 << bit for bit in TAINT_BITS)
 
 
 @dataclass(frozen=True, slots=True)
 class Splat:
-    """One report of a broken kernel: its kind, the line that names it, and the text around it."""
+    """One report of a broken kernel: its kind, its title line, and the text around it."""
 
     kind: str
     title: str
@@ -63,21 +63,21 @@ class Splat:
 
 
 class RaceElsewhere(UserWarning):
-    """KCSAN saw a data race that is not the dump's (guest/kcsan.py): said once at the end of a run, and no failure."""
+    """KCSAN reported a data race outside the dump (guest/kcsan.py): listed once at the end of a run, not a failure."""
 
 
 def scan(text: str) -> Splat | None:
-    """The first splat in a console or kernel log text that fails a test, or None."""
+    """Return the first splat in a console or kernel log text that fails a test, or None."""
     return next((splat for splat in splats(text) if counts(splat)), None)
 
 
 def counts(splat: Splat) -> bool:
-    """Whether a report fails the test: all do, but of KCSAN's only those that are the dump's."""
+    """Whether a report fails the test: all do, except KCSAN reports of races outside the dump."""
     return splat.kind != "kcsan" or kcsan.concerns_dump(splat.text)
 
 
 def splats(text: str) -> Iterator[Splat]:
-    """All splats in a text, in order; further titles within a report are given, too."""
+    """Yield all splats of a text, in order, including further titles within a report."""
     return (_splat(text, match) for match in _FIRST.finditer(text))
 
 
@@ -98,12 +98,12 @@ def _splat(text: str, match: re.Match[str]) -> Splat:
 
 
 def taint_words(taint: int) -> str:
-    """The names of the bad bits of a taint word, or the empty string."""
+    """Return the names of the bad bits of a taint word, or the empty string."""
     return ", ".join(word for bit, word in TAINT_BITS.items() if taint >> bit & 1)
 
 
 class Console:
-    """Reads a console file that another process appends to. ``fd`` stays the caller's."""
+    """Reads a console file that another process appends to. The caller keeps ownership of ``fd``."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -115,9 +115,9 @@ class Console:
         return os.fstat(self._fd).st_size
 
     def scan_new(self) -> Splat | None:
-        """The first splat in what was written since the last call; an unfinished end is left for the next.
+        """Return the first splat since the last call; an incomplete end is left for the next call.
 
-        Warns of every race elsewhere on the way (RaceElsewhere).
+        Warns about every data race outside the dump (RaceElsewhere).
         """
         size = self.size
         start = max(self._offset, size - READ_LIMIT)
@@ -127,22 +127,22 @@ class Console:
         for splat in splats(_text(data[:end])):
             if counts(splat):
                 return splat
-            warnings.warn(f"{splat.title.removeprefix('BUG: ')}: not the dump's", RaceElsewhere, stacklevel=1)
+            warnings.warn(f"{splat.title.removeprefix('BUG: ')}: not in the dump's code", RaceElsewhere, stacklevel=1)
         return None
 
     def scan_all(self) -> Splat | None:
-        """The first splat of the whole console's last READ_LIMIT bytes, unfinished line included."""
+        """Return the first splat of the console's last READ_LIMIT bytes, including an incomplete last line."""
         return scan(self.tail(READ_LIMIT))
 
     def tail(self, limit: int = 16384) -> str:
-        """The last ``limit`` bytes as text."""
+        """Return the last ``limit`` bytes as text."""
         size = self.size
         start = max(0, size - limit)
         return _text(os.pread(self._fd, size - start, start))
 
 
 def _finished(data: bytes) -> int:
-    """How much can be scanned: whole lines, and no part of a race, which is judged by all of its stacks."""
+    """Return how much can be scanned: whole lines, and no partial KCSAN report, whose stacks are judged together."""
     end = data.rfind(b"\n") + 1
     title = data.rfind(kcsan.TITLE.encode(), 0, end)
     if title < 0 or end - title > RACE_BYTES or data.find(kcsan.RULER.encode(), title, end) >= 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Devices that come and go while a guest runs: plugged and unplugged through QEMU, with the guest taking part."""
+"""Hotplug of devices in a running guest: QEMU plugs and unplugs them, and the guest takes part."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pytest_iommu.guest.qmp import Qmp
 
 TIMEOUT = 30.0
-"""Seconds of host time. A root port's button is waited for 5 s by the guest's clock, which runs ahead under icount."""
+"""Seconds of host time. A root port's button takes 5 s of guest time, which passes faster under icount."""
 
 _STEP = 0.05
 
 
 class Devices:
-    """What can be plugged into one guest: the devices of its machine with ``hotplug: true``, and any other."""
+    """Hotplug in one guest, for the devices of its machine with ``hotplug: true`` and any others."""
 
     def __init__(self, guest: Guest, qmp: Qmp, machine: Machine) -> None:
         self._guest = guest
@@ -31,31 +31,31 @@ class Devices:
         self._machine = machine
 
     def add(self, device: Device | str, timeout: float = TIMEOUT) -> None:
-        """Plug a device in and wait until a driver of the guest has it; by its name, one of the machine's.
+        """Plug in a device of the machine by its name, and wait until a driver of the guest binds to it.
 
-        KernelHang when no driver takes it within ``timeout`` seconds, SetupError when QEMU refuses it.
+        KernelHang if no driver binds within ``timeout`` seconds, SetupError if QEMU refuses the device.
         """
         found = self._named(device) if isinstance(device, str) else device
-        # By a line of the human monitor: QMP would want to know which properties are numbers.
+        # This is a command of the human monitor: QMP would need to know which properties are numbers.
         self._monitor(f"device_add {found.argument}")
         driver = f"/sys/bus/pci/devices/{_domain(found.address)}/driver"
-        self._wait(f"no driver has taken {found.name}", lambda: self._exists(driver), timeout)
+        self._wait(f"no driver bound to {found.name}", lambda: self._exists(driver), timeout)
 
     def remove(self, name: str, timeout: float = TIMEOUT) -> None:
-        """Ask the guest to let go of a device, as a human at the slot's button would, and wait until it is out.
+        """Ask the guest to release a device, as the button of its slot does, and wait until it is unplugged.
 
-        KernelHang when the guest does not let go within ``timeout`` seconds, SetupError when there is no such device.
+        KernelHang if the guest does not release it within ``timeout`` seconds, SetupError if there is no such device.
         """
         self.press(name)
         self.await_out(name, timeout)
 
     def press(self, name: str) -> None:
-        """The first half of remove(): press the slot's button. SetupError when there is no such device."""
+        """The first half of remove(): press the slot's button. SetupError if there is no such device."""
         self._monitor(f"device_del {name}")
 
     def await_out(self, name: str, timeout: float = TIMEOUT) -> None:
         """The second half of remove()."""
-        self._wait(f"the guest has not let go of {name}", lambda: self._deleted(name), timeout)
+        self._wait(f"the guest did not release {name}", lambda: self._deleted(name), timeout)
 
     def present(self, device: Device | str) -> bool:
         """Whether the guest's kernel has a device at that address."""
@@ -66,7 +66,7 @@ class Devices:
         try:
             return self._machine.device(name)
         except KeyError:
-            raise SetupError(f"machine {self._machine.name} has no {name}") from None
+            raise SetupError(f"machine {self._machine.name} has no device {name}") from None
 
     def _monitor(self, line: str) -> None:
         try:

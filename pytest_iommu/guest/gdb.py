@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""QEMU's gdbstub over a connected socket: watch an address of the guest's kernel, stop there, let one vCPU go on.
+"""QEMU's gdbstub over a connected socket: set watchpoints in the guest's kernel, stop there, resume single vCPUs.
 
-The stub is started over QMP when it is first needed, and the guest is detached from it between two uses, so that it
-runs and stops over QMP as if there were none. Packets are those of the GDB manual's "Remote Serial Protocol".
+QMP starts the stub at its first use. Between two uses it is detached, so that QMP alone starts and stops the guest.
+Packets follow the GDB manual's "Remote Serial Protocol".
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class GdbError(Exception):
 
 
 class Point(IntEnum):
-    """What stops the guest: an instruction is about to be executed, or about to write or to read bytes of memory.
+    """Where to stop the guest: before an instruction executes, or at a write or a read of memory.
 
-    QEMU stops an Arm before such an access (gdb_stop_before_watchpoint), other processors behind it.
+    For Arm, QEMU stops before the memory access (gdb_stop_before_watchpoint), for other processors after it.
     """
 
     EXECUTE = 1
@@ -37,17 +37,17 @@ class Point(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why the guest stopped: the vCPU, from 0, and the watched address that it met, None where it was no watchpoint."""
+    """Why the guest stopped: the vCPU, from 0, and the watched address, None if it was not a watchpoint."""
 
     cpu: int
     address: int | None = None
 
 
 class Gdb:
-    """One gdbstub connection. All methods but attach() need an attached, stopped guest.
+    """One gdbstub connection. All methods except attach() require an attached, stopped guest.
 
-    Answers have no numbers. When one does not come in time the connection is not used again: a late answer would be
-    taken for the one to the next packet.
+    Answers have no numbers. After a timeout the connection is not used again: a late answer would be taken for the
+    answer to the next packet.
     """
 
     def __init__(self, sock: socket.socket, qmp: Qmp, timeout: float = 10.0) -> None:
@@ -60,33 +60,33 @@ class Gdb:
         self._points: set[tuple[Point, int, int]] = set()
 
     def attach(self) -> None:
-        """Stop the guest and take hold of it."""
+        """Attach to the stub, which stops the guest."""
         self._qmp.command("stop")
         if not self._started:
             self._qmp.monitor(f"gdbserver chardev:{CHARDEV}")
             self._started = True
-        # Without it stops name a thread in another way than vCont does. Stops that nobody waited for may come first.
+        # Without it, stops name threads in another form than vCont does. Unread earlier stops may arrive first.
         self._ask("qSupported:multiprocess+", "PacketSize=.*", skip=True)
         self._ask("vAttach;1", r"[ST]..*")
 
     def set(self, point: Point, address: int, size: int = 8) -> None:
-        """Stop the guest where this happens; ``address`` is a virtual one of the kernel."""
+        """Set a breakpoint or watchpoint; ``address`` is a virtual address of the kernel."""
         self._ask(f"Z{point:d},{address:x},{size:x}", "OK")
         self._points.add((point, address, size))
 
     def clear(self) -> None:
-        """Forget all points."""
+        """Remove all breakpoints and watchpoints."""
         for point, address, size in self._points:
             self._ask(f"z{point:d},{address:x},{size:x}", "OK")
         self._points.clear()
 
     def go(self, cpus: Iterable[int] = ()) -> None:
-        """Let these vCPUs run, the others stand still; all of them without any."""
+        """Let these vCPUs run and keep the others stopped; without any, let all run."""
         chosen = [f";c:p1.{cpu + 1:x}" for cpu in cpus]
         self._send("vCont" + ("".join(chosen) or ";c"))
 
     def wait(self, timeout: float) -> Stop | None:
-        """Wait ``timeout`` seconds of host time until a point is met; None when none was, the guest then runs on."""
+        """Wait ``timeout`` seconds of host time for a stop; None if there is none, and the guest continues to run."""
         try:
             packet = self._packet(Deadline(timeout))
         except TimeoutError:
@@ -94,39 +94,39 @@ class Gdb:
         return self._stop(packet)
 
     def step(self, cpu: int) -> None:
-        """Let a vCPU execute one instruction; the others stand still, and no interrupt comes in between.
+        """Single-step a vCPU; the others stay stopped, and interrupts are masked.
 
-        No point may be set at that instruction, or on what it accesses.
+        There must be no breakpoint at that instruction and no watchpoint on its access.
         """
         self._send(f"vCont;s:p1.{cpu + 1:x}")
-        self._stop(self._answer("the vCPU does not come to the end of one instruction"))
+        self._stop(self._answer("the vCPU does not finish a single step"))
 
     def halt(self) -> None:
-        """Stop a guest that runs."""
+        """Stop a running guest."""
         self._put(INTERRUPT, "the interrupt")
         self._stop(self._answer("the guest does not stop"))
 
     def read(self, address: int, size: int) -> bytes:
-        """Bytes at a virtual address. GdbError where nothing is mapped."""
+        """Read bytes at a virtual address. GdbError if nothing is mapped there."""
         return bytes.fromhex(self._ask(f"m{address:x},{size:x}", "[0-9a-f]+"))
 
     def register(self, cpu: int, number: int) -> int:
-        """A vCPU's general register, in gdb's numbering of the architecture; little endian."""
+        """Read a vCPU's general register, by gdb's number for the architecture; little endian."""
         self._ask(f"Hgp1.{cpu + 1:x}", "OK")
         return int.from_bytes(bytes.fromhex(self._ask(f"p{number:x}", "[0-9a-f]+")), "little")
 
     def registers(self, cpu: int) -> bytes:
-        """All general registers of a vCPU, in gdb's order and their sizes; little endian."""
+        """Read all general registers of a vCPU, in gdb's order and sizes; little endian."""
         self._ask(f"Hgp1.{cpu + 1:x}", "OK")
         return bytes.fromhex(self._ask("g", "[0-9a-f]+"))
 
     def set_register(self, cpu: int, number: int, value: int) -> None:
-        """Give a general register of 64 bits, of a little endian vCPU, this value."""
+        """Write a 64-bit general register of a little-endian vCPU."""
         self._ask(f"Hgp1.{cpu + 1:x}", "OK")
         self._ask(f"P{number:x}={value.to_bytes(8, 'little').hex()}", "OK")
 
     def detach(self) -> None:
-        """Forget all points and let the guest run, all of it."""
+        """Remove all breakpoints and watchpoints and let the whole guest run."""
         self.clear()
         self._ask("D;1", "OK")
         self._qmp.command("cont")
@@ -142,17 +142,17 @@ class Gdb:
         return Stop(int(match[1], 16) - 1, int(match[2], 16) if match[2] else None)
 
     def _ask(self, packet: str, pattern: str, skip: bool = False) -> str:
-        """The answer to a packet, which must match; with ``skip`` what comes before such an answer is dropped."""
+        """Send a packet and return the answer, which must match; with ``skip``, drop packets before such an answer."""
         self._send(packet)
         answer = self._answer(f"{packet}: no answer from QEMU")
         while skip and not re.fullmatch(pattern, answer):
-            answer = self._answer(f"{packet}: no answer from QEMU but {answer!r}")
+            answer = self._answer(f"{packet}: unexpected answer from QEMU: {answer!r}")
         if not re.fullmatch(pattern, answer):
-            raise GdbError(f"{packet}: {answer or 'QEMU does not know it'}")
+            raise GdbError(f"{packet}: {answer or 'not supported by QEMU'}")
         return answer
 
     def _answer(self, otherwise: str) -> str:
-        """A packet that is due. GdbError with ``otherwise`` when none comes, and the connection is done with."""
+        """Return the next packet. If none arrives, GdbError with ``otherwise``, and the connection is unusable."""
         try:
             return self._packet(Deadline(self._timeout))
         except TimeoutError as error:
@@ -165,7 +165,7 @@ class Gdb:
 
     def _put(self, data: bytes, what: str) -> None:
         if self._broken:
-            raise GdbError(f"{what}: not possible after this: {self._broken}")
+            raise GdbError(f"{what}: the connection is unusable: {self._broken}")
         try:
             send(self._sock, data, Deadline(self._timeout))
         except OSError as error:
@@ -173,7 +173,7 @@ class Gdb:
             raise GdbError(self._broken) from error
 
     def _packet(self, deadline: Deadline) -> str:
-        """The next packet, acknowledged. TimeoutError when none comes in time."""
+        """Return the next packet, acknowledged. TimeoutError if none arrives in time."""
         while True:
             match = re.search(rb"\$([^#]*)#[0-9a-f]{2}", self._buffer)
             if match is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Data races as KCSAN reports them: which of them are the dump's. The kernel has many that are not asked about here."""
+"""KCSAN's reports of data races: which of them concern the dump. Those in other parts of the kernel are ignored."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 TITLE = "BUG: KCSAN: "
 
 RULER = "=" * 66
-"""What stands alone on the line before a report and on its last one."""
+"""Printed alone on the line before a report and on its last line."""
 
-# Of the reference implementation, whatever a compiler appended (.isra.0). A walk of generic_pt is named after its
-# format: amdv1_dump_walk.
+# Functions of the reference implementation, with any suffix of the compiler (.isra.0). A walk of generic_pt is named
+# after its format: amdv1_dump_walk.
 _DUMP = re.compile(
     r"(?:iommu_|io_pgtable_|arm_lpae_)?ptd_\w+|(?:\w+_)?dump_(?:walk|info|add|prot|valid)|"
     r"dump_(?:pos|leaf|load|decode)\w*|(?:__)?iommu_(?:free_table|unaccount)\w*|arm_smmu_debugfs_\w+|stream_(?!open$)\w+"
@@ -29,24 +29,25 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One side of a race: ``marked`` as READ_ONCE() and atomics are; who called whom, innermost first, no modules."""
+    """One side of a race: ``marked`` for READ_ONCE() and atomics. ``who`` is the call chain, innermost first, no
+    modules."""
 
     marked: bool
     functions: tuple[str, ...]
 
     @property
     def of_dump(self) -> bool:
-        """Whether the dump made it, or called what did."""
+        """Whether the dump made the access, or called the function that did."""
         return any(map(is_of_dump, self.functions))
 
 
 def is_of_dump(function: str) -> bool:
-    """Whether a kernel function is one that the dump consists of, those that free its tables included."""
+    """Whether a kernel function belongs to the dump, including the functions that free its tables."""
     return _DUMP.fullmatch(function) is not None
 
 
 def accesses(report: str) -> Iterator[Access]:
-    """The two accesses of a report; one where the other is of unknown origin."""
+    """Return the two accesses of a report; only one if the other's origin is unknown."""
     marked, functions = None, list[str]()
     for found in _LINE.finditer(report):
         if found["function"] is not None:
@@ -60,9 +61,9 @@ def accesses(report: str) -> Iterator[Access]:
 
 
 def concerns_dump(report: str) -> bool:
-    """Whether a race is the dump's: it has both sides, or one that is not marked.
+    """Whether a race concerns the dump: both sides are in it, or one that is not marked.
 
-    Where it has marked its own, plain accesses of others are theirs (docs/findings.md has some).
+    If the dump's access is marked, a plain access elsewhere is a bug of that code (docs/findings.md has some).
     """
     ours = [access for access in accesses(report) if access.of_dump]
     return len(ours) > 1 or any(not access.marked for access in ours)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest's memory as the host sees it: RAM by mapping the memfd that QEMU has it in, registers over qtest.
+"""The host's view of a guest's memory: RAM through QEMU's memfd, registers through qtest.
 
-Nothing of this asks the guest's kernel, so what it says of its own tables can be compared with what lies there.
+The guest's kernel is not involved, so its claims about its own tables can be compared with memory.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pytest_iommu.guest.qtest import Qtest, QtestError
 
 
 class GuestMemory:
-    """RAM of ``size`` bytes from guest-physical ``base`` on, behind the descriptor ``fd``, which stays the caller's.
+    """RAM of ``size`` bytes from guest-physical ``base`` on, in the file ``fd``, which the caller keeps.
 
-    ``lost`` makes the outcome of a register that QEMU does not answer for.
+    ``lost`` makes the exception for a register access that QEMU does not answer.
     """
 
     def __init__(self, fd: int, base: int, size: int, qtest: Qtest, lost: Callable[[Exception], IommuError]) -> None:
@@ -29,22 +29,22 @@ class GuestMemory:
         self._ram = memoryview(self._map)
 
     def read(self, address: int, size: int) -> memoryview:
-        """RAM as it is now and as it changes; a view costs nothing, ``bytes()`` of it is a snapshot.
+        """A live view of RAM, without copying; ``bytes()`` of it is a snapshot.
 
-        A view outlives the guest, but holds zeros from then on.
+        A view outlives the guest, but reads as zeros then.
         """
         start = self._offset(address, size)
         return self._ram[start : start + size]
 
     def write(self, address: int, data: bytes) -> None:
-        """Change RAM behind the guest's back."""
+        """Change RAM without the guest's knowledge."""
         start = self._offset(address, len(data))
         self._ram[start : start + len(data)] = data
 
     def register(self, address: int, size: int = 4) -> int:
-        """A device register, read as the guest's CPU would: one access of 1, 2, 4 or 8 bytes.
+        """Read a device register as the guest's CPU would: one access of 1, 2, 4 or 8 bytes.
 
-        A model may not know the size: QEMU's SMMUv3 reads 0 where 8 bytes are asked of a register of 4.
+        A device model may not support the size: QEMU's SMMUv3 returns 0 for 8 bytes of a 4-byte register.
         """
         try:
             return self._qtest.read(address, size)
@@ -59,18 +59,18 @@ class GuestMemory:
             raise self._lost(error) from None
 
     def close(self) -> None:
-        """Give the RAM back, also where somebody still has a view of it. Call when QEMU has ended."""
+        """Free the RAM, even if views still exist. Call it after QEMU has ended."""
         self._qtest.close()
         self._ram.release()
         try:
-            # Pages that a view keeps mapped would stay allocated: the file's are dropped here, they read as zeros then.
+            # Pages mapped by a view would stay allocated. They are dropped from the file here, and then read as zeros.
             self._map.madvise(mmap.MADV_REMOVE)
             self._map.close()
         except (BufferError, OSError):
-            pass  # unmapped when the last view goes
+            pass  # unmapped when the last view is gone
 
     def _offset(self, address: int, size: int) -> int:
         if size < 0 or address < self.base or address + size > self.base + self.size:
             end = self.base + self.size
-            raise OutsideMemory(f"{size} bytes at {address:#x} are not in RAM, which is {self.base:#x} to {end - 1:#x}")
+            raise OutsideMemory(f"{size} bytes at {address:#x} are outside RAM, {self.base:#x} to {end - 1:#x}")
         return address - self.base

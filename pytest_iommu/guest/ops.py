@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The agent's operations, one constructor each; what the agent does is in guest/agent/ops*.c.
+"""The agent's operations, one constructor each; guest/agent/ops*.c implements them.
 
-A result's ``value`` is what is named after ``->`` here, or -errno; its ``data`` what the function says. Slots are the
-agent's open files, 0 to 63; they outlive a batch. The constructors of jobs are in guest/jobs.py.
+A result's ``value`` is what follows ``->`` in each docstring, or -errno; its ``data`` follows the semicolon. Slots are
+the agent's open files, 0 to 63; they outlive a batch. The constructors of jobs are in guest/jobs.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import IntEnum
 
 from pytest_iommu.core.protocol import Op, Result
 
-# Two names for one number: the kernel's.
+# Two names for one number, as in the kernel.
 _NAMES: dict[int, str] = {
     **errno.errorcode,
     errno.EOPNOTSUPP: "EOPNOTSUPP",
@@ -61,20 +61,21 @@ class Code(IntEnum):
 
 
 def read_file(path: str, chunk: int = 0, limit: int = 0) -> Op:
-    """Read to the end, ``chunk`` bytes a read(2) (0: 64 KiB), ``limit`` bytes at most (0: 64 MiB) -> bytes; the bytes.
+    """Read to the end, ``chunk`` bytes per read(2) (0: 64 KiB), ``limit`` bytes at most (0: 64 MiB) -> bytes; the
+    bytes.
 
-    What came before an error is in the data too.
+    The data includes what was read before an error.
     """
     return Op(Code.READ_FILE, chunk, limit, path)
 
 
 def write_file(path: str, data: bytes) -> Op:
-    """One write(2) of everything, the file not being created -> bytes written."""
+    """Write everything in one write(2); does not create the file -> bytes written."""
     return Op(Code.WRITE_FILE, path=path, data=data)
 
 
 def list_directory(path: str) -> Op:
-    """-> count; sorted names, one a line, a directory's with ``/`` and a symlink's with ``@`` behind it."""
+    """-> count; sorted names, one per line, with ``/`` after a directory's and ``@`` after a symlink's."""
     return Op(Code.LIST, path=path)
 
 
@@ -124,7 +125,7 @@ def close(slot: int) -> Op:
 
 
 def close_all() -> Op:
-    """Close whatever is open -> how many slots that were."""
+    """Close all slots -> how many were open."""
     return Op(Code.CLOSE_ALL)
 
 
@@ -144,20 +145,20 @@ def insmod(path: str, params: str = "") -> Op:
 
 
 def rmmod(name: str) -> Op:
-    """Unload a module by name, not waiting for its users -> 0."""
+    """Unload a module by name, without waiting for its users -> 0."""
     return Op(Code.RMMOD, path=name)
 
 
 def poweroff() -> Op:
-    """Power the guest off: there is no reply. EPERM when the agent is not the guest's init."""
+    """Power off the guest: there is no reply. EPERM if the agent is not the guest's init."""
     return Op(Code.POWEROFF)
 
 
 def run(program: str, *arguments: str, timeout: int = 10, stream: bool = False) -> Op:
     """Run a program, ``timeout`` in seconds of guest time -> exit status (128 + signal); stdout and stderr together.
 
-    ETIMEDOUT when it was killed for its time, 127 when it could not be started. With ``stream`` its output is the
-    host's as soon as it is written, whatever becomes of the kernel then: a guest that ends has it in its evidence.
+    ETIMEDOUT if it was killed by the timeout, 127 if it could not be started. With ``stream`` the host gets output as
+    soon as it is written, even if the kernel then breaks: the evidence of a guest that ends includes it.
     """
     return Op(Code.RUN, timeout, int(stream), path=program, data="\0".join(arguments).encode())
 
@@ -178,7 +179,7 @@ def mount(source: str, target: str, kind: str, options: str = "", flags: int = 0
 
 
 def split_parallel(data: bytes) -> list[bytes]:
-    """What each thread of parallel_read() read. ValueError when the data is cut short."""
+    """Return what each thread of parallel_read() read. ValueError if the data is truncated."""
     parts: list[bytes] = []
     at = 0
     while at < len(data):
@@ -192,26 +193,26 @@ def split_parallel(data: bytes) -> list[bytes]:
 
 
 def split_offset(data: bytes) -> int:
-    """The new offset that lseek() gives."""
+    """Return the new offset from lseek()."""
     return int.from_bytes(data, "little")
 
 
 def errno_name(value: int) -> str:
-    """``ENOENT`` of -2, the way values carry it; ``ok`` of what is no error."""
+    """Return the errno's name for a value, ``ENOENT`` for -2; ``ok`` for a value that is not an error."""
     if value >= 0:
         return "ok"
     return _NAMES.get(-value, f"errno {-value}")
 
 
 def streams(op: Op) -> bool:
-    """Whether the operation is a run() whose output comes before the reply."""
+    """Whether the operation is a run() with its output before the reply."""
     return op.code == Code.RUN and bool(op.b)
 
 
 def encode(ops: Sequence[Op], marker: bytes = b"") -> bytes:
-    """A batch's payload: count, then each op's code, a, b, lengths of path and data, path, data.
+    """Encode a batch: count, then each op's code, a, b, lengths of path and data, path, data.
 
-    ``marker`` is what the agent ends streamed output with.
+    The agent ends streamed output with ``marker``.
     """
     parts = [struct.pack("<I", len(ops))]
     for op in ops:
@@ -222,7 +223,7 @@ def encode(ops: Sequence[Op], marker: bytes = b"") -> bytes:
 
 
 def text_of(result: Result) -> str:
-    """What an operation read, as text; bytes that are no UTF-8 stay visible."""
+    """Return the data of a result as text; invalid UTF-8 is escaped."""
     return result.data.decode("utf-8", "backslashreplace")
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A QMP client over a connected socket: synchronous, because a test has nothing else to do meanwhile.
 
-qemu.qmp is not used: its synchronous API ignores timeouts while connecting and costs twice the time a command.
+qemu.qmp is not used: its synchronous API ignores timeouts while connecting and takes twice the time per command.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ class QmpError(Exception):
 
 
 class QmpTimeout(QmpError):
-    """QEMU said nothing in time."""
+    """QEMU sent nothing in time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What QEMU tells unasked, e.g. ``DEVICE_DELETED`` with the device's id in ``data``."""
+class QmpEvent:
+    """An asynchronous QMP event, e.g. ``DEVICE_DELETED`` with the device's id in ``data``."""
 
     name: str
     data: dict[str, Any] = field(default_factory=dict)
 
 
 class Qmp:
-    """One QMP connection. Events that came meanwhile are kept in ``events``.
+    """One QMP connection. Events that arrive meanwhile are kept in ``events``.
 
-    Every command has an id, which QEMU repeats in the answer: one that comes after its command timed out is dropped,
-    and is not taken for the answer to the next.
+    Every command has an id, which QEMU repeats in the answer. An answer that arrives after its command timed out is
+    dropped, not taken for the answer to the next command.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -46,7 +46,7 @@ class Qmp:
         self._number = 0
         self._greeted = self._asked = self._negotiated = False
         self._broken = ""
-        self.events: list[Event] = []
+        self.events: list[QmpEvent] = []
 
     def command(self, name: str, timeout: float = 5.0, **arguments: Any) -> Any:
         """Execute a command and return what it returns; ``timeout`` in seconds."""
@@ -63,8 +63,9 @@ class Qmp:
         """Run a line of the human monitor, e.g. ``info registers``, and return its text."""
         return str(self.command("human-monitor-command", timeout, **{"command-line": line}))
 
-    def wait(self, name: str, timeout: float, **data: Any) -> Event | None:
-        """Take the first event of that name and with that data, at once or within ``timeout`` seconds; else None."""
+    def wait(self, name: str, timeout: float, **data: Any) -> QmpEvent | None:
+        """Take the first event with that name and data, waiting ``timeout`` seconds if necessary; None if there is
+        none."""
         deadline = Deadline(timeout)
         while True:
             for event in self.events:
@@ -77,7 +78,7 @@ class Qmp:
                 return None
 
     def close(self) -> None:
-        """Close the connection; QEMU itself goes on."""
+        """Close the connection; QEMU continues to run."""
         self._sock.close()
 
     def _send(self, name: str, arguments: dict[str, Any], deadline: Deadline) -> None:
@@ -89,12 +90,12 @@ class Qmp:
         try:
             send(self._sock, json.dumps(request).encode() + b"\n", deadline)
         except OSError as error:
-            # Half a command may have been sent; the next one would be the other half.
-            self._broken = f"a command was not taken: {error}"
+            # Half a command may have been sent; the next one would complete it.
+            self._broken = f"a command could not be sent: {error}"
             raise QmpError(f"{name}: {error}") from error
 
     def _answer(self, name: str, deadline: Deadline) -> Any:
-        """What QEMU returns for the command that was sent last."""
+        """Return QEMU's answer to the last command."""
         while True:
             answer = self._message(deadline)
             if answer.get("id") != self._number:
@@ -105,15 +106,15 @@ class Qmp:
                 return answer.get("return")
 
     def _take(self, message: dict[str, Any]) -> None:
-        """A message that does not answer the last command: the greeting, an event, an answer that came too late."""
+        """Handle a message that does not answer the last command: the greeting, an event, or a late answer."""
         if "QMP" in message:
             self._greeted = True
         elif "event" in message:
-            self.events.append(Event(str(message["event"]), dict(message.get("data", {}))))
+            self.events.append(QmpEvent(str(message["event"]), dict(message.get("data", {}))))
         elif "id" not in message or (not self._negotiated and "error" in message):
-            raise QmpError(f"QEMU does not understand us: {message.get('error', message)}")
+            raise QmpError(f"QEMU did not understand the command: {message.get('error', message)}")
         else:
-            self._negotiated = True  # the first of all answers
+            self._negotiated = True  # the very first answer
 
     def _message(self, deadline: Deadline) -> dict[str, Any]:
         while b"\n" not in self._buffer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest looks like once it has booted, and what differs later: a test must leave it as it found it."""
+"""The state of a guest after boot, and later changes: a test must leave the guest as it found it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SYSCTL = ("/proc/sys/kernel", "/proc/sys/vm")
 LOADED = "/proc/modules"
 MOUNTS = "/proc/mounts"
 
-# Counters, and what follows from the size of memory or from load: the kernel writes these itself.
+# Counters, and values that depend on the size of memory or on load: the kernel itself changes these.
 _VOLATILE = frozenset({"hung_task_detect_count", "ns_last_pid", "stat_refresh", "tainted"})
-# The agent's own spinner sets the one, and who reads either rebuilds the scheduling domains (sched_rt_handler(); up to
-# 7.3 lockdep reports that where processors are isolated).
+# The agent's own spinner sets the first. Reading either rebuilds the scheduling domains (sched_rt_handler()); up to 7.3
+# lockdep reports that if processors are isolated.
 _LEFT_ALONE = frozenset({"sched_rt_period_us", "sched_rt_runtime_us"})
 
 _CHANGING = frozenset(
@@ -35,12 +35,12 @@ Send = Callable[["Sequence[Op]"], "Reply"]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One look at a guest: each thing that a test can change, by its path -> what it is, as text."""
+    """The state of a guest at one time: path -> value as text, for each thing that a test can change."""
 
     values: Mapping[str, str] = field(default_factory=dict)
 
     def changes(self, now: Snapshot) -> list[str]:
-        """What differs in ``now``, a sentence each; empty when nothing does."""
+        """Return the differences to ``now``, one sentence each."""
         found = []
         for path in sorted(self.values.keys() | now.values.keys()):
             before, after = self.values.get(path), now.values.get(path)
@@ -52,7 +52,7 @@ class Snapshot:
 class Touched(Flag):
     """What the operations of a test can have changed, besides the domains of the test module.
 
-    To look at everything after each test would cost more than most tests take.
+    Checking everything after each test would take longer than most tests.
     """
 
     NOTHING = 0
@@ -61,7 +61,7 @@ class Touched(Flag):
 
 
 def touched_by(batch: Iterable[Op]) -> Touched:
-    """What a batch can change."""
+    """Return what a batch can change."""
     found = Touched.NOTHING
     for op in batch:
         if op.code == Code.RUN or (op.code == Code.OPEN and op.path.startswith("/proc/sys/")):
@@ -74,7 +74,7 @@ def touched_by(batch: Iterable[Op]) -> Touched:
 
 
 class BootState:
-    """Remembers what a guest looked like when it was booted. Taking it costs two round trips, look() one."""
+    """The state of a guest after boot. Taking it costs two round trips, look() one."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -89,13 +89,13 @@ class BootState:
         self._first = self.look(sysctl=True)
 
     def look(self, sysctl: bool) -> Snapshot:
-        """The guest as it is now; with ``sysctl`` the values of /proc/sys, too."""
+        """Return the guest's current state; with ``sysctl`` including the values of /proc/sys."""
         drivers = [f"{DEVICES}/{name.rstrip('@')}/driver" for name in self._devices]
         settings = self._sysctls if sysctl else []
         batch = [
             ops.list_directory(DEVICES),
             *(ops.readlink(path) for path in drivers),
-            # For each read(2) the kernel allocates as much as is asked for.
+            # For each read(2) the kernel allocates the requested size.
             *(ops.read_file(path, chunk=512) for path in (LOADED, MOUNTS, *settings)),
         ]
         devices, *rest = self._send(batch).results
@@ -110,7 +110,7 @@ class BootState:
         return Snapshot(values)
 
     def changes(self, touched: Touched) -> list[str]:
-        """What differs from the boot state now, a sentence each; looks only where ``touched`` says that it may."""
+        """Return the differences to the boot state, one sentence each; checks only what ``touched`` names."""
         if not touched:
             return []
         now = self.look(Touched.SYSCTL in touched)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The test module's files in the guest: commands go in, what became of them and its domains come out.
+"""The test module's files in the guest: control takes commands, status and domains report their results.
 
-The grammar is in kmod/iommu_ptdump_test/README.
+kmod/iommu_ptdump_test/README describes the grammar.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pytest_iommu.guest import ops
 DEBUGFS = "/sys/kernel/debug/iommu"
 MODULE = "/sys/kernel/debug/iommu_ptdump_test"
 OCCUPY = f"{MODULE}/occupy"
-"""A read(2) of it keeps the processor, which waits for interrupts, until a signal comes."""
+"""A read(2) of it occupies the processor, waiting for interrupts, until a signal arrives."""
 _STATUS = re.compile(r"^(?P<line>\d+) (?:ok(?P<values>.*)|error (?P<errno>\w+) ?(?P<message>.*))$")
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What became of one command: ``errno`` is None when it passed, else the errno's name."""
+    """The result of one command: ``errno`` is None if it succeeded, else the errno's name."""
 
     line: int
     errno: str | None = None
@@ -32,30 +32,30 @@ class Status:
 
 
 def parse_status(text: str) -> dict[int, Status]:
-    """The module's status file, by command line. SetupError when a line is none of a status."""
+    """Parse the module's status file, by command line. SetupError for a malformed line."""
     found: dict[int, Status] = {}
     for row in text.splitlines():
         match = _STATUS.match(row)
         if match is None:
-            raise SetupError(f"the test module's status has a line that is none: {row!r}")
+            raise SetupError(f"malformed line in the test module's status file: {row!r}")
         values = dict(word.partition("=")[::2] for word in (match["values"] or "").split())
         found[int(match["line"])] = Status(int(match["line"]), match["errno"], match["message"] or "", values)
     return found
 
 
 def command_ops(script: str) -> list[Op]:
-    """Give the test module a batch of commands and read what became of them."""
+    """Give the test module a batch of commands and read their status."""
     return [ops.write_file(f"{MODULE}/control", script.encode()), ops.read_file(f"{MODULE}/status")]
 
 
 def status_text(results: Sequence[Result]) -> str:
-    """The status, from the results of command_ops(). SetupError when the module is not there."""
+    """Return the text of status, from the results of command_ops(). SetupError if the module is not loaded."""
     written, status = results
     if not status.ok:
         name = ops.errno_name(status.value)
-        raise SetupError(f"the test module iommu_ptdump_test is not loaded: reading its status fails with {name}")
+        raise SetupError(f"the test module iommu_ptdump_test is not loaded: reading its status failed with {name}")
     if not written.ok and not status.data:
-        raise SetupError(f"the test module refuses the whole batch: {ops.errno_name(written.value)}")
+        raise SetupError(f"the test module refused the whole batch: {ops.errno_name(written.value)}")
     return ops.text_of(status)
 
 
@@ -63,7 +63,7 @@ def status_text(results: Sequence[Result]) -> str:
 class DomainRow:
     """One line of the module's `domains` file. ``top`` and ``levels`` are those given to the hardware, not the dump's.
 
-    ``top`` is None where the module does not know it; ``attached`` are the devices, by name.
+    ``top`` is None if the module does not know it; ``attached`` are the devices, by name.
     """
 
     name: str
@@ -74,7 +74,7 @@ class DomainRow:
 
 
 def parse_domains(text: str) -> dict[str, DomainRow]:
-    """The module's `domains` file, by domain."""
+    """Parse the module's `domains` file, by domain."""
     rows: dict[str, DomainRow] = {}
     for line in text.splitlines():
         name, *words = line.split()

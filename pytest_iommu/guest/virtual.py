@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One running QEMU guest: batches go to its agent, and whatever ends badly becomes one of the named outcomes."""
+"""One running QEMU guest: sends batches to its agent, and turns every failure into one of the named outcomes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_iommu.core.machines import Machine
 
 CONSOLE_LIMIT = 64 << 20
-"""A guest whose console grew beyond this is flooded: its memory is ours, so it is ended."""
+"""A console larger than this is a flood. It occupies host memory, so the guest is ended."""
 
 IOMMUS = "/sys/class/iommu"
 TAIL = 16384
@@ -39,9 +39,9 @@ KEPT = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """Our ends of what QEMU is connected by; all are the guest's to close.
+    """The host's ends of QEMU's connections; the guest closes them all.
 
-    ``console`` is a memfd that QEMU writes to, ``ram`` the one that it has the guest's RAM in.
+    ``console`` is a memfd that QEMU writes to, ``ram`` the memfd of the guest's RAM.
     """
 
     agent: Channel
@@ -62,9 +62,9 @@ class Wires:
 
 
 class VirtualGuest:
-    """A QEMU process and what it is connected by.
+    """A QEMU process and its connections.
 
-    ``host_time``: the guest's clock is the host's, and goes on while the host keeps the guest from running.
+    ``host_time``: the guest's clock is the host's, and continues while the host keeps the guest from running.
     """
 
     def __init__(self, machine: Machine, child: Child, wires: Wires, host_time: bool = False) -> None:
@@ -90,8 +90,8 @@ class VirtualGuest:
     def boot(self, timeout: float) -> None:
         """Wait for the agent's HELLO, ``timeout`` in seconds.
 
-        KernelCrash when the kernel reports a fault meanwhile, SetupError when it does not boot without one: no image
-        for this machine, no init, a panic that it meant, no driver for the machine's IOMMU. GuestLost.
+        KernelCrash if the kernel reports a fault meanwhile. SetupError if it fails to boot without one: an image for
+        another machine, no init, an intended panic, no driver for the machine's IOMMU. GuestLost if QEMU ends.
         """
         try:
             self.hello = self._agent.hello(timeout)
@@ -112,7 +112,7 @@ class VirtualGuest:
             self._look_for_iommu()
 
     def _not_booted(self, error: IommuError) -> IommuError:
-        """What did not boot, and reported no fault, is no verdict on the kernel."""
+        """Turn a failed boot without a reported fault into a SetupError: it says nothing about the kernel's quality."""
         panicked = isinstance(error, KernelCrash) and self._splat is not None and self._splat.kind == "panic"
         if panicked or isinstance(error, KernelHang):
             kind = BootTimeout if isinstance(error, KernelHang) else SetupError
@@ -122,13 +122,13 @@ class VirtualGuest:
     def _silence(self) -> str:
         if self._console.size:
             return ""
-        return "; it printed nothing: is the image for this machine, and its page size one that the processor has?"
+        return "; it printed nothing: is the image for this machine, and does the processor support its page size?"
 
     def _look_for_iommu(self) -> None:
         (listed,) = self.run([operations.list_directory(IOMMUS)]).results
         if listed.ok and listed.data:
             return
-        what = f"the kernel drives no IOMMU: {IOMMUS} is empty. Has it a driver for the SMMUv3 (CONFIG_ARM_SMMU_V3)?"
+        what = f"the kernel drives no IOMMU: {IOMMUS} is empty. Is there a driver for the SMMUv3 (CONFIG_ARM_SMMU_V3)?"
         said = [line for line in self._console.tail(KEPT).splitlines() if re.search(r"arm[-_]smmu.*: ", line)]
         raise SetupError("\n".join([what, *said[:8]]), self.evidence())
 
@@ -160,14 +160,14 @@ class VirtualGuest:
         return reply
 
     def pause(self) -> None:
-        """Stop the vCPUs: an idle guest under icount burns a core."""
+        """Stop the vCPUs: an idle guest under icount keeps a core busy."""
         if self._paused or self._closed:
             return
         try:
             self.qmp.command("stop")
             self._paused = True
         except QmpError:
-            pass  # the next run() meets the same and says it properly
+            pass  # the next run() fails in the same way and reports it properly
 
     def close(self) -> None:
         """Kill QEMU and free everything; never raises, may be called twice."""
@@ -180,7 +180,7 @@ class VirtualGuest:
         self._wires.close()
 
     def evidence(self) -> Evidence:
-        """What is known of it; after close() as it was then."""
+        """Return all that is known about the guest; after close(), its state at that time."""
         if self._closed:
             return self._last
         files = {"console.txt": self._console.tail(KEPT).encode()}
@@ -197,14 +197,14 @@ class VirtualGuest:
         )
 
     def _look(self) -> None:
-        """A kernel that has broken and lives on: what the program prints from here on proves nothing."""
+        """Look for a kernel that broke but survives: the program's further output proves nothing."""
         splat = self._console.scan_new()
         if splat is not None:
             self._late_splat()
             raise self._crash(splat, "while it ran a program")
 
     def _late_splat(self) -> Splat | None:
-        """The console may lag behind the agent: give its printing thread a moment, then look again."""
+        """Wait for the console, which may lag behind the agent, and look again."""
         deadline = Deadline(0.5)
         found: Splat | None = None
         size = -1
@@ -215,7 +215,7 @@ class VirtualGuest:
         return found
 
     def _crash(self, splat: Splat, when: str) -> KernelCrash:
-        # The console has the whole text where the scanner met only its beginning.
+        # The console has the whole text where the scanner saw only its beginning.
         full = self._console.scan_all()
         self._splat = full if full is not None and full.title == splat.title else splat
         return KernelCrash(f"{self._splat.kind} {when}: {self._splat.title}", self.evidence())
@@ -226,7 +226,7 @@ class VirtualGuest:
         return self._ended("while a register was accessed", cause)
 
     def _ended(self, when: str, cause: Exception) -> IommuError:
-        """The channel broke: a kernel that died took QEMU along (-no-reboot), else QEMU itself went away."""
+        """Explain a broken channel: a dead kernel ends QEMU too (-no-reboot), otherwise QEMU itself ended."""
         status = self.child.wait(2.0)
         splat = self._console.scan_all()
         if splat is not None:
@@ -236,7 +236,7 @@ class VirtualGuest:
         if not self.hello and status not in (None, 0) and self._console.size == 0:
             return SetupError(f"QEMU did not start: it {self.child.how_it_ended()}{said}", self.evidence())
         if status is None:
-            return GuestLost(f"lost the guest's agent {when}: {cause}; QEMU still runs{said}", self.evidence())
+            return GuestLost(f"lost the guest's agent {when}: {cause}; QEMU is still running{said}", self.evidence())
         return GuestLost(f"QEMU {self.child.how_it_ended()} {when}{said}", self.evidence())
 
     def _hang(self, what: str) -> IommuError:
@@ -249,7 +249,7 @@ class VirtualGuest:
             return GuestLost(f"{what}, and QEMU does not answer either ({state}; {error})", self.evidence())
         if splat is not None:
             return self._crash(splat, "and then hung")
-        return KernelHang(f"{what}; QEMU says that the guest is {status['status']}", self.evidence())
+        return KernelHang(f"{what}; QEMU reports that the guest is {status['status']}", self.evidence())
 
 
 def _process_state(pid: int) -> str:

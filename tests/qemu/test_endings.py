@@ -51,7 +51,7 @@ def test_a_panic(guest: VirtualGuest) -> None:
 
 
 def test_a_hang(guest: VirtualGuest) -> None:
-    with pytest.raises(KernelHang, match="did not answer within 1 s; QEMU says that the guest is running") as caught:
+    with pytest.raises(KernelHang, match="did not answer within 1 s; QEMU reports that the guest is running") as caught:
         guest.run([ops.sleep(10**8)], timeout=1)
     _shows_the_guest(caught.value)
     assert caught.value.evidence is not None

@@ -387,9 +387,9 @@ def test_data_that_is_cut_short_is_refused(data: bytes) -> None:
 
 def test_results_of_one_kind_are_not_taken_for_another() -> None:
     assert jobs.split_reads(b"\1\0\0\0" + RECORD + b"abc") == [jobs.Read(0, 3, 1, 2, b"abc")]
-    with pytest.raises(ValueError, match="3 bytes behind the records"):
+    with pytest.raises(ValueError, match="3 bytes after the records"):
         jobs.split_calls(b"\1\0\0\0" + RECORD + b"abc")
     with pytest.raises(ValueError, match="20 bytes of text"):
         jobs.split_reads(bytes(24))
-    with pytest.raises(ValueError, match="not 8"):
+    with pytest.raises(ValueError, match="expected 8"):
         jobs.split_time(b"")

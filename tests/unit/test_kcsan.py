@@ -167,8 +167,8 @@ def test_races_elsewhere_are_said(log: int) -> None:
     with pytest.warns(RaceElsewhere) as seen:
         assert console.scan_new() is None
     assert [str(one.message) for one in seen] == [
-        "KCSAN: data-race in __arm_lpae_unmap / arm_lpae_ptd_walk: not the dump's",
-        "KCSAN: data-race in set_nlink / set_nlink: not the dump's",
+        "KCSAN: data-race in __arm_lpae_unmap / arm_lpae_ptd_walk: not in the dump's code",
+        "KCSAN: data-race in set_nlink / set_nlink: not in the dump's code",
     ]
 
 

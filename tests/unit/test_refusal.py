@@ -18,8 +18,8 @@ MAGIC = "iommu_ptdump_test: version magic '7.2.0 SMP' should be '7.3.4 SMP preem
 @pytest.mark.parametrize(
     ("number", "said", "answers", "reason"),
     [
-        (errno.EKEYREJECTED, "", NONE, "only modules that are signed"),
-        (errno.ENOKEY, "Loading of unsigned module is rejected", NONE, "only modules that are signed"),
+        (errno.EKEYREJECTED, "", NONE, "only modules signed"),
+        (errno.ENOKEY, "Loading of unsigned module is rejected", NONE, "only modules signed"),
         (errno.EPERM, "", (Result(0, b"none [integrity] confidentiality"), NONE[1]), "is locked down (integrity)"),
         (errno.EPERM, "Lockdown: agent: unsigned module loading is restricted", NONE, "is locked down:"),
         (errno.EPERM, "", (Result(0, b"[none] integrity confidentiality"), Result(0, b"1\n")), "modules_disabled is 1"),
