@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Addresses and sizes of a scenario, which may depend on the page table they are used with.
+"""Addresses and sizes of a scenario, which may depend on the page table.
 
-Terms joined by + and -: a number (0x hex or decimal, K M G T P), ``page`` ``block`` ``huge`` (what an item at level 0,
-1 and 2 maps; ``3page`` is three), ``end`` (the aperture's last IOVA plus 1; for a physical address, 1 << oas) and
-``last``: the IOVA of a mapping that ends at the aperture's last byte.
+Terms joined by + and -: a number (0x hex or decimal, K M G T P); ``page``, ``block`` or ``huge`` (the size that an item
+at level 0, 1 or 2 maps; ``3page`` is three pages); ``end`` (the aperture's last IOVA plus 1; for a physical address, 1
+<< oas); and ``last``, the IOVA of a mapping that ends at the aperture's last byte.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _LEVELS = {"page": 0, "block": 1, "huge": 2}
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """``fixed`` bytes and terms of (factor, word); ``text`` as it was written."""
+    """``fixed`` bytes plus terms of (factor, word); ``text`` is the text in the file."""
 
     text: str
     fixed: int
     terms: tuple[tuple[int, str], ...] = ()
 
     def value(self, config: TableConfig, end: int, size: int = 0) -> int:
-        """The bytes it stands for in a table; ``end`` is what follows the last address, ``size`` of the mapping."""
+        """Return the value in bytes for a table; ``end`` is the address after the last, ``size`` the mapping's."""
         total = self.fixed
         for factor, word in self.terms:
             if word in _LEVELS:
@@ -38,13 +38,13 @@ class Amount:
 
 
 def parse_amount(text: str) -> Amount:
-    """Read an amount. ValueError when it is none."""
+    """Parse an amount. ValueError if it is malformed."""
     at, fixed = 0, 0
     terms: list[tuple[int, str]] = []
     while at < len(text):
         match = _TERM.match(text, at)
         if match is None or (at > 0 and not match[1]):
-            raise ValueError(f"{text!r} is no address or size")
+            raise ValueError(f"{text!r} is not an address or size")
         sign = -1 if match[1] == "-" else 1
         if match[2]:
             fixed += sign * int(match[2], 0) * SUFFIXES.get(match[3], 1)
@@ -52,5 +52,5 @@ def parse_amount(text: str) -> Amount:
             terms.append((sign * int(match[4] or 1), match[5]))
         at = match.end()
     if not text.strip():
-        raise ValueError("an empty text is no address or size")
+        raise ValueError("an address or size must not be empty")
     return Amount(text, fixed, tuple(terms))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A scenario file -> Suite: the cases, and their variants expanded into instances."""
+"""Load a scenario file as a Suite: the cases, and their variants expanded into instances."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _CASE_KEYS = (*_OWN_KEYS, *_DEFAULT_KEYS, *_RACE_KEYS)
 def load(path: Path) -> Suite:
     """Read and check a file. ScenarioError (``file:line: message``) for the first mistake in it.
 
-    One that has not changed is read once: pytest collects the files that the kselftest's cases are made of.
+    An unchanged file is read only once: pytest also collects the files from which the kselftest's cases are compiled.
     """
     version = None
-    with suppress(OSError):  # read_file() says what is wrong
+    with suppress(OSError):  # read_file() reports what is wrong
         stat = path.stat()
         version = stat.st_mtime_ns, stat.st_size
     return _load(path, version)
@@ -51,7 +51,7 @@ def load(path: Path) -> Suite:
 
 @lru_cache(maxsize=64)
 def _load(path: Path, version: tuple[int, int] | None) -> Suite:
-    """load() of the file that was changed then, and has that size. What it raises is not kept."""
+    """load() for a file with that modification time and size. Exceptions are not cached."""
     del version
     top = read_file(path).fields(("suite", "defaults", "cases"), "a scenario file")
     name = _name(top.need("suite"))
@@ -62,7 +62,7 @@ def _load(path: Path, version: tuple[int, int] | None) -> Suite:
     for item in top.need("cases").list():
         case = _case(path, item, defaults)
         if case.name in lines:
-            raise item.error(f"there is a case {case.name!r} already, on line {lines[case.name]}")
+            raise item.error(f"case {case.name!r} already exists, on line {lines[case.name]}")
         lines[case.name] = case.line
         cases.append(case)
     instances: list[Instance] = []
@@ -74,7 +74,7 @@ def _load(path: Path, version: tuple[int, int] | None) -> Suite:
 def _name(value: Value) -> str:
     text = value.text()
     if not _NAME.fullmatch(text):
-        raise value.error(f"a name is of a-z 0-9 - and _, not {text!r}")
+        raise value.error(f"a name consists of a-z 0-9 - and _, not {text!r}")
     return text
 
 
@@ -93,10 +93,10 @@ def _case(path: Path, item: Value, defaults: Fields) -> Case:
     created = {step.domain for step in steps if isinstance(step, CreateStep)}
     races = [key for key in ("race", "storm") if key in fields]
     if len(races) > 1:
-        raise item.error(f"case {name!r} has a race and a storm; one is enough")
+        raise item.error(f"case {name!r} has both a race and a storm, but can have only one")
     for key in ("stays", "never"):
         if key in fields and races != ["race"]:
-            raise fields.found[key].error(f"`{key}` is about a race, and there is none")
+            raise fields.found[key].error(f"`{key}` requires a race, but the case has none")
     if not steps and not races and "dump" not in fields and created == set():
         raise item.error(f"case {name!r} does nothing: it has no `do`")
     own = any(key in fields for key in ("stages", "formats", "table", "tables"))
@@ -109,7 +109,7 @@ def _case(path: Path, item: Value, defaults: Fields) -> Case:
         raise item.error(f"case {name!r} has no stage, format or table to run on")
     hardware = bool(stages) or any(domain.stage for domain in domains)
     if "granule" in fields and not hardware:
-        raise fields.found["granule"].error("granule is that of hardware domains, and there are none")
+        raise fields.found["granule"].error("granule applies to hardware domains, but the case has none")
     return Case(
         path,
         item.line,
@@ -156,10 +156,10 @@ def _repeat(value: Value) -> Repeat:
 def _needs(value: Value) -> Needs:
     fields = value.fields(("devices", "dialect", "machine", "config"), "needs")
     if not fields.found:
-        raise value.error("needs names nothing")
+        raise value.error("needs must not be empty")
     for symbol in fields.found["config"].items() if "config" in fields else ():
         if symbol.text().startswith("CONFIG_"):
-            raise symbol.error(f"a configuration symbol is written without CONFIG_, not {symbol.text()!r}")
+            raise symbol.error(f"write a configuration symbol without CONFIG_, not as {symbol.text()!r}")
     return Needs(
         fields.words("devices", dict.fromkeys(name for names in DEVICES.values() for name in names), "device"),
         fields.get("dialect", Value.text, "") or None,
@@ -169,12 +169,12 @@ def _needs(value: Value) -> Needs:
 
 
 def _machines(fields: Fields, defaults: Fields, needs: Needs) -> tuple[str, ...]:
-    """Where a case runs: of its machines, or the default ones, the one that it needs if it needs one."""
+    """Return the machines of a case: those it names, else the one it needs, else the default machines."""
     named = _either(fields, defaults, "machines").words("machines", MACHINES, "machine")
     if needs.machine is None:
         return named or tuple(MACHINES)[:1]
     if named and needs.machine not in named:
-        raise fields.found["needs"].error(f"needs machine {needs.machine}, but runs on {', '.join(named)} only")
+        raise fields.found["needs"].error(f"needs machine {needs.machine}, but runs only on {', '.join(named)}")
     return (needs.machine,)
 
 
@@ -184,11 +184,11 @@ def _domains(fields: Fields) -> tuple[DomainDef, ...]:
     found: list[DomainDef] = []
     for key, value in fields.found["domains"].pairs():
         if not _DOMAIN.fullmatch(key.text()):
-            raise key.error(f"a domain's name is 1 to 31 of a-z 0-9 - and _, not {key.text()!r}")
+            raise key.error(f"a domain's name consists of 1 to 31 of a-z 0-9 - and _, not {key.text()!r}")
         inner = value.fields(("stage", "table", "format", "device"), f"domain {key.text()}")
         kinds = [kind for kind in ("stage", "table", "format") if kind in inner]
         if len(kinds) > 1:
-            raise value.error("a domain has one of stage, table and format")
+            raise value.error("a domain needs exactly one of stage, table and format")
         table: TableSpec | None = None
         if "table" in inner:
             table = read_table(inner.found["table"])
@@ -199,14 +199,14 @@ def _domains(fields: Fields) -> tuple[DomainDef, ...]:
         stage = inner.found["stage"].choice(STAGES, "stage") if "stage" in inner else None
         found.append(DomainDef(key.line, key.text(), stage, table, inner.get("device", Value.text, "edu0")))
     if not found:
-        raise fields.found["domains"].error("here should be at least one domain")
+        raise fields.found["domains"].error("at least one domain is required")
     return tuple(found)
 
 
 def _hand(value: Value, domains: frozenset[str]) -> tuple[tuple[str | None, tuple[HandLine, ...]], ...]:
     if not value.is_mapping():
         if len(domains) > 1:
-            raise value.error(f"`dump` needs a domain's name: there are {', '.join(sorted(domains))}")
+            raise value.error(f"`dump` needs the name of a domain, one of {', '.join(sorted(domains))}")
         return ((next(iter(domains)), _hand_lines(value)),)
     found: list[tuple[str | None, tuple[HandLine, ...]]] = []
     for key, lines in value.pairs():
@@ -230,7 +230,7 @@ def _hand_lines(value: Value) -> tuple[HandLine, ...]:
 
 def _hand_range(value: Value, number: int, words: list[str]) -> Range:
     if len(words) < 6:
-        raise ScenarioError(value.path, number, "a line is `first-last OA size level leaf prot flags`")
+        raise ScenarioError(value.path, number, "expected a line `first-last OA size level leaf prot flags`")
     bounds, oa, size, level, leaf, prot, *flags = words
     errors: list[DumpSyntaxError] = []
     normal = " ".join((bounds, oa, f"{size:>8}", level, f"{leaf:>8}", prot, *flags))

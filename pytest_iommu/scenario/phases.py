@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a compiled scenario is: phases of commands, and what is compared after them.
+"""The data of a compiled scenario: phases of commands, each followed by comparisons.
 
-A phase is one write to the module's control file and what is read after it.
+A phase is one write to the module's control file, and the reads after it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STATUS = re.compile(r"(\d+) (?:ok\b.*|error (\w+)\s*(.*))")
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a command must give: ``errno`` by name, or None for success. ``line`` is that of the scenario."""
+    """The expected result of a command: ``errno`` by name, or None for success. ``line`` is its scenario line."""
 
     text: str
     errno: str | None
@@ -28,7 +28,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Compare a domain's dump with ``expected``; ``hand`` are the hand-written lines, where the case has some."""
+    """Compare a domain's dump with ``expected``; ``hand`` has the hand-written lines, if the case has some."""
 
     domain: str
     expected: Expected
@@ -38,7 +38,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ReadCheck:
-    """Read a file of a domain in that way; the pieces must be those of one plain read."""
+    """Read a file of a domain in pieces, which must match one plain read."""
 
     domain: str
     file: str
@@ -51,7 +51,7 @@ class ReadCheck:
 class Access:
     """Try an access; ``want`` is `ok`, an errno's name, `true` or `false` (exists), or an octal mode.
 
-    ``path`` is absolute, or empty: then it is ``file`` of ``domain``, or without file the domain's directory.
+    ``path`` is absolute, or empty for ``file`` of ``domain``; without ``file`` it is the domain's directory.
     """
 
     domain: str
@@ -64,7 +64,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Plug:
-    """Plug a device in (``add``) or out, and wait until the guest has it, or has let go."""
+    """Plug (``add``) or unplug a device, and wait until the guest has bound or released it."""
 
     device: str
     add: bool
@@ -73,7 +73,7 @@ class Plug:
 
 @dataclass(frozen=True, slots=True)
 class StreamCheck:
-    """Hold all streams against memory, and what the device's streams say against this; ``domain`` by its name."""
+    """Compare all streams with memory, and the device's streams with these values; ``domain`` is a name."""
 
     device: str
     config: str | None
@@ -84,7 +84,7 @@ class StreamCheck:
 
 @dataclass(frozen=True, slots=True)
 class Dma:
-    """One transfer of ``size`` bytes: ``event`` is what it ends in, None where it must get through to ``oa``."""
+    """One transfer of ``size`` bytes: ``event`` is the expected fault, None if it must reach ``oa``."""
 
     device: str
     write: bool
@@ -97,9 +97,9 @@ class Dma:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """At most ``limit`` transfers by the device, chosen from what is mapped; it may have to be attached for them.
+    """At most ``limit`` transfers by the device, chosen from the mappings; it may have to be attached for them.
 
-    ``touched``: a device has been there before.
+    ``touched``: a device has accessed the domain before.
     """
 
     domain: str
@@ -113,7 +113,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What is plugged, one write of ``script`` (may be empty) to the control file, then all that is looked at."""
+    """Hotplug, one write of ``script`` (may be empty) to the control file, then all reads and checks."""
 
     plugs: tuple[Plug, ...]
     script: str
@@ -128,10 +128,11 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class RaceStep:
-    """What is done while a reader is held: commands, one after the other, then what is looked at.
+    """A step while a reader is held: commands, one after the other, then reads and checks.
 
-    ``after`` is what the raced domain has mapped then, None where that is as it was; ``ends``: it is freed. ``wait`` is
-    a grace period, and there are no phases. ``blocked``: it is not over before the reader goes on.
+    ``after`` lists the mappings of the raced domain after the step, None if they do not change; ``ends``: the step
+    frees the domain. ``wait`` is a grace period, without phases. ``blocked``: it must not end before the reader is
+    released.
     """
 
     line: int
@@ -144,9 +145,9 @@ class RaceStep:
 
 @dataclass(frozen=True, slots=True)
 class RacePlan:
-    """A reader of a domain's ``file``, ``chunk`` bytes a read(2) (0: 64 KiB), held while ``steps`` are done.
+    """A reader of a domain's ``file``, ``chunk`` bytes per read(2) (0: 64 KiB), held during ``steps``.
 
-    ``start`` is what the domain has mapped when it is held.
+    ``start`` lists the mappings of the domain at the hold.
     """
 
     line: int
@@ -160,7 +161,7 @@ class RacePlan:
 
 @dataclass(frozen=True, slots=True)
 class StormPlan:
-    """A storm over a domain, ``start`` being what stays mapped beside its cells."""
+    """A storm over a domain; ``start`` lists the mappings that stay beside its cells."""
 
     line: int
     domain: str
@@ -180,7 +181,7 @@ class Plan:
 
 
 def verify_status(phase: Phase, text: str) -> list[str]:
-    """What differs between the module's status file and the phase's expectations, a message each."""
+    """Return the differences between the module's status file and the expected results, one message each."""
     outcomes: dict[int, tuple[str | None, str]] = {}
     for row in text.splitlines():
         match = _STATUS.fullmatch(row)
@@ -191,5 +192,5 @@ def verify_status(phase: Phase, text: str) -> list[str]:
         errno, message = outcomes.get(number, ("none", "was not executed"))
         if errno != want.errno:
             got = f"{errno} ({message})" if errno else "success"
-            wrong.append(f"line {want.line}: `{want.text}` gives {got}, should give {want.errno or 'success'}")
+            wrong.append(f"line {want.line}: `{want.text}`: got {got}, expected {want.errno or 'success'}")
     return wrong

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An instance -> what is to be done: commands of the test module, and what is compared after them (phases.py).
+"""Compile an instance into commands of the test module and the comparisons after them (phases.py).
 
-Mistakes that only the model can see (a map over a mapping without ``errno``, a hand-written line that the model
-contradicts) are ScenarioErrors here.
+Mistakes that only the model can detect are ScenarioErrors here: a map over a mapping without ``errno``, or a
+hand-written line that contradicts the model.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ from pytest_iommu.scenario.schema import (
 )
 
 SAMPLES, SAMPLES_UNATTACHED = 24, 6
-"""Transfers that a domain is held to at the end: a device that the scenario attached shows more than a visitor."""
+"""Number of transfers that check a domain at the end: more if the scenario attached the device itself."""
 
 
 def compile_plan(instance: Instance) -> Plan:
-    """What to do for an instance. ScenarioError where the scenario contradicts the model."""
+    """Compile an instance. ScenarioError if the scenario contradicts the model."""
     return _Compiler(instance).plan()
 
 
@@ -103,12 +103,12 @@ class _Compiler:
             self._flush()
             before, self._phases = self._phases, before
         for name, model in self._models.items():
-            # A storm leaves empty tables, nobody knows how many.
+            # A storm leaves an unknown number of empty tables.
             if storm is None or storm.domain != name:
                 self._check(name, model, case.line, self._hand.get(name))
         for name in self._hand:
             if name not in self._models:
-                raise self._error(case.line, f"`dump` is about domain {name}, which is gone at the end")
+                raise self._error(case.line, f"`dump` names domain {name}, which does not exist at the end")
         self._sample()
         self._flush()
         if race is None and storm is None:
@@ -127,7 +127,7 @@ class _Compiler:
         self._plugs: list[Plug] = []
 
     def _looks(self) -> bool:
-        """Whether this phase has come to what is looked at: a command begins the next one then."""
+        """Whether the phase has reads or checks already, so that a command begins the next phase."""
         return bool(self._access or self._checks or self._reads or self._streams or self._dma or self._samples)
 
     def _flush(self) -> None:
@@ -176,7 +176,7 @@ class _Compiler:
             self._dma.append(self._transfer(step))
 
     def _devices(self, step: Step) -> None:
-        """Steps that change which device is on which domain."""
+        """Steps that change the attachment of devices."""
         if isinstance(step, AttachStep):
             for device in step.devices:
                 self._command(f"attach {step.domain} {device}", step.errno, step.line)
@@ -202,22 +202,22 @@ class _Compiler:
             self._attached.pop(step.device, None)
 
     def _transfer(self, step: DmaStep) -> Dma:
-        """Where the transfer must get to is the model's word; what it must come to is the scenario's."""
+        """The model determines the target of the transfer; the scenario determines its result."""
         domain = self._attached.get(step.device)
         if domain is None:
-            raise self._error(step.line, f"{step.device} is attached to no domain here")
+            raise self._error(step.line, f"{step.device} is not attached to a domain here")
         model = self._model(step, domain)
         spec = self._instance.domains[domain]
         end = formats.get(spec.config.format).aperture(spec.config)[1] + 1
         iova = self._amount(step.iova, spec, step.line, end)
         row = next((row for row in model.snapshot().ranges if row.first <= iova <= row.last), None)
         if step.event is None and (row is None or iova + step.size - 1 > row.last):
-            raise self._error(step.line, f"0x{iova:x} is not mapped, so that nothing can get through")
+            raise self._error(step.line, f"0x{iova:x} is not mapped, so the transfer cannot succeed")
         oa = None if row is None else row.oa + iova - row.first
         return Dma(step.device, step.write, iova, step.size, step.event, oa, step.line)
 
     def _sample(self) -> None:
-        """At the end every domain that a device can be on is held to what devices can do."""
+        """At the end, transfers check every domain that a device can use."""
         busy = set(self._attached)
         for name, model in self._models.items():
             spec = self._instance.domains[name]
@@ -233,7 +233,7 @@ class _Compiler:
         self._command(spec.command, errno, line)
         if errno is None:
             if spec.name in self._models:
-                raise self._error(line, f"domain {spec.name} is there already")
+                raise self._error(line, f"domain {spec.name} already exists")
             self._models[spec.name] = TableModel(spec.config)
 
     def _model(self, step: Step, name: str | None = None) -> TableModel:
@@ -272,7 +272,7 @@ class _Compiler:
                 for index in range(step.count):
                     model.map(iova + index * istep, pa + index * pstep, size, step.prot, leaf)
             except MappingError as problem:
-                raise self._error(step.line, f"`{text}` would be refused: {problem}") from None
+                raise self._error(step.line, f"the kernel would refuse `{text}`: {problem}") from None
 
     def _unmap(self, step: UnmapStep) -> None:
         spec = self._instance.domains[step.domain or ""]
@@ -292,10 +292,10 @@ class _Compiler:
                 for index in range(step.count):
                     model.unmap(iova + index * istep, size, leaf)
             except MappingError as problem:
-                raise self._error(step.line, f"`{text}` would be refused: {problem}") from None
+                raise self._error(step.line, f"the kernel would refuse `{text}`: {problem}") from None
 
     def _race(self, spec: RaceSpec) -> RacePlan:
-        """While the race's steps are compiled the models are those of each moment."""
+        """Compile a race; during its steps, the models have the state of each moment."""
         self._flush()
         done, self._phases = self._phases, []
         model = self._named(spec.domain, spec.line)
@@ -307,7 +307,7 @@ class _Compiler:
         steps: list[RaceStep] = []
         for one in spec.meanwhile:
             if steps and steps[-1].blocked and not steps[-1].wait:
-                raise self._error(one.line, "nothing can follow what is blocked: it has the test module's lock")
+                raise self._error(one.line, "no step can follow a blocked one: it holds the test module's lock")
             if one.step is not None:
                 self._step(one.step)
                 self._flush()
@@ -327,7 +327,7 @@ class _Compiler:
     def _hold_stretch(
         self, stretch: Stretch, spec: DomainSpec, end: int, states: Sequence[tuple[Range, ...]], stays: bool
     ) -> None:
-        """What the case says stays, or is never there, is held against the model at every moment of the race."""
+        """Check the stretches of `stays` and `never` against the model at every moment of the race."""
         size = self._amount(stretch.size, spec, stretch.line, end)
         first = self._amount(stretch.iova, spec, stretch.line, end, size)
         seen = [_within(ranges, first, first + size - 1) for ranges in states]
@@ -349,7 +349,7 @@ class _Compiler:
             storm = replace(storm, readers=tuple(Reader(file, size) for file, size in spec.readers))
         ranges = model.snapshot().ranges
         if _within(ranges, iova, iova + (gap or cell) * (spec.cells - 1) + cell - 1) and not gap:
-            raise self._error(spec.line, "the cells of a storm are not mapped when it begins")
+            raise self._error(spec.line, "the cells of a storm must not be mapped when it begins")
         return StormPlan(spec.line, spec.domain, storm, ranges)
 
     def _named(self, name: str, line: int) -> TableModel:
@@ -363,12 +363,12 @@ class _Compiler:
             self._hold(name, expected, hand)
         done = [check for check in self._checks if check.domain == name]
         if done and (hand is None or done[0].hand is not None):
-            return  # nothing was done since
+            return  # nothing has happened since
         self._checks = [check for check in self._checks if check.domain != name]
         self._checks.append(Check(name, expected, line, hand))
 
     def _hold(self, name: str, expected: Expected, hand: tuple[HandLine, ...]) -> None:
-        """The hand-written lines hold the model: they must agree."""
+        """Check the hand-written lines against the model: they must agree."""
         for row, want in zip(hand, expected.ranges, strict=False):
             have = row.range
             same = (have.first, have.last, have.oa, have.level, have.leaf, have.prot)
@@ -379,16 +379,19 @@ class _Compiler:
                 raise self._error(row.line, f"this line of domain {name} is not what the model expects: {wanted}")
         if len(hand) != len(expected.ranges):
             line = hand[-1].line if hand else self._instance.line
-            raise self._error(line, f"domain {name} has {len(expected.ranges)} ranges, not {len(hand)}")
+            raise self._error(
+                line,
+                f"the model has {len(expected.ranges)} ranges in domain {name}, the hand-written dump has {len(hand)}",
+            )
 
 
 def _within(ranges: Sequence[Range], first: int, last: int) -> tuple[tuple[int, int, Range], ...]:
-    """What is mapped from ``first`` to ``last``: the part that lies there, and the line as it would begin with it."""
+    """Return the mappings from ``first`` to ``last``: each overlap, with the line as it would be if it began there."""
     return tuple(
         (
             max(row.first, first),
             min(row.last, last),
-            # The neighbours of a stretch may come and go: only what lies in it counts.
+            # Neighbours of a stretch may change: only the stretch itself counts.
             replace(row, first=max(row.first, first), last=min(row.last, last), oa=row.oa + max(first - row.first, 0)),
         )
         for row in ranges

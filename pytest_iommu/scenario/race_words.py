@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The words of races and storms: where a reader can be held, and what the kernel's threads change meanwhile."""
+"""Vocabulary of races and storms: where a reader can be held, and what kernel threads change meanwhile."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ INSIDE = (TABLE, LEAF)
 PREEMPTED, FROZEN = "preempted", "frozen"
 WAYS = (PREEMPTED, FROZEN)
 TIMEOUT = 15.0
-"""Seconds of host time for whoever is awaited at a point: the longest that was seen is below one."""
+"""Seconds of host time to wait for a reader at its point: the longest wait seen so far is below one."""
 MORE = 100000
-"""Changes that a storm may go on with for that, 100 microseconds apart."""
+"""Maximum number of changes of a storm in that time, 100 microseconds apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One point that a reader comes to, and is held at.
+    """A point at which a reader is held.
 
     ``at`` is one of POINTS:
 
-    - table-loaded: it has loaded the item of the table at ``level`` (default 1) on the way to ``iova``, which points
-      to a table, and has not yet made anything of it;
+    - table-loaded: the reader has loaded, but not yet used, the item at ``level`` (default 1) on the way to ``iova``,
+      which points to a table;
     - leaf-loaded: the same for the leaf that maps ``iova``;
     - between-batches: it has left the RCU section in which it loaded the leaf that maps ``iova``, and has not entered
       the next one;
-    - copying: it waits in a page fault of its own buffer, which nobody serves.
+    - copying: it waits in a page fault of its own buffer, which is not resolved.
 
-    ``how``: preempted by a process of higher priority, so that all else in the kernel goes on, its processor included;
-    or frozen, with its whole processor, which answers no interrupt either. Copying needs neither. ``timeout`` in
-    seconds of host time: not to have come to the point by then is a failure, never a skip.
+    ``how``: preempted by a process of higher priority, while the rest of the kernel runs, including its processor; or
+    frozen together with its processor, which answers no interrupts. Copying needs neither. ``timeout`` is in seconds of
+    host time: a reader that does not reach its point by then is a failure, never a skip.
     """
 
     at: str
@@ -44,7 +44,7 @@ class Hold:
 
     @property
     def inside(self) -> bool:
-        """Whether the reader stands inside the walk: what it may read next must not go away."""
+        """Whether the reader is inside the walk, so that the tables it may read next must not be freed."""
         return self.at in INSIDE
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads a whole file again and again, ``chunk`` bytes a read(2), as long as the storm lasts."""
+    """Reads a whole file repeatedly, ``chunk`` bytes per read(2), during the whole storm."""
 
     file: str = "page_table"
     chunk: int = 65536
@@ -66,14 +66,15 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """``cells`` of ``cell`` bytes, one every ``gap`` bytes from ``iova`` on, changed ``operations`` times in all.
+    """``cells`` of ``cell`` bytes, one every ``gap`` bytes from ``iova`` on, changed ``operations`` times in total.
 
-    ``mappers`` threads do that, from one processor to the next, each of which sleeps ``pause`` microseconds after a
-    change: with none, a cell changes many times in one read, and few of its values can be ruled out. What they do
-    follows from ``seed``. Sentinels are what
-    the table has mapped beside the cells. Readers that share a processor take turns, and one whose turn is over in the
-    middle of a read has seen so much change when it comes back that hardly anything can be ruled out: by default there
-    is one, on processor 1, where a single mapper is not.
+    ``mappers`` threads make the changes, on one processor after the other. Each sleeps ``pause`` microseconds after a
+    change: without a pause, a cell changes so often during one read that few of its values can be ruled out. ``seed``
+    determines the changes. Sentinels are the mappings of the table beside the cells.
+
+    Readers on the same processor take turns. A reader that is preempted in the middle of a read misses so many changes
+    that hardly anything can be ruled out. So by default there is one reader, on processor 1, and a single mapper
+    elsewhere.
     """
 
     iova: int
@@ -87,7 +88,7 @@ class Storm:
     pause: int = 0
 
     def command(self, name: str) -> str:
-        """The test module's command for the domain of that name."""
+        """Return the test module's command for the domain of that name."""
         gap = f" gap={format_size(self.gap)}" if self.gap else ""
         pause = f" pause={self.pause}" if self.pause else ""
         return (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The keys of a case that has readers in the middle of changes: race, storm, stays, never."""
+"""The keys of a case with readers in the middle of changes: race, storm, stays, never."""
 
 from __future__ import annotations
 
@@ -27,24 +27,22 @@ from pytest_iommu.scenario.schema import (
 from pytest_iommu.scenario.steps import FILES, amount, domain_of, read_steps
 
 WALKED = tuple(file for file in FILES if file != "info")
-#: what is no command, so that there is nobody who could wait
+#: steps without a command, which cannot block
 _NO_COMMAND = (CheckStep, ReadStep, ExpectStep, StreamStep, DmaStep, PlugStep)
 
 
 def read_race(value: Value, domains: frozenset[str]) -> RaceSpec:
-    """``race: {reader: {...}, hold: {...}, meanwhile: [...]}``."""
+    """Parse ``race: {reader: {...}, hold: {...}, meanwhile: [...]}``."""
     fields = value.fields(("domain", "reader", "hold", "meanwhile"), "race")
     none = Fields(value, {}, "reader")
     reader = fields.get("reader", lambda v: v.fields(("file", "size", "cpu"), "reader"), none)
     if reader.get("cpu", Value.integer, 1) != 1:
-        raise reader.need("cpu").error("what is held is processor 1, which nobody else uses")
+        raise reader.need("cpu").error("a reader is held on processor 1, which nothing else uses")
     steps = tuple(step for item in fields.need("meanwhile").list() for step in _meanwhile(item, domains))
     hold = _hold(fields.need("hold"))
     for step in steps:
         if step.step is None and step.blocked is not (hold.at in INSIDE):
-            raise value.error(
-                f"line {step.line}: a grace period is blocked by a reader inside the walk, and by no other"
-            )
+            raise value.error(f"line {step.line}: only a reader inside the walk blocks a grace period")
     return RaceSpec(
         value.line,
         domain_of(fields, domains),
@@ -61,9 +59,9 @@ def _hold(value: Value) -> HoldSpec:
     if (at == COPY) is ("iova" in fields):
         raise value.error("copying takes no iova" if at == COPY else f"{at} needs `iova`")
     if "level" in fields and at != TABLE:
-        raise fields.need("level").error(f"only {TABLE} takes a level: a leaf is where it is")
+        raise fields.need("level").error(f"only {TABLE} takes a level: the level of a leaf is given")
     if "how" in fields and at == COPY:
-        raise fields.need("how").error("a reader that copies is held by its buffer")
+        raise fields.need("how").error("a copying reader is held by its buffer, so it takes no `how`")
     return HoldSpec(
         value.line,
         at,
@@ -84,11 +82,11 @@ def _meanwhile(item: Value, domains: frozenset[str]) -> list[Meanwhile]:
     steps: list[Step] = []
     for step in read_steps(rest, domains):
         if step.errno is not None or isinstance(step, ResetStep):
-            raise item.error("while a reader is held nothing is refused, and nothing reset")
+            raise item.error("steps while a reader is held cannot be refused, and cannot be reset")
         if blocked and isinstance(step, _NO_COMMAND):
             raise item.error("only a command can be blocked")
         if isinstance(step, MapStep) and step.remap:
-            # Between the two there is a moment when nothing is mapped, which the reader may see.
+            # Between the two commands nothing is mapped, which the reader may see.
             steps.append(UnmapStep(step.line, step.domain, iova=step.iova, size=step.size))
             step = MapStep(
                 step.line, step.domain, iova=step.iova, pa=step.pa, size=step.size, prot=step.prot, leaf=step.leaf
@@ -100,7 +98,7 @@ def _meanwhile(item: Value, domains: frozenset[str]) -> list[Meanwhile]:
 
 
 def _without_blocked(item: Value) -> tuple[bool, Value]:
-    """Whether the step's arguments say ``blocked: true``; and a list of the step alone, without that."""
+    """Return whether the step has ``blocked: true``, and a list of only the step, without that key."""
     pairs = list(item.pairs())
     blocked = False
     if len(pairs) == 1 and pairs[0][1].is_mapping():
@@ -117,7 +115,7 @@ def _without_blocked(item: Value) -> tuple[bool, Value]:
 
 
 def read_storm(value: Value, domains: frozenset[str]) -> StormSpec:
-    """``storm: {iova: ..., cell: ..., cells: N, ...}``."""
+    """Parse ``storm: {iova: ..., cell: ..., cells: N, ...}``."""
     keys = ("domain", "iova", "cell", "cells", "gap", "mappers", "operations", "seed", "readers", "pause")
     fields = value.fields(keys, "storm")
     readers = []
@@ -141,7 +139,7 @@ def read_storm(value: Value, domains: frozenset[str]) -> StormSpec:
 
 
 def read_stretches(value: Value) -> tuple[Stretch, ...]:
-    """``[{iova: ..., size: ...}, ...]``."""
+    """Parse ``[{iova: ..., size: ...}, ...]``."""
     found = []
     for item in value.list():
         fields = item.fields(("iova", "size"), "a stretch of IOVAs")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a scenario file says, as plain data: suites, cases and the steps they are made of.
+"""The contents of a scenario file as plain data: suites, cases and their steps.
 
-``line`` is always the line in the file, from 1. Amounts are bytes once they are given a table (amount.py).
+``line`` is always the line in the file, from 1. Amounts become bytes for a given table (amount.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pytest_iommu.scenario.amount import Amount
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What all steps have: where it is written and, for most, the domain (None: the only one, or all)."""
+    """Common to all steps: the line and, for most, the domain (None: the only one, or all)."""
 
     line: int
     domain: str | None = None
@@ -51,7 +51,7 @@ class UnmapStep(Step):
 
 @dataclass(frozen=True, slots=True)
 class CreateStep(Step):
-    """Make a domain that is not made at the start."""
+    """Create a domain that does not exist from the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +68,21 @@ class AttachStep(Step):
 
 @dataclass(frozen=True, slots=True)
 class DetachStep(Step):
-    """Detach devices from whatever they are attached to."""
+    """Detach devices from their domains."""
 
     devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaceStep(Step):
-    """Move a device that is attached to the domain, without a moment between."""
+    """Move an attached device to the domain, without detaching it first."""
 
     device: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class PlugStep(Step):
-    """Plug a device in, or out."""
+    """Plug or unplug a device."""
 
     device: str = field(kw_only=True)
     add: bool = field(kw_only=True)
@@ -90,7 +90,7 @@ class PlugStep(Step):
 
 @dataclass(frozen=True, slots=True)
 class DmaStep(Step):
-    """One transfer by a device that is attached; ``event`` is what it must end in, None where it must get through."""
+    """One transfer by an attached device; ``event`` is the expected fault, None if it must succeed."""
 
     device: str = field(kw_only=True)
     write: bool = field(kw_only=True)
@@ -101,7 +101,7 @@ class DmaStep(Step):
 
 @dataclass(frozen=True, slots=True)
 class StreamStep(Step):
-    """What a device's streams must show: ``config`` as STE-2 words it, ``on`` the domain, `-` for none."""
+    """The expected text for a device's streams: ``config`` as STE-2 words it, ``on`` the domain, `-` for none."""
 
     device: str = field(kw_only=True)
     config: str | None = None
@@ -111,7 +111,7 @@ class StreamStep(Step):
 
 @dataclass(frozen=True, slots=True)
 class CheckStep(Step):
-    """Compare now: one domain, or all that live."""
+    """Compare now: one domain, or all that exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class ReadHow:
 
 @dataclass(frozen=True, slots=True)
 class ReadStep(Step):
-    """Read a file in pieces; with ``same`` the pieces must be those of the one read."""
+    """Read a file in pieces; with ``same`` the pieces must match the file read at once."""
 
     file: str = field(kw_only=True)
     how: ReadHow = field(kw_only=True)
@@ -140,7 +140,7 @@ class ReadStep(Step):
 
 @dataclass(frozen=True, slots=True)
 class ExpectStep(Step):
-    """What becomes of an access: ``action`` is exists, mode, open, read, write or ioctl; ``want`` is what it gives."""
+    """An access and its result: ``action`` is exists, mode, open, read, write or ioctl; ``want`` is the result."""
 
     action: str = field(kw_only=True)
     want: str = field(kw_only=True)
@@ -157,7 +157,7 @@ class ResetStep(Step):
 class Meanwhile:
     """One step while a reader is held; ``blocked``: it waits for the reader.
 
-    ``step`` None waits for a grace period: one that is over while the reader is held, or not before (``blocked``).
+    ``step`` None is a grace period: it must end while the reader is held or, if ``blocked``, only after its release.
     """
 
     line: int
@@ -167,7 +167,7 @@ class Meanwhile:
 
 @dataclass(frozen=True, slots=True)
 class HoldSpec:
-    """Where the reader of a race is held: a races.holds.Hold whose IOVA is not known yet."""
+    """Where the reader of a race is held: a race_words.Hold without its IOVA."""
 
     line: int
     at: str
@@ -179,7 +179,7 @@ class HoldSpec:
 
 @dataclass(frozen=True, slots=True)
 class RaceSpec:
-    """A reader of a domain's ``file``, ``size`` bytes a read(2) (0: 64 KiB), held while ``meanwhile`` happens."""
+    """A reader of a domain's ``file``, ``size`` bytes per read(2) (0: 64 KiB), held during ``meanwhile``."""
 
     line: int
     domain: str
@@ -191,10 +191,10 @@ class RaceSpec:
 
 @dataclass(frozen=True, slots=True)
 class StormSpec:
-    """Threads of the kernel that change cells of a domain, and readers of it: a races.storm.Storm.
+    """Kernel threads that change cells of a domain, and readers of it: a race_words.Storm.
 
-    ``cell`` and ``gap`` in bytes once they are given a table; ``readers`` are (file, bytes a read(2)), none for the
-    usual ones; ``pause`` in seconds.
+    ``cell`` and ``gap`` become bytes for a given table. ``readers`` are (file, bytes per read(2)); empty for the
+    default ones. ``pause`` is in seconds.
     """
 
     line: int
@@ -212,7 +212,7 @@ class StormSpec:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """IOVAs of the raced domain that a case says something of: ``size`` bytes from ``iova`` on."""
+    """IOVAs of the raced domain in `stays` or `never`: ``size`` bytes from ``iova`` on."""
 
     line: int
     iova: Amount
@@ -221,7 +221,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class HandLine:
-    """One hand-written line of page_table; ``flags`` False where `*` says not to compare them."""
+    """One hand-written line of page_table; ``flags`` is False if `*` excludes them from the comparison."""
 
     line: int
     range: Range
@@ -230,7 +230,7 @@ class HandLine:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a case cannot do without; ``config`` are symbols of the kernel's configuration without CONFIG_."""
+    """Requirements of a case; ``config`` are symbols of the kernel's configuration without CONFIG_."""
 
     devices: tuple[str, ...] = ()
     dialect: str | None = None
@@ -240,7 +240,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """How often a case runs; with ``fresh`` each time on a newly booted guest, else on one and the same."""
+    """How often a case runs; with ``fresh`` each time on a newly booted guest, otherwise always on the same one."""
 
     times: int = 1
     fresh: bool = False
@@ -258,7 +258,7 @@ class TableSpec:
 
 @dataclass(frozen=True, slots=True)
 class DomainSpec:
-    """One domain of an instance. ``command`` makes it, in the test module's words."""
+    """One domain of an instance. ``command`` creates it, in the test module's language."""
 
     name: str
     config: TableConfig
@@ -269,7 +269,7 @@ class DomainSpec:
 
 @dataclass(frozen=True, slots=True)
 class DomainDef:
-    """One domain as the case names it; ``table`` None means the variant's."""
+    """One domain as named in the case; ``table`` None means the variant's."""
 
     line: int
     name: str
@@ -280,7 +280,7 @@ class DomainDef:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case of a suite, before it is expanded."""
+    """One case of a suite, before expansion."""
 
     path: Path
     line: int
@@ -306,7 +306,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One variant of a case: what one test runs."""
+    """One variant of a case, which one test runs."""
 
     id: str
     case: Case
@@ -336,7 +336,7 @@ class Instance:
 
     @property
     def fresh(self) -> bool:
-        """Whether nobody may have had its guest before."""
+        """Whether its guest must be freshly booted."""
         return self.case.fresh or self.case.repeat.fresh
 
     @property
@@ -345,7 +345,7 @@ class Instance:
 
     @property
     def guests(self) -> int:
-        """How many guests it runs on, one after the other."""
+        """On how many guests it runs, one after the other."""
         return self.case.repeat.times if self.case.repeat.fresh else 1
 
     @property
@@ -355,7 +355,7 @@ class Instance:
 
     @property
     def boot_mode(self) -> str:
-        """How its guest is booted."""
+        """The boot mode of its guest."""
         return RACES if self.case.race or self.case.storm else FUNCTIONAL
 
     @property

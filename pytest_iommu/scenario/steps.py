@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The steps of a case: one reader a kind, from YAML to the data of schema.py."""
+"""The steps of a case: one reader per kind, from YAML to the data of schema.py."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from pytest_iommu.scenario.schema import (
 FILES = ("info", "page_table", "entries", "stats")
 ERRNOS = frozenset(errno.errorcode.values())
 ACTIONS = ("exists", "mode", "open", "read", "write", "ioctl")
-#: Config of a STE, as STE-2 words it, or that of the device's default domain
+#: Config of an STE, as STE-2 words it, or that of the device's default domain
 CONFIGS = ("ABORT", "BYPASS", "only S1_TRANS", "only S2_TRANS", "S1+S2_TRANS", "UNKNOWN", "default")
-#: what a transfer can end in (SMMU specification IHI 0070, 7.3)
+#: possible faults of a transfer (SMMU specification IHI 0070, 7.3)
 EVENTS = ("F_TRANSLATION", "F_PERMISSION", "F_ADDR_SIZE", "F_ACCESS")
 
 
 def amount(value: Value) -> Amount:
-    """An address or size."""
+    """Parse an address or size."""
     try:
         return parse_amount(value.text())
     except ValueError as problem:
@@ -46,7 +46,7 @@ def amount(value: Value) -> Amount:
 
 
 def errno_name(value: Value) -> str:
-    """The name of an errno."""
+    """Parse the name of an errno."""
     name = value.text()
     if name not in ERRNOS:
         raise value.error(f"unknown errno {name!r}")
@@ -54,7 +54,7 @@ def errno_name(value: Value) -> str:
 
 
 def prot(value: Value) -> Prot:
-    """Letters of r w x c m p, or `-` for none."""
+    """Parse letters of r w x c m p, or `-` for none."""
     text = value.text()
     try:
         return Prot.from_letters("" if text == "-" else text)
@@ -63,7 +63,7 @@ def prot(value: Value) -> Prot:
 
 
 def read_steps(value: Value, domains: frozenset[str]) -> tuple[Step, ...]:
-    """The list under ``do``; ``domains`` are the names that the case knows."""
+    """Parse the list under ``do``; ``domains`` are the names of the case's domains."""
     steps: list[Step] = []
     for item in value.list():
         pairs = list(item.pairs())
@@ -83,12 +83,12 @@ def _domain(fields: Fields, domains: frozenset[str], needed: bool = True) -> str
     if len(domains) == 1:
         return next(iter(domains)) if needed else None
     if needed:
-        raise fields.owner.error(f"{fields.what} needs `domain`: there are {', '.join(sorted(domains))}")
+        raise fields.owner.error(f"{fields.what} needs `domain`, one of {', '.join(sorted(domains))}")
     return None
 
 
 def domain_of(fields: Fields, domains: frozenset[str]) -> str:
-    """The domain that is named, or the only one there is."""
+    """Return the named domain, or the only one."""
     return _domain(fields, domains) or ""
 
 
@@ -105,7 +105,7 @@ def _count(value: Value) -> int:
 
 
 def _steps_of_a_count(fields: Fields, *keys: str) -> None:
-    """istep and pstep lie between several mappings; of one they would say nothing."""
+    """Check that istep and pstep come with `count`: they are the distances between several mappings."""
     for key in keys:
         if key in fields and "count" not in fields:
             raise fields.found[key].error(f"{key} needs `count`")
@@ -194,7 +194,7 @@ def _how(value: Value) -> ReadHow:
     chunk, size = fields.get("chunk", _count, 0), fields.get("size", _count, 4096)
     kinds = [kind for kind in ("pread", "lseek", "parallel") if kind in fields]
     if len(kinds) > 1 or (not kinds and not chunk):
-        raise value.error("a read is exactly one of chunk, pread, lseek and parallel")
+        raise value.error("a read needs exactly one of chunk, pread, lseek and parallel")
     takes = {"pread": "size", "lseek": "size", "parallel": "chunk"}.get(kinds[0], "") if kinds else "chunk"
     for key in ("chunk", "size"):
         if key in fields and key != takes:
@@ -211,7 +211,7 @@ def _expect(line: int, value: Value, domains: frozenset[str]) -> Step:
     fields = value.fields(("domain", "file", "path", *ACTIONS), "expect")
     actions = [action for action in ACTIONS if action in fields]
     if len(actions) != 1:
-        raise value.error(f"expect takes exactly one of {', '.join(ACTIONS)}")
+        raise value.error(f"expect needs exactly one of {', '.join(ACTIONS)}")
     action = actions[0]
     wanted = fields.found[action]
     want = wanted.text()
@@ -265,7 +265,7 @@ def _plug(add: bool) -> Reader:
 def _dma(line: int, value: Value, domains: frozenset[str]) -> Step:
     fields = value.fields(("device", "read", "write", "size", "expect"), "dma")
     if ("read" in fields) is ("write" in fields):
-        raise value.error("dma takes exactly one of read and write, with the IOVA")
+        raise value.error("dma needs exactly one of read and write, with the IOVA")
     write = "write" in fields
     expect = fields.get("expect", lambda v: v.choice(("ok", *EVENTS), "outcome"), "ok")
     return DmaStep(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where a case runs: hardware domains of a machine's stages, and software tables; case -> instances.
 
-What a hardware domain's table looks like is a fact of the machine, as Linux configures it, and stands in its
-description: EXPECTED must not take it from the dump.
+The table of a hardware domain is a property of the machine as Linux configures it, so the machine's description defines
+it: EXPECTED must not take it from the dump.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pytest_iommu.scenario.schema import Case, DomainDef, DomainSpec, Instance, 
 
 STAGES = ("s1", "s2")
 GRANULES = {"4K": 4096, "16K": 16384, "64K": 65536}
-#: machine -> stage -> the page table of its domains; those of qemu-images/, and what register() adds
+#: machine -> stage -> the page table of its domains; from qemu-images/ and register()
 MACHINES: dict[str, Mapping[str, Stage]] = {name: machines.get(name).stages for name in machines.names()}
 #: machine -> the names of its devices
 DEVICES: dict[str, tuple[str, ...]] = {
@@ -37,28 +37,28 @@ def register(machine: Machine) -> None:
 
 
 def other_granule(domains: Iterable[DomainSpec], flavour: str) -> str | None:
-    """Why a kernel of that flavour cannot make these domains, or None."""
+    """Return why a kernel of that flavour cannot create these domains, or None."""
     page = page_size(flavour)
     other = sorted({domain.config.granule for domain in domains if domain.hardware} - {page})
     if not other:
         return None
     have, make = granule_word(other[0]), granule_word(page)
-    return f"its hardware domains have pages of {have}, a kernel of flavour {flavour} makes them with {make}"
+    return f"its hardware domains have {have} pages, but a kernel of flavour {flavour} creates them with {make}"
 
 
 def granule_word(granule: int) -> str:
-    """A granule as ids have it: 4k, 16k, 64k."""
+    """Return a granule as used in ids: 4k, 16k, 64k."""
     return f"{granule >> 10}k"
 
 
 def default_table(value: Value) -> TableSpec:
-    """The software table of a format by name, in its default configuration."""
+    """Return the software table of a format by name, in its default configuration."""
     name = value.choice(formats.names(), "format")
     return _spec(value, name, {}, None)
 
 
 def read_table(value: Value) -> TableSpec:
-    """A software table: ``{format: ..., granule: ..., ...}``."""
+    """Parse a software table: ``{format: ..., granule: ..., ...}``."""
     fields = value.fields(("format", *_PARAMETERS, "quirks", "features", "id"), "table")
     name = fields.need("format").choice(formats.names(), "format")
     given: dict[str, int] = {}
@@ -90,8 +90,8 @@ def _spec(value: Value, name: str, given: Mapping[str, int], options: tuple[str,
 def software_command(
     fmt: formats.Format, config: TableConfig, given: Mapping[str, int], options: tuple[str, ...] | None
 ) -> str:
-    """What follows ``domain NAME`` in the test module's command for a software table."""
-    # Everything is passed, so that nothing depends on the module having the same defaults.
+    """Return the arguments of ``domain NAME`` in the test module's command for a software table."""
+    # All parameters are passed, so that the module's defaults do not matter.
     known = {"granule": config.granule, "ias": config.ias, "oas": config.oas, "levels": config.levels}
     known |= {"vasz": config.ias, "oasz": config.oas}
     words = [f"format={fmt.name}"]
@@ -105,7 +105,7 @@ def software_command(
 
 
 def hardware(machine: str, stage: str, granule: int) -> TableSpec:
-    """A domain of that stage on a machine. ConfigError when the machine has no such stage."""
+    """Return a domain of that stage on a machine. ConfigError if the machine has no such stage."""
     known = MACHINES.get(machine, {})
     if stage not in known:
         raise ConfigError(f"{machine} has no stage {stage}")
@@ -114,19 +114,21 @@ def hardware(machine: str, stage: str, granule: int) -> TableSpec:
 
 
 def expand(case: Case) -> list[Instance]:
-    """The instances of a case: machines times stages and tables. ScenarioError when two get the same id."""
+    """Return the instances of a case: machines times stages and tables. ScenarioError if two get the same id."""
     found: list[Instance] = []
     seen: set[str] = set()
     page = page_size(case.kernel)
     if case.stages and case.granule != page:
-        problem = f"hardware domains have the kernel's page size as granule, {granule_word(page)} with {case.kernel}"
+        problem = (
+            f"hardware domains have the kernel's page size as granule, which is {granule_word(page)} with {case.kernel}"
+        )
         raise ScenarioError(case.path, case.line, problem)
     for machine in case.machines:
         for variant in _variants(case, machine):
             label = variant.label if variant is not None else _label(case, machine, page)
             name = f"{case.name}[{machine}-{label}]"
             if name in seen:
-                raise ScenarioError(case.path, case.line, f"two variants are named {name}; give one table an `id`")
+                raise ScenarioError(case.path, case.line, f"two variants have the name {name}; give one table an `id`")
             seen.add(name)
             domains = {d.name: _domain(case, d, machine, variant, page) for d in case.domains}
             found.append(Instance(name, case, machine, label, domains))

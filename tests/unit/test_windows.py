@@ -221,15 +221,15 @@ def test_a_race_becomes_a_plan(tmp_path: Path) -> None:
         ("level: 1, ", "level: 1, how: asleep, ", "unknown way to hold"),
         ("at: table-loaded, level: 1", "at: leaf-loaded, level: 1", "only table-loaded takes a level"),
         ("level: 1, iova: 0x40000000, ", "", "needs `iova`"),
-        ("cpu: 1", "cpu: 0", "what is held is processor 1"),
+        ("cpu: 1", "cpu: 0", "a reader is held on processor 1"),
         ("file: entries", "file: info", "unknown file that is a walk"),
-        ("wait: grace-period, blocked: true", "wait: grace-period", "blocked by a reader inside the walk"),
+        ("wait: grace-period, blocked: true", "wait: grace-period", "only a reader inside the walk blocks"),
         ("check: {domain: e}", "check: {domain: e, blocked: true}", "only a command can be blocked"),
         ("size: 4K, prot: r}", "size: 4K, prot: r, blocked: true}", "only one can be blocked"),
         ("stays: [{iova: 0x80000000", "stays: [{iova: 0x40001000", "is not mapped, or changes"),
         ("never: [{iova: 0x90000000", "never: [{iova: 0x40000000", "is mapped at some time"),
-        ("- destroy: {domain: e, blocked: true}", "- reset: {}", "nothing is refused, and nothing reset"),
-        ("- check: {domain: e}", "- destroy: {domain: e, blocked: true}\n      - check: {}", "nothing can follow"),
+        ("- destroy: {domain: e, blocked: true}", "- reset: {}", "cannot be refused, and cannot be reset"),
+        ("- check: {domain: e}", "- destroy: {domain: e, blocked: true}\n      - check: {}", "no step can follow"),
     ],
 )
 def test_mistakes_about_races(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -254,5 +254,5 @@ def test_a_storm_becomes_a_plan(tmp_path: Path) -> None:
 
 def test_stays_is_about_a_race(tmp_path: Path) -> None:
     text = "- {name: a, rules: [CON-4], formats: [amdv1], do: [check: {}], stays: [{iova: 0, size: 4K}]}"
-    with pytest.raises(ScenarioError, match="about a race"):
+    with pytest.raises(ScenarioError, match="requires a race"):
         compiled(tmp_path, text)
