@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""EXPECTED, DUMPED and IN RAM side by side; each difference is named with the rule that it breaks."""
+"""Compares EXPECTED, DUMPED and IN RAM; each difference names the rule that it breaks."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""EXPECTED against DUMPED, and both against IN RAM: which rules are broken, and the text that shows it.
+"""Compare EXPECTED with DUMPED, and both with IN RAM: find the broken rules, and render the evidence.
 
-The rule named first (``primary``) is the one nearest to the cause; what follows from it, or is said by another file
-too, is ``secondary``.
+The rule closest to the cause is ``primary``. Rules broken as a consequence, or by another file as well, are
+``secondary``.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from pytest_iommu.oracle import Expected
 from pytest_iommu.scenario.schema import ReadHow
 
 LIMIT = 20_000
-"""Lines of all differences that are kept in a file."""
-#: what only the text can be guilty of
+"""Maximum number of lines of all differences in the file."""
+#: rules that only the text can break
 _OF_THE_TEXT = (Rank.POINTER, Rank.UNREADABLE, Rank.SIZE_TEXT, Rank.BOUNDS)
 _SIZE_FAULTS = ("size is not", "leaf is not", "leaf size is not")
-#: a kernel virtual address: 0xffff... on every 64-bit architecture, or what %p prints
+#: a kernel virtual address: 0xffff... on every 64-bit architecture, or the output of %p
 _POINTER = re.compile(r"0xff[f0-9a-f]{2}[0-9a-f]{12}\b|\b[0-9a-f]{16}\b|\(_*ptrval_*\)")
 _IOVA_COLUMNS = {
     "page_table": re.compile(r"^0x[0-9a-fA-F]+-0x[0-9a-fA-F]+"),
@@ -47,7 +47,7 @@ _IOVA_COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The verdict on one domain: ``ok``, or the rules broken, whose fault it is, and the text to print.
+    """The verdict on one domain: ``ok``, or the broken rules, the place of the fault, and the text to print.
 
     ``because`` says in a few words how the verdict is known.
     """
@@ -58,29 +58,30 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs."""
+        """Whether there is no difference."""
         return not self.differences
 
     @property
     def primary(self) -> str:
-        """The rule nearest to the cause; empty when nothing differs."""
+        """The rule closest to the cause; empty if there is no difference."""
         return self.rules[0] if self.differences else ""
 
     @property
     def secondary(self) -> tuple[str, ...]:
-        """The other rules that are broken, nearest to the cause first."""
+        """The other broken rules, closest to the cause first."""
         return self.rules[1:]
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """All rules that are broken, each once, nearest to the cause first."""
+        """All broken rules, each once, closest to the cause first."""
         ordered = self._ordered()
         first = dict.fromkeys(difference.rule for difference in ordered)
         return tuple(first | dict.fromkeys(rule for difference in ordered for rule in difference.also))
 
     @property
     def text(self) -> str:
-        """The lines that differ, those of the primary rule first; what repeats is folded, and of many kinds counted."""
+        """The lines that differ, those of the primary rule first; repeated kinds are folded, further kinds only
+        counted."""
         return "\n".join(folded(self._ordered()))
 
     @property
@@ -91,7 +92,7 @@ class Comparison:
     def failure(
         self, head: str = "", domains: tuple[str, ...] = (), files: dict[str, bytes] | None = None
     ) -> CheckFailed:
-        """The comparison as a failure; ``head`` goes before the text."""
+        """Return the comparison as a failure; ``head`` precedes the text."""
         return CheckFailed(
             head + self.text,
             (self.primary,),
@@ -112,9 +113,9 @@ def compare(
     dialect: Dialect = IO_PTDUMP,
     memory: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Compare the files of one domain (name -> text; absent ones are not compared) with what is expected.
+    """Compare the files of one domain (name -> text; absent ones are skipped) with the expected ones.
 
-    ``memory`` are the same files as they follow from the guest's RAM (oracle.guest_memory), None where nobody looked.
+    ``memory`` has the same files as derived from the guest's RAM (oracle.guest_memory), None if it was not examined.
     """
     as_wanted = dialect is IO_PTDUMP and as_expected(expected, texts)
     if as_wanted and (memory is None or as_in_memory(texts, memory)):
@@ -131,7 +132,7 @@ def compare(
 
 
 def _without_memory(found: Sequence[Difference]) -> tuple[Verdict | None, str]:
-    """The verdict where nobody looked into memory: a text that contradicts its own grammar needs no witness."""
+    """Return the verdict without memory: a text that breaks its own grammar needs no witness."""
     if not found:
         return None, ""
     if min(one.rank for one in found) in _OF_THE_TEXT:
@@ -140,13 +141,13 @@ def _without_memory(found: Sequence[Difference]) -> tuple[Verdict | None, str]:
 
 
 def expected_texts(expected: Expected) -> dict[str, str]:
-    """The files of page_table, entries and stats as expected, to be put beside a dump; tables are at any address."""
+    """Return the expected page_table, entries and stats, to show beside a dump; tables may have any address."""
     texts = render(Dump(None, expected.ranges, None, expected.stats))
     return texts | {"entries": "".join(f"{expected_entry(entry)}\n" for entry in expected.entries)}
 
 
 def _as_printed(found: Sequence[Difference], texts: Mapping[str, str]) -> tuple[Difference, ...]:
-    """Show the lines of page_table as the kernel wrote them, not as they read once they are parsed."""
+    """Show the lines of page_table as the kernel wrote them, instead of parsing and rendering them."""
     lines: dict[str, list[str]] = {}
     for line in texts.get("page_table", "").splitlines():
         lines.setdefault(_begins("page_table", line).lower(), []).append(line)
@@ -156,7 +157,7 @@ def _as_printed(found: Sequence[Difference], texts: Mapping[str, str]) -> tuple[
         if difference.file != "page_table" or text is None or text == SILENT:
             return difference
         written = lines.get(_begins("page_table", text), [])
-        # Of several lines that begin at the same address only the words tell which one it was.
+        # If several lines begin at the same address, only their words identify the right one.
         same = text in written or len(written) != 1
         return difference if same else replace(difference, dumped=written[0])
 
@@ -164,7 +165,7 @@ def _as_printed(found: Sequence[Difference], texts: Mapping[str, str]) -> tuple[
 
 
 def compare_dump(expected: Expected, dump: Dump) -> list[Difference]:
-    """Compare a parsed dump; parts that are None are not compared."""
+    """Compare a parsed dump; parts that are None are skipped."""
     found: list[Difference] = []
     if dump.ranges is not None:
         found += RangeDiffer(expected, dump.ranges).differences()
@@ -180,15 +181,16 @@ def compare_dump(expected: Expected, dump: Dump) -> list[Difference]:
 
 
 def compare_reads(file: str, want: str, got: Sequence[str], how: ReadHow) -> Comparison:
-    """CON-10: the pieces of a file against the same file read at once.
+    """Check CON-10: the pieces of a file against the same file read at once.
 
-    ``got`` is what the reads of ``how`` gave: chunk one text, parallel one a thread, pread and lseek one an offset.
+    ``got`` are the texts of the reads of ``how``: one for chunk, one per thread for parallel, one per offset for pread
+    and lseek.
     """
     raw = want.encode()
     wanted = [want] * (how.threads or 1)
     if how.kind in ("pread", "lseek"):
         wanted = [raw[at : at + how.size].decode(errors="replace") for at in how.offsets]
-        # seq_file hands out whole records: one read may give less than it was asked for, but not nothing
+        # seq_file returns whole records: a read may return less than requested, but not nothing
         short = {number: len(piece) for number, piece in enumerate(got) if piece}
         wanted = [text[: short.get(number)] for number, text in enumerate(wanted)]
     pairs = enumerate(zip(wanted, got, strict=False))
@@ -196,7 +198,7 @@ def compare_reads(file: str, want: str, got: Sequence[str], how: ReadHow) -> Com
     if len(wanted) != len(got):
         found.append(Difference("CON-10", Rank.UNREADABLE, file, f"{len(got)} pieces instead of {len(wanted)}"))
     return (
-        Comparison(tuple(found), Verdict.DUMP, "the same file read in another way is another")
+        Comparison(tuple(found), Verdict.DUMP, "the same file, read in another way, has another text")
         if found
         else Comparison()
     )
@@ -204,38 +206,38 @@ def compare_reads(file: str, want: str, got: Sequence[str], how: ReadHow) -> Com
 
 def _piece(file: str, how: ReadHow, number: int, want: str, have: str) -> Difference:
     same = next((i for i, (a, b) in enumerate(zip(want, have, strict=False)) if a != b), min(len(want), len(have)))
-    where = f"{how.chunk} bytes a read"
+    where = f"{how.chunk} bytes per read"
     if how.offsets or how.threads:
         where = f"offset {how.offsets[number]}" if how.offsets else f"reader {number}"
-    why = f"{how.kind}, {where}: {len(have)} bytes instead of {len(want)}, differing from byte {same} on"
+    why = f"{how.kind}, {where}: {len(have)} bytes, expected {len(want)}; first difference at byte {same}"
     line = want.rfind("\n", 0, same) + 1
     left, right = (text[line:].partition("\n")[0] or None for text in (want, have))
     return Difference("CON-10", Rank.UNREADABLE, file, why, left, right)
 
 
 def _syntax(expected: Expected, texts: Mapping[str, str], errors: Sequence[DumpSyntaxError]) -> Iterator[Difference]:
-    """Lines that do not follow the grammar, each beside the expected line that begins as it does."""
+    """Report lines that break the grammar, each beside the expected line with the same beginning."""
     wanted: dict[tuple[str, str], str] = {}
     if errors:
         wanted |= {("page_table", _begins("page_table", line)): line for line in map(render_range, expected.ranges)}
         wanted |= {("entries", _begins("entries", line)): line for line in map(expected_entry, expected.entries)}
     for error in errors:
-        # A size that contradicts its line may be the consequence of a wrong last; anything else is the fault itself.
+        # A size that contradicts its line may follow from a wrong last; anything else is the fault itself.
         rank = Rank.SIZE_TEXT if error.why.startswith(_SIZE_FAULTS) else Rank.UNREADABLE
         if error.file == "info" and "largest unit" in error.why:
             rank = Rank.INFO
         want = wanted.get((error.file, _begins(error.file, error.line)), SILENT)
         why = f"line {error.number}: {error.why}"
-        if want == error.line:  # its words are right, its end is not: there is nothing to compare
+        if want == error.line:  # the words are right, only the line's end is wrong: there is nothing to compare
             yield Difference(error.rule, rank, error.file, why, dumped=error.line, alone=True)
-        elif error.line not in texts[error.file].splitlines():  # an error about what is not there
+        elif error.line not in texts[error.file].splitlines():  # an error about a missing line
             yield Difference(error.rule, rank, error.file, why)
         else:
             yield Difference(error.rule, rank, error.file, why, want, error.line)
 
 
 def _begins(file: str, line: str) -> str:
-    """The words of a line that say what it is about."""
+    """Return the words that identify the subject of a line."""
     return line.partition("-")[0] if file == "page_table" else " ".join(line.split()[:3])
 
 

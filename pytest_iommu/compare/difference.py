@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One difference between what was expected and what was dumped, and how differences are weighed.
+"""Differences between the expected and the dumped text, and their ranking.
 
-A fault in a kernel shows in several places: a wrong output address also parts lines that should be one. ``Rank`` orders
-differences from cause to consequence, so that the rule named first is the one that was broken.
+A kernel fault shows in several places: a wrong output address, for example, also splits lines that should be one.
+``Rank`` orders differences from cause to consequence, so that the first rule is the one that was broken.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import IntEnum
 
 
 class Rank(IntEnum):
-    """Lower is nearer to the cause."""
+    """Lower values are closer to the cause."""
 
     POINTER = 0
     NOT_EMPTY = 2
@@ -36,15 +36,15 @@ class Rank(IntEnum):
 
 
 SILENT = "\0"
-"""In the place of a line: this witness has nothing to say here. That is not the same as None, no line."""
+"""Replaces a line of a witness that cannot tell. None, in contrast, means that there is no line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """``rule`` is broken. ``expected`` and ``dumped`` are lines of ``file``: None where there is none.
+    """``rule`` is broken. ``expected`` and ``dumped`` are lines of ``file``, None if there is none.
 
-    ``memory`` is the line that follows from the guest's RAM. ``alone``: ``why`` is about the dumped line and others of
-    the dump (it is there twice, it is in the wrong place), so a line of memory beside it would say nothing.
+    ``memory`` is the line derived from the guest's RAM. ``alone``: ``why`` compares the dumped line with other lines of
+    the dump (it is duplicated or misplaced), so a line of memory beside it would be meaningless.
     """
 
     rule: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""entries, stats and info: what was expected against what was dumped, each difference with the rule it breaks."""
+"""Compare entries, stats and info with the expected ones; each difference names the rule it breaks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = "entries"
 
 
 def entry_differences(expected: Expected, dumped: Sequence[Entry]) -> Iterator[Difference]:
-    """entries, matched by what they are and where: a wrong column is one difference, not a lost and a new line."""
+    """Compare entries, matched by kind and place: a wrong column is one difference, not a lost and a new line."""
     pairs, extra, lost = _match(expected.entries, dumped)
     for entry in lost:
         yield Difference("ENT-1", Rank.ENTRY, FILE, "an entry is missing", expected_entry(entry), None)
@@ -31,14 +31,14 @@ def entry_differences(expected: Expected, dumped: Sequence[Entry]) -> Iterator[D
                 "ENT-1", Rank.ENTRY, FILE, "a second entry for this level and IOVA", dumped=text, alone=True
             )
         else:
-            yield Difference("ENT-1", Rank.ENTRY, FILE, "an entry that should not be there", None, text)
+            yield Difference("ENT-1", Rank.ENTRY, FILE, "this entry should not be there", None, text)
     for want, have in pairs:
         yield from _leaf(expected, want, have) if want.kind is Kind.LEAF else _table(expected, want, have)
     order = [(have.iova, -want.level) for want, have in pairs]
     if order != sorted(order):
         place = next(i for i, pair in enumerate(pairwise(order), 1) if pair[1] < pair[0])
         have, above = pairs[place][1], pairs[place - 1][1]
-        why = f"after level {above.level} 0x{above.iova:x}: not depth first and ascending, a table before its entries"
+        why = f"after level {above.level} 0x{above.iova:x}: not depth first and ascending, tables before entries"
         yield Difference("ENT-1", Rank.ENTRY, FILE, why, dumped=render_entry(have), alone=True)
     tables = Counter(entry.oa for entry in dumped if entry.kind is Kind.TABLE)
     for address, number in tables.items():
@@ -49,11 +49,11 @@ def entry_differences(expected: Expected, dumped: Sequence[Entry]) -> Iterator[D
 def _match(
     want: Sequence[Entry], have: Sequence[Entry]
 ) -> tuple[list[tuple[Entry, Entry]], list[tuple[Entry, bool]], list[Entry]]:
-    """Pairs in the order of the dump, what is too much and whether it is there twice, what is missing."""
+    """Return the matching pairs in dump order, the extra lines and whether they are duplicates, the missing lines."""
     waiting: dict[tuple[int, Kind], list[Entry]] = defaultdict(list)
     for entry in want:
         waiting[entry.iova, entry.kind].append(entry)
-    # Right levels first: an entry that is there twice must not take the place of the next table under its IOVA.
+    # Match equal levels first: a duplicate entry must not be paired with the next table under its IOVA.
     partner: dict[int, Entry] = {}
     left: dict[tuple[int, Kind], list[int]] = defaultdict(list)
     for place, entry in enumerate(have):
@@ -104,29 +104,29 @@ def _table(expected: Expected, want: Entry, have: Entry) -> Iterator[Difference]
     fmt, config = expected.format, expected.config
     mask = fmt.address_mask(config)
     inside = fmt.unpack(config, have.raw)
-    # Where the table lies is the dump's own word: what is expected of the line is said for that address.
+    # The dump itself chooses the table's address; the expected line is rendered for that address.
     placed = replace(want, oa=inside, raw=want.raw & ~mask | have.raw & mask)
     shown = render_entry(placed), render_entry(have)
     if have.level != want.level:
         yield Difference("LVL-1", Rank.LEVEL, FILE, f"level is {have.level}, not {want.level}", *shown)
     elif have.raw != placed.raw:
-        why = f"raw is 0x{have.raw:x}, and a table item for that address is 0x{placed.raw:x}"
+        why = f"raw is 0x{have.raw:x}, but a table item for that address is 0x{placed.raw:x}"
         yield Difference("ENT-1", Rank.ENTRY, FILE, why, *shown)
     if have.oa != inside:
-        why = f"the address is 0x{have.oa:x}, and the one in raw is 0x{inside:x}"
+        why = f"the address is 0x{have.oa:x}, but the one in raw is 0x{inside:x}"
         yield Difference("ENT-1", Rank.ENTRY, FILE, why, *shown)
     elif have.oa == 0:
         yield Difference("ENT-1", Rank.ENTRY, FILE, "a table at address 0", dumped=shown[1])
 
 
 def expected_entry(entry: Entry) -> str:
-    """An expected entry; the address of a table is not known."""
+    """Render an expected entry; the address of a table is unknown."""
     text = render_entry(entry)
     return text if entry.kind is not Kind.TABLE else text.replace(f"0x{0:016x} raw", f"{ANY} raw")
 
 
 def stats_differences(expected: Expected, dump: Dump) -> Iterator[Difference]:
-    """stats against entries as dumped (ENT-2), and against what was expected."""
+    """Compare stats with the dumped entries (ENT-2) and with the expected numbers."""
     if dump.stats is None:
         return
     want, have = _rows(expected.stats), _rows(dump.stats)
@@ -136,24 +136,24 @@ def stats_differences(expected: Expected, dump: Dump) -> Iterator[Difference]:
         if wanted == dumped:
             continue
         if dumped is None:
-            why = f"there is no line of {level}"
+            why = f"the line of {level} is missing"
         elif entries is None:
-            why = "not the numbers that are expected"
+            why = "differs from the expected numbers"
         elif entries.get(level) == dumped:
-            why = "not the numbers that are expected, but what the dumped entries add up to"
+            why = "differs from the expected numbers, but matches the dumped entries"
         else:
-            why = "not what the dumped entries add up to"
+            why = "does not match the sums of the dumped entries"
         yield Difference("ENT-2", Rank.FILES, "stats", why, wanted, dumped)
 
 
 def _rows(stats: Stats) -> dict[str, str]:
-    """The lines of stats but for its header, by what they are about: ``level 2``, ``total``."""
+    """Return the lines of stats without its header, by subject: ``level 2``, ``total``."""
     lines = render_stats(stats).splitlines()[1:]
     return {word if word == "total" else f"level {word}": line for line in lines for word in line.split()[:1]}
 
 
 def counted(expected: Expected, entries: Sequence[Entry]) -> Stats:
-    """The stats of a dump's own entries."""
+    """Return the stats that follow from a dump's own entries."""
     leaves = Counter(entry.level for entry in entries if entry.kind is Kind.LEAF)
     tables = Counter(entry.level - 1 for entry in entries if entry.kind is Kind.TABLE)
     tables[expected.top] += 1
@@ -161,16 +161,16 @@ def counted(expected: Expected, entries: Sequence[Entry]) -> Stats:
 
 
 def agreement(expected: Expected, dump: Dump) -> Iterator[Difference]:
-    """Whether page_table is entries' leaves, merged (ENT-2)."""
+    """Check that page_table has the leaves of entries, merged (ENT-2)."""
     if dump.ranges is None or dump.entries is None:
         return
     merged = merge_entries(dump.entries, expected.format)
     if merged != dump.ranges:
-        yield Difference("ENT-2", Rank.FILES, "page_table", "page_table is not the merged leaves of entries")
+        yield Difference("ENT-2", Rank.FILES, "page_table", "page_table does not match the merged leaves of entries")
 
 
 def info_differences(expected: Expected, dump: Dump) -> Iterator[Difference]:
-    """info, key by key; the address of the top is only known to be a place for a table."""
+    """Compare info, key by key; of the top it is only known that it must be a possible address of a table."""
     have = dump.info
     if have is None:
         return
@@ -179,15 +179,15 @@ def info_differences(expected: Expected, dump: Dump) -> Iterator[Difference]:
     rows = zip(INFO_KEYS.items(), render_info(placed).splitlines(), render_info(have).splitlines(), strict=True)
     for (key, rule), left, right in rows:
         if left != right:
-            # Columns and flags of another format would be wrong for that reason alone.
+            # With another format, columns and flags would differ for that reason alone.
             rank = Rank.FORMAT if key == "format" else Rank.INFO
-            yield Difference(rule, rank, "info", f"{key} is not what it should be", left, right)
+            yield Difference(rule, rank, "info", f"{key} is wrong", left, right)
     size = max(64, expected.format.geometry(expected.config).table_bytes(expected.top, expected.top))
     top = f"top: 0x{have.top:016x}"
     if have.top == 0 or have.top % size:
-        why = f"no table can be at 0x{have.top:x}: the top is aligned to {size} bytes, and not at 0"
+        why = f"no table can be at 0x{have.top:x}: a top is aligned to {size} bytes and not at 0"
         yield Difference("INF-3", Rank.INFO, "info", why, dumped=top)
     if any(entry.kind is Kind.TABLE and entry.oa == have.top for entry in dump.entries or ()):
-        # or entries shows it as one: what its words say comes first
-        why = "top is the address that entries has for a lower table"
+        # or entries contains it as one: the wording of the line takes precedence
+        why = "top has the address of a lower table in entries"
         yield Difference("INF-3", Rank.TOP, "info", why, dumped=top)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Differences as text: each line of a dump once with all that is wrong with it, and what repeats folded to a count."""
+"""Render differences as text: each line of a dump once with all its faults; repetitions are folded into a count."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pytest_iommu.compare.difference import SILENT, Difference
 from pytest_iommu.compare.side_by_side import INDENT, stacked
 
 SHOWN = 4
-"""How many kinds of difference a failure shows; each of them has one example."""
+"""How many kinds of difference a failure shows, with one example each."""
 NAMED = 4
-"""How many lines of the same kind are named by their address."""
+"""How many similar lines are listed by address."""
 _VALUE = re.compile(r"\b0x[0-9a-f]+|(?<!\S)[r-][w-][x-][c-][m-][p-]|\b\d+[KMGTP]?\b")
 _ADDRESS = re.compile(r"0x0*([0-9a-fA-F]+)")
 
 
 @dataclass(slots=True)
 class Block:
-    """One line of a dump, or the lack of one, with every sentence about it."""
+    """One line of a dump, or a missing one, with all sentences about it."""
 
     file: str
     expected: str | None
@@ -29,7 +29,7 @@ class Block:
     sentences: list[tuple[str, str]] = field(default_factory=list)
 
     def takes(self, one: Difference) -> bool:
-        """Whether a difference is about the same line."""
+        """Whether a difference concerns the same line."""
         if one.file != self.file or one.dumped != self.dumped:
             return False
         if one.dumped is None or one.dumped == SILENT:
@@ -37,7 +37,7 @@ class Block:
         return one.expected == self.expected or SILENT in (one.expected, self.expected)
 
     def add(self, one: Difference) -> None:
-        """Take a sentence over, and the lines that were not known before."""
+        """Add a sentence, and lines that are still unknown."""
         if (one.rule, one.why) not in self.sentences:
             self.sentences.append((one.rule, one.why))
         self.expected = one.expected if self.expected == SILENT else self.expected
@@ -45,35 +45,35 @@ class Block:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What blocks have in common that are folded: the sentences but for their values, and who has a line."""
+        """The key for folding: the sentences without their values, and the witnesses that have a line."""
         lines = self.witnesses().values()
         same = [lines_index(list(lines), line) for line in lines]
         return (self.file, *((rule, _VALUE.sub("#", why)) for rule, why in self.sentences), *self.witnesses(), *same)
 
     def witnesses(self) -> dict[str, str | None]:
-        """The lines by the names of those who have something to say."""
+        """The lines by the names of their witnesses; silent ones are left out."""
         lines = {"expected": self.expected, "dumped": self.dumped, "in RAM": self.memory}
         return {witness: line for witness, line in lines.items() if line != SILENT}
 
     @property
     def address(self) -> str:
-        """What the block is named by: the first address in its line, empty where there is none."""
+        """The name of the block: the first address in its line, empty if there is none."""
         lines = (self.dumped, self.expected, self.memory)
         found = next((_ADDRESS.search(line) for line in lines if line and line != SILENT), None)
         return f"0x{found[1]}" if found and self.file in ("page_table", "entries") else ""
 
     def text(self) -> list[str]:
-        """The sentences, then the lines."""
+        """Return the sentences, then the lines."""
         return [*(f"{rule}  {self.file}: {why}" for rule, why in self.sentences), *stacked(self.witnesses())]
 
 
 def lines_index(lines: Sequence[str | None], line: str | None) -> int:
-    """Which witness was the first to have this line; -1 for no line."""
+    """Return the index of the first witness with this line; -1 for no line."""
     return -1 if line is None else lines.index(line)
 
 
 def blocks(differences: Sequence[Difference]) -> list[Block]:
-    """The differences by line, in their order."""
+    """Group the differences by line, in order."""
     found: list[Block] = []
     by_line: dict[tuple[str, str | None], list[Block]] = {}
     for one in differences:
@@ -88,7 +88,7 @@ def blocks(differences: Sequence[Difference]) -> list[Block]:
 
 
 def folded(differences: Sequence[Difference], shown: int = SHOWN) -> list[str]:
-    """The text: of ``shown`` kinds the first line and how many more there are, then a count of the rest."""
+    """Return the text: of ``shown`` kinds the first line and the number of similar ones, then a count of the rest."""
     kinds: dict[tuple[object, ...], list[Block]] = {}
     for block in blocks(differences):
         kinds.setdefault(block.kind, []).append(block)
@@ -105,7 +105,7 @@ def folded(differences: Sequence[Difference], shown: int = SHOWN) -> list[str]:
 
 
 def unfolded(differences: Sequence[Difference]) -> Iterator[str]:
-    """All of it, line by line, for a file."""
+    """Return everything, line by line, for a file."""
     for block in blocks(differences):
         yield from block.text()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The common case: a dump that is exactly what was expected, found by comparing text, without parsing.
+"""Fast path for a dump that matches exactly, by text comparison without parsing.
 
-Anything else, however small, goes the long way of compare.py, which says what it is.
+Everything else takes the slow path of comparison.py, which finds the differences.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OPEN = " table -  0x"
 
 
 def as_expected(expected: Expected, texts: Mapping[str, str]) -> bool:
-    """Whether the files (those that are there) say exactly what was expected."""
+    """Whether the files (those present) have exactly the expected text."""
     errors: list[DumpSyntaxError] = []
     if "page_table" in texts and texts["page_table"] != "".join(f"{render_range(row)}\n" for row in expected.ranges):
         return False
@@ -38,7 +38,7 @@ def as_expected(expected: Expected, texts: Mapping[str, str]) -> bool:
 
 
 def _entries(expected: Expected, text: str, addresses: set[int]) -> bool:
-    """Compare entries; the addresses of tables, which are not known, go to ``addresses``."""
+    """Compare entries; the unknown addresses of tables are collected in ``addresses``."""
     lines = text.split("\n")
     wanted = _wanted(expected)
     if lines.pop() or len(lines) != len(wanted):
@@ -50,7 +50,7 @@ def _entries(expected: Expected, text: str, addresses: set[int]) -> bool:
 
 
 def _wanted(expected: Expected) -> list[tuple[int, int, str]]:
-    """The lines of entries in order, as (IOVA, - level, line); that of a table ends where its address begins."""
+    """Yield the lines of entries in order, as (IOVA, - level, line); the line of a table ends before its address."""
     fmt, config, geometry = expected.format, expected.config, expected.format.geometry(expected.config)
     found: list[tuple[int, int, str]] = []
     for level, numbers in expected.tables.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""page_table: what was expected against what was dumped, line by line, each difference with the rule it breaks.
+"""Compare page_table with the expected one, line by line; each difference names the rule it breaks.
 
-Dumped lines are laid over the expected ones by their IOVAs, so that one fault stays one difference: a line that ends a
-byte late is not an IOVA too many.
+Dumped lines are matched with expected ones by their IOVAs, so that one fault is one difference: a line that ends a byte
+late does not count as an extra IOVA.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pytest_iommu.oracle import Expected
 from pytest_iommu.oracle.expected import continues
 
 FILE = "page_table"
-EMPTY = "a line, where the table should be empty"
+EMPTY = "a line, but the table should be empty"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Attributes:
     """The columns of a line that are decoded from its entries."""
 
     level: int
@@ -33,9 +33,9 @@ class Look:
 
 
 def prot_rule(dumped: Prot, expected: Prot, requested: Prot | None) -> str:
-    """PRT-2 where the dump shows the request instead of what the entry holds, else PRT-1.
+    """Return PRT-2 if the dump shows the requested protection instead of the entry's, else PRT-1.
 
-    Only for r, w, x and p: memory types are never shown as requested, they are columns of PRT-1's table.
+    Applies to r, w, x and p only: a dump never shows memory types as requested; PRT-1's table defines their columns.
     """
     if requested is None or (dumped.cacheable, dumped.device) != (expected.cacheable, expected.device):
         return "PRT-1"
@@ -44,26 +44,26 @@ def prot_rule(dumped: Prot, expected: Prot, requested: Prot | None) -> str:
 
 
 def flags_rule_text(dumped: Sequence[str], expected: Sequence[str]) -> str:
-    """What is wrong with the flags, in words."""
+    """Describe the difference in flags."""
     lost = [word for word in expected if word not in dumped]
     extra = [word for word in dumped if word not in expected]
     if lost or extra:
         parts = [f"{' '.join(lost)} missing"] * bool(lost) + [f"{' '.join(extra)} should not be there"] * bool(extra)
         return f"flags: {', '.join(parts)}"
-    return "flags are out of order or doubled"
+    return "flags are misordered or duplicated"
 
 
 def _out_of_order(row: Range, before: Range) -> str:
-    """What is wrong with a line that begins at or before the end of the one above it."""
+    """Describe a line that begins at or before the end of the previous one."""
     if row == before:
-        return "the same line a second time"
+        return "duplicate of the line above"
     if row.first <= before.first:
-        return f"lines do not ascend: the one above begins at 0x{before.first:x}"
+        return f"lines are not in ascending order: the one above begins at 0x{before.first:x}"
     return f"lines overlap: the one above ends at 0x{before.last:x}"
 
 
 def _unlike(before: Range, after: Range) -> str:
-    """Why two neighbours are not one line, in words."""
+    """Describe why two adjacent lines are not one."""
     names = [name for name in ("level", "leaf", "prot", "flags") if getattr(before, name) != getattr(after, name)]
     if before.oa + before.size != after.oa:
         names.insert(0, "OA")
@@ -75,7 +75,7 @@ def _overlap(one: Range, other: Range) -> bool:
 
 
 class RangeDiffer:
-    """The differences between the expected ranges and the dumped ones."""
+    """Return the differences between the expected and the dumped ranges."""
 
     def __init__(self, expected: Expected, dumped: Sequence[Range]) -> None:
         self._expected = expected
@@ -86,7 +86,7 @@ class RangeDiffer:
         self._volatile = {flag.name for flag in expected.format.volatile}
 
     def differences(self) -> Iterator[Difference]:
-        """All of them, in the order of the dump, missing lines at the end."""
+        """Return all differences, in the order of the dump, missing lines last."""
         if not self._want and self._have:
             text = render_range(self._have[0])
             yield Difference("RNG-6", Rank.NOT_EMPTY, FILE, EMPTY, None, text, ("RNG-1",))
@@ -97,13 +97,13 @@ class RangeDiffer:
         yield from self._missing()
 
     def _bounds(self, index: int, row: Range) -> Iterator[Difference]:
-        """What can be said of a line without knowing what was mapped (RNG-2)."""
+        """Check a line without knowing the mappings (RNG-2)."""
         near = self._near(row.first)
         shown = render_range(near) if near is not None else None
         if row.last < row.first or row.last >> 64:
             yield Difference("RNG-2", Rank.BOUNDS, FILE, "last is before first", shown, render_range(row))
         elif row.first % self._page or (row.last + 1) % self._page:
-            why = "first or last is not at a page's edge"
+            why = "first or last is not page-aligned"
             yield Difference("RNG-2", Rank.BOUNDS, FILE, why, shown, render_range(row))
         if index and row.first <= self._have[index - 1].last:
             why = _out_of_order(row, self._have[index - 1])
@@ -135,13 +135,13 @@ class RangeDiffer:
         signed = self._want if config.features & {"sign_extend", "ttbr1"} else ()
         for want in signed:
             if want.first != row.first and (want.first ^ row.first) % (1 << config.ias) == 0:
-                why = f"the upper bits of first are not those of the IOVA, 0x{want.first:x}"
+                why = f"the upper bits of first differ from the IOVA, 0x{want.first:x}"
                 return Difference("RNG-5", Rank.SIGN, FILE, why, render_range(want), render_range(row), ("RNG-1",))
         why = f"nothing should be mapped at 0x{row.first:x}"
         return Difference("RNG-1", Rank.PRESENCE, FILE, why, None, render_range(row))
 
     def _covered(self, at: int, row: Range) -> list[Range]:
-        """The expected lines that a dumped line lies over, from number ``at`` on."""
+        """Return the expected lines that overlap a dumped line, from number ``at`` on."""
         found = []
         while at < len(self._want) and self._want[at].first <= row.last:
             found.append(self._want[at])
@@ -149,9 +149,9 @@ class RangeDiffer:
         return found
 
     def _columns(self, row: Range, want: Range, covered: list[Range]) -> Iterator[Difference]:
-        look = Look(row.level, row.leaf, row.prot, row.flags)
-        # A line over several expected ones that looks like any of them has merged too much; its columns are no fault.
-        alike = any(look == Look(w.level, w.leaf, w.prot, w.flags) for w in covered)
+        look = Attributes(row.level, row.leaf, row.prot, row.flags)
+        # A line over several expected ones that looks like any of them has merged too much; its columns are right.
+        alike = any(look == Attributes(w.level, w.leaf, w.prot, w.flags) for w in covered)
         shown = render_range(want), render_range(row)
         address = want.oa + row.first - want.first
         if row.oa != address:
@@ -177,22 +177,22 @@ class RangeDiffer:
     def _too_long(self, row: Range, want: Range, covered: list[Range]) -> Iterator[Difference]:
         shown = render_range(want), render_range(row)
         if (row.last + 1) % self._page:
-            return  # RNG-2, said already
+            return  # RNG-2, reported already
         hole = any(a.last + 1 != b.first for a, b in pairwise(covered))
         ends = any(row.last == later.last for later in covered[1:])
         if ends or self._sums_up(row, want):
             other = "lies behind a hole" if hole or not ends else _unlike(want, covered[1])
-            why = f"runs on beyond 0x{want.last:x} into what {other}"
+            why = f"extends beyond 0x{want.last:x} into what {other}"
             yield Difference("RNG-3", Rank.MERGE, FILE, why, *shown, ("RNG-1",) if hole or not ends else ())
         elif covered[-1].last >= row.last and not hole:
-            why = f"runs on beyond 0x{want.last:x} into a part of what follows"
+            why = f"extends beyond 0x{want.last:x} into part of the following mapping"
             yield Difference("RNG-3", Rank.MERGE, FILE, why, *shown)
         else:
-            why = f"nothing should be mapped in a part of 0x{want.last + 1:x}-0x{row.last:x}"
+            why = f"nothing should be mapped in part of 0x{want.last + 1:x}-0x{row.last:x}"
             yield Difference("RNG-1", Rank.PRESENCE, FILE, why, *shown)
 
     def _sums_up(self, row: Range, want: Range) -> bool:
-        """Whether the line is as long as several expected ones together, though they have holes between them."""
+        """Whether the line is as long as several expected ones together, despite the holes between them."""
         at = bisect_right(self._firsts, want.first) - 1
         total = want.last + 1 - row.first
         while total < row.size and at + 1 < len(self._want):
@@ -201,7 +201,8 @@ class RangeDiffer:
         return total == row.size and at < len(self._want) and self._want[at] is not want
 
     def _missing(self) -> Iterator[Difference]:
-        """Mapped IOVAs that no line shows; a line that shows others of the same expected line is set beside it."""
+        """Report mapped IOVAs that are in no line, beside a line that shows others of the same expected line if there
+        is one."""
         rows = sorted(self._have, key=lambda row: (row.first, row.last))
         at, reach = 0, -1
         for want in self._want:
@@ -214,9 +215,9 @@ class RangeDiffer:
                     here = reach + 1
                     continue
                 last = min(want.last, rows[at].first - 1) if at < len(rows) else want.last
-                # less than a page is a matter of how the bounds are written, RNG-2
+                # less than a page concerns the form of the bounds: RNG-2
                 if last + 1 - here >= self._page:
-                    why = f"0x{here:x}-0x{last:x} should be mapped, and is in no line"
+                    why = f"0x{here:x}-0x{last:x} should be mapped but is in no line"
                     near = [row for row in rows[max(at - 1, 0) : at + 1] if _overlap(row, want)]
                     text = render_range(near[0]) if near else None
                     yield Difference("RNG-1", Rank.PRESENCE, FILE, why, render_range(want), text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Lines of several witnesses one above the other: equal ones once, columns aligned, what differs marked below.
+"""Show lines of several witnesses below each other: equal ones once, columns aligned, differences marked.
 
 expected, in RAM  0x0000000000001000-0x0000000000001fff 0x0000000041000000       4K 0       4K rw---- SH_IS nG
 dumped            0x0000000000001000-0x0000000000001fff 0x0000000041002000       4K 0       4K rw---- SH_IS
@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 ANY = "(any)"
-"""A column of an expected line that may hold anything, `*` in the kselftest; it is never marked."""
+"""A column of an expected line that may have any value, `*` in the kselftest; it is never marked."""
 NO_LINE = "(no line)"
 INDENT = "    "
 _CELL = re.compile(r"\s*\S+|\s+$")
 
 
 def stacked(lines: Mapping[str, str | None], indent: str = INDENT) -> list[str]:
-    """The lines by the names of their witnesses, None being a line that is not there."""
+    """Show the lines by the names of their witnesses; None is a missing line."""
     names: dict[str | None, list[str]] = {}
     for witness, line in lines.items():
         names.setdefault(line, []).append(witness)
@@ -38,12 +38,12 @@ def stacked(lines: Mapping[str, str | None], indent: str = INDENT) -> list[str]:
 
 
 def _cells(line: str) -> list[str]:
-    """A line as its words, each with the blanks before it; blanks at the end are a cell of their own."""
+    """Split a line into words, each with the blanks before it; trailing blanks are a cell of their own."""
     return _CELL.findall(line)
 
 
 def _columns(lines: Sequence[str]) -> list[list[str]]:
-    """Column by column the cells of all lines; empty where a line has no such word."""
+    """Return the cells of all lines, column by column; empty where a line has no such word."""
     rows = [_cells(line) for line in lines]
     table: list[list[str]] = [[cell] for cell in rows[0]] if rows else []
     for row in rows[1:]:
@@ -52,7 +52,7 @@ def _columns(lines: Sequence[str]) -> list[list[str]]:
 
 
 def _joined(table: list[list[str]], row: list[str]) -> list[list[str]]:
-    """The table with one line more. Words that it shares with a line before stay in one column."""
+    """Add a line to the table. Words that it shares with an earlier line stay in the same column."""
     number = len(table[0]) if table else 1
     known = [next((cell for cell in column if cell), "") for column in table]
     if len(known) == len(row):
@@ -68,13 +68,13 @@ def _joined(table: list[list[str]], row: list[str]) -> list[list[str]]:
 
 
 def _padded(table: Sequence[Sequence[str]]) -> list[str]:
-    """The lines again, every column as wide as its widest cell."""
+    """Return the lines with every column as wide as its widest cell."""
     rows = zip(*(_filled(column, " ") for column in table), strict=True)
     return ["".join("".join(cell) for cell in row).rstrip() for row in rows]
 
 
 def _filled(column: Sequence[str], filler: str) -> list[list[str]]:
-    """The cells as characters, all of them equally many; what only the blanks before it part is aligned at its end."""
+    """Pad the cells of a column to equal width; cells that differ only in leading blanks are aligned at their end."""
     width = max(map(len, column))
     spare = [[filler] * (width - len(cell)) for cell in column]
     if len({cell.lstrip() for cell in column}) == 1:
@@ -83,7 +83,7 @@ def _filled(column: Sequence[str], filler: str) -> list[list[str]]:
 
 
 def _marks(table: Sequence[Sequence[str]]) -> str:
-    """A line with a mark below every character that not all lines have."""
+    """Return a line with a mark below every character that differs between lines."""
     marks = ""
     for column in table:
         width = max(map(len, column))
@@ -92,11 +92,11 @@ def _marks(table: Sequence[Sequence[str]]) -> str:
             continue
         words = [cell.lstrip() for cell in column]
         if len(set(map(len, column))) > 1 and len(set(words)) > 1 and all(words):
-            # Of words of another length no character has its like below it.
+            # Words of different length have no corresponding characters.
             blank = min(len(cell) - len(word) for cell, word in zip(column, words, strict=True))
             marks += " " * blank + "^" * (width - blank)
             continue
-        # Blanks too many are seen by nothing but their mark.
+        # Superfluous blanks are visible only by their mark.
         filler = "" if len(set(words)) == 1 else " "
         letters = zip(*_filled(column, filler), strict=True)
         marks += "".join(" " if len(set(at)) == 1 else "^" for at in letters)

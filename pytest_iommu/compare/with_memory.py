@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""IN RAM beside EXPECTED and DUMPED: the third line of every difference, and what memory decides.
+"""IN RAM beside EXPECTED and DUMPED: adds the third line to every difference, and decides the verdict.
 
-The texts of memory are those that a true dump would print; only their tables' addresses are nobody's expectation.
+The texts of memory are those that a true dump would print. Nothing else predicts their table addresses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RULES = {"page_table": "RNG-1", "entries": "ENT-1", "stats": "ENT-2", "info": "
 
 
 def as_in_memory(texts: Mapping[str, str], memory: Mapping[str, str]) -> bool:
-    """Whether the files that both have are the same; of info only the lines that memory knows."""
+    """Whether the files that both have are equal; of info only the lines that memory provides."""
     return not any(_differ(name, texts[name], memory[name]) for name in memory if name in texts)
 
 
@@ -32,7 +32,7 @@ def _differ(name: str, text: str, memory: str) -> bool:
 
 
 class _Held:
-    """The lines of one file as memory has them, to be found by a line of another witness."""
+    """The lines of one file derived from memory, searchable by the line of another witness."""
 
     def __init__(self, file: str, text: str) -> None:
         self._file = file
@@ -47,14 +47,14 @@ class _Held:
                 self._spans.append((first, last, line))
 
     def beside(self, line: str) -> str | None:
-        """What memory has where that line is: None for nothing, SILENT where it cannot tell."""
+        """Return the line of memory at that place: None for nothing, SILENT if memory cannot tell."""
         found = next((self._lines[key] for key in _keys(self._file, line) if key in self._lines), None)
         if found is None and self._file == "page_table":
             return self._covering(line)
         return SILENT if found is None and self._file == "info" else found
 
     def _covering(self, line: str) -> str | None:
-        """The line of memory that holds the first address of another: it may begin before it."""
+        """Return the line of memory that contains the first address of another, even if it begins before that."""
         try:
             first = int(line.split("-")[0], 16)
         except ValueError:
@@ -64,7 +64,8 @@ class _Held:
 
 
 def _keys(file: str, line: str) -> list[tuple[str, ...]]:
-    """What a line is about, the nearest first: its first IOVA; of entries IOVA and kind, and its level with either."""
+    """Return keys of a line's subject, closest first: the first IOVA; for entries IOVA and kind, with and without
+    level."""
     words = line.split()
     if file == "page_table":
         return [("first", line.partition("-")[0])]
@@ -77,7 +78,7 @@ def _keys(file: str, line: str) -> list[tuple[str, ...]]:
 
 
 def memory_differences(texts: Mapping[str, str], memory: Mapping[str, str]) -> Iterator[Difference]:
-    """Where a dump that is as expected is not what memory holds: tables' addresses above all."""
+    """Report where a dump that is as expected does not match memory: above all, addresses of tables."""
     for name, ram in memory.items():
         if name not in texts or not _differ(name, texts[name], ram):
             continue
@@ -88,13 +89,13 @@ def memory_differences(texts: Mapping[str, str], memory: Mapping[str, str]) -> I
         for key in keys:
             have, want = dumped.get(key), held.get(key)
             if have != want:
-                yield Difference(rule, rank, name, "not what is in memory", dumped=have, memory=want)
+                yield Difference(rule, rank, name, "differs from memory", dumped=have, memory=want)
         if all(dumped.get(key) == held.get(key) for key in keys):
-            yield Difference(rule, rank, name, "the lines of memory in another order, or twice")
+            yield Difference(rule, rank, name, "the lines of memory in another order, or duplicated")
 
 
 def beside_memory(differences: Iterable[Difference], memory: Mapping[str, str]) -> Iterator[Difference]:
-    """The differences, each with its line of memory."""
+    """Return the differences, each with its line of memory."""
     held = {name: _Held(name, text) for name, text in memory.items()}
     for one in differences:
         line = next((line for line in (one.expected, one.dumped) if line is not None and line != SILENT), None)
@@ -108,7 +109,7 @@ def beside_memory(differences: Iterable[Difference], memory: Mapping[str, str]) 
 
 
 def _placed(expected: str | None, found: str) -> bool:
-    """Whether a line of memory is what is expected of a table, whose address nobody knows before."""
+    """Whether a line of memory matches the expected line of a table, whose address is unknown in advance."""
     match = _ANYWHERE.fullmatch(expected or "")
     table = _TABLE.fullmatch(found)
     if match is None or table is None or match["head"] != table["head"]:
@@ -119,7 +120,7 @@ def _placed(expected: str | None, found: str) -> bool:
 def decide(
     expected: Expected, texts: Mapping[str, str], memory: Mapping[str, str], found: Sequence[Difference]
 ) -> tuple[Verdict, str]:
-    """Whose fault the differences are by what memory holds, and how that is known: where to look for it."""
+    """Return the verdict that memory decides, and how it is known."""
     as_asked = as_expected(expected, {name: text for name, text in memory.items() if name != "info"})
     as_dumped = as_in_memory(texts, memory) and not any(_beyond(one, memory) for one in found)
     if as_asked:
@@ -130,7 +131,7 @@ def decide(
 
 
 def _beyond(one: Difference, memory: Mapping[str, str]) -> bool:
-    """Whether a difference is in what memory cannot tell: the format's name, the type of the domain."""
+    """Whether memory cannot tell the difference: the format's name, or the type of the domain."""
     if one.file != "info" or one.dumped is None or one.dumped == SILENT:
         return False
     return one.dumped.partition(":")[0] not in {line.partition(":")[0] for line in memory["info"].splitlines()}

@@ -53,7 +53,7 @@ def test_a_dump_that_agrees_with_itself_but_not_with_memory(file: str, rule: str
         else (Verdict.BOTH, "memory is neither as expected nor as dumped")
     )
     (said,) = comparison.text.splitlines()[:1]
-    assert said == f"{rule}  {file}: not what is in memory"
+    assert said == f"{rule}  {file}: differs from memory"
     assert "expected" not in comparison.text  # the dump is as expected
 
 

@@ -108,9 +108,9 @@ FAULTS = {
     "prot of an entry": leaf(0x8000, "rw----", "r-----", "PRT-1", "prot is r-----, not rw----"),
     "a flag lost": page(0x8000, " nG", "", "PRT-3", "flags: nG missing"),
     "a flag too many": page(0x8000, " nG", " nG nH", "PRT-3", "flags: nH should not be there"),
-    "flags in another order": page(0x8000, "SH_OS nG", "nG SH_OS", "PRT-3", "flags are out of order or doubled"),
+    "flags in another order": page(0x8000, "SH_OS nG", "nG SH_OS", "PRT-3", "flags are misordered or duplicated"),
     "a flag of an entry lost": leaf(0x8000, " AF", "", "PRT-3", "flags: AF missing"),
-    "last at no edge": page(0x8000, "8fff", "9000", "RNG-2", "first or last is not at a page's edge"),
+    "last at no edge": page(0x8000, "8fff", "9000", "RNG-2", "first or last is not page-aligned"),
     "size against the bounds": page(
         0x8000, "8fff", "9000", "RNG-4", "line 3: size is not 4097, which first and last give"
     ),
@@ -141,9 +141,9 @@ FAULTS = {
         SILENT,
         LINES[0x40000000],
     ),
-    "a line lost": line("page_table", LINES[0x8000], "", "RNG-1", "0x8000-0x8fff should be mapped, and is in no line"),
+    "a line lost": line("page_table", LINES[0x8000], "", "RNG-1", "0x8000-0x8fff should be mapped but is in no line"),
     "a part of a line lost": line(
-        "page_table", LINES[0x1000], PART, "RNG-1", "0x3000-0x3fff should be mapped, and is in no line"
+        "page_table", LINES[0x1000], PART, "RNG-1", "0x3000-0x3fff should be mapped but is in no line"
     ),
     "a line too many": Fault(
         "page_table",
@@ -154,16 +154,16 @@ FAULTS = {
         TOO_MANY,
     ),
     "a line too long": line(
-        "page_table", LINES[0x4000], BEYOND, "RNG-1", "nothing should be mapped in a part of 0x5000-0x6fff"
+        "page_table", LINES[0x4000], BEYOND, "RNG-1", "nothing should be mapped in part of 0x5000-0x6fff"
     ),
     "a line as long as the next one more": line(
-        "page_table", LINES[0x4000], BEHIND, "RNG-3", "runs on beyond 0x4fff into what lies behind a hole"
+        "page_table", LINES[0x4000], BEHIND, "RNG-3", "extends beyond 0x4fff into what lies behind a hole"
     ),
     "a line twice": Fault(
         "page_table",
         replaced(LINES[0x8000], f"{LINES[0x8000]}\n{LINES[0x8000]}"),
         "RNG-2",
-        "the same line a second time",
+        "duplicate of the line above",
         SILENT,
         LINES[0x8000],
     ),
@@ -171,7 +171,7 @@ FAULTS = {
         "page_table",
         replaced(f"{LINES[0x4000]}\n{LINES[0x8000]}", f"{LINES[0x8000]}\n{LINES[0x4000]}"),
         "RNG-2",
-        "lines do not ascend: the one above begins at 0x8000",
+        "lines are not in ascending order: the one above begins at 0x8000",
         SILENT,
         LINES[0x4000],
     ),
@@ -187,7 +187,7 @@ FAULTS = {
         "page_table",
         replaced(f"{LINES[0x1000]}\n{LINES[0x4000]}", MERGED),
         "RNG-3",
-        "runs on beyond 0x3fff into what differs in prot",
+        "extends beyond 0x3fff into what differs in prot",
         LINES[0x1000],
         MERGED,
     ),
@@ -200,7 +200,10 @@ FAULTS = {
         PIECES[0],
     ),
     "page_table against entries": Fault(
-        "page_table", replaced(f"{LINES[0x8000]}\n", ""), "ENT-2", "page_table is not the merged leaves of entries"
+        "page_table",
+        replaced(f"{LINES[0x8000]}\n", ""),
+        "ENT-2",
+        "page_table does not match the merged leaves of entries",
     ),
     "a kernel pointer": leaf(
         0x8000,
@@ -215,7 +218,7 @@ FAULTS = {
         "entries",
         replaced(LEAVES[0x8000], f"{LEAVES[0x8000]}\n{STRAY}"),
         "ENT-1",
-        "an entry that should not be there",
+        "this entry should not be there",
         None,
         STRAY,
     ),
@@ -231,7 +234,7 @@ FAULTS = {
         "entries",
         replaced(f"{LEAVES[0x4000]}\n{LEAVES[0x8000]}", f"{LEAVES[0x8000]}\n{LEAVES[0x4000]}"),
         "ENT-1",
-        "after level 0 0x8000: not depth first and ascending, a table before its entries",
+        "after level 0 0x8000: not depth first and ascending, tables before entries",
         SILENT,
         LEAVES[0x4000],
     ),
@@ -244,43 +247,41 @@ FAULTS = {
         TABLES[0],
         TABLES[0][:-1] + "1",
         "ENT-1",
-        "raw is 0x40010001, and a table item for that address is 0x40010003",
+        "raw is 0x40010001, but a table item for that address is 0x40010003",
     ),
     "address of a table": line(
         "entries",
         TABLES[0],
         with_words(TABLES[0], "0x0000000040010000", "0x0000000050010000"),
         "ENT-1",
-        "the address is 0x50010000, and the one in raw is 0x40010000",
+        "the address is 0x50010000, but the one in raw is 0x40010000",
     ),
     "a table at 0": line("entries", TABLES[0], OUTSIDE, "ENT-1", "a table at address 0", SILENT),
     "two tables at one address": Fault(
         "entries", replaced(TABLES[1][23:], TABLES[0][23:]), "ENT-1", "2 table items point to 0x40010000"
     ),
     "stats against entries": line(
-        "stats", "0 2 6 8192", "0 2 7 8192", "ENT-2", "not what the dumped entries add up to"
+        "stats", "0 2 6 8192", "0 2 7 8192", "ENT-2", "does not match the sums of the dumped entries"
     ),
-    "a line of stats lost": line("stats", "3 1 0 4096", "", "ENT-2", "there is no line of level 3"),
+    "a line of stats lost": line("stats", "3 1 0 4096", "", "ENT-2", "the line of level 3 is missing"),
     "a line of stats too many": Fault(
         "stats",
         replaced("3 1", "4 1 0 4096\n3 1"),
         "ENT-2",
-        "not what the dumped entries add up to",
+        "does not match the sums of the dumped entries",
         None,
         "4 1 0 4096",
     ),
     "no stats": Fault("stats", lambda text: "", "ENT-2", "line 1: the file is cut"),
-    "format": line(
-        "info", "format: arm_64_lpae_s1", "format: arm_64_lpae_s2", "INF-1", "format is not what it should be"
-    ),
-    "type": line("info", "type: unmanaged", "type: dma", "INF-2", "type is not what it should be"),
-    "levels": line("info", "levels: 4", "levels: 3", "INF-3", "levels is not what it should be"),
+    "format": line("info", "format: arm_64_lpae_s1", "format: arm_64_lpae_s2", "INF-1", "format is wrong"),
+    "type": line("info", "type: unmanaged", "type: dma", "INF-2", "type is wrong"),
+    "levels": line("info", "levels: 4", "levels: 3", "INF-3", "levels is wrong"),
     "top at no edge": line(
         "info",
         "top: 0x0000000040000000",
         "top: 0x0000000040000008",
         "INF-3",
-        "no table can be at 0x40000008: the top is aligned to 4096 bytes, and not at 0",
+        "no table can be at 0x40000008: a top is aligned to 4096 bytes and not at 0",
         SILENT,
     ),
     "top of a lower table": line(
@@ -288,7 +289,7 @@ FAULTS = {
         "top: 0x0000000040000000",
         "top: 0x0000000040010000",
         "INF-3",
-        "top is the address that entries has for a lower table",
+        "top has the address of a lower table in entries",
         SILENT,
     ),
     "a key lost": Fault(

@@ -87,7 +87,7 @@ def table() -> Expected:
 def test_what_repeats_is_counted() -> None:
     lines = compare(table(), {"page_table": ""}).text.splitlines()
     assert lines == [
-        "RNG-1  page_table: 0x0-0xfff should be mapped, and is in no line",
+        "RNG-1  page_table: 0x0-0xfff should be mapped but is in no line",
         f"    expected  {kernel.texts(table())['page_table'].splitlines()[0]}",
         "    dumped    (no line)",
         "    and 29 more lines like this: 0x2000, 0x4000, 0x6000, 0x8000, ... 0x3a000",
