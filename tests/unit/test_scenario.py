@@ -276,7 +276,7 @@ def test_mistakes_say_where(tmp_path: Path, text: str, line: int, message: str) 
         (CASE.replace("}}]}", "}}, {destroy: {}}, {check: {domain: d}}]}"), 4, "does not exist here"),
         (EXAMPLE.replace("r--c--", "rw-c--"), 13, "not what the model expects: 0x"),
         (EXAMPLE.replace("0x0000000001000000-0x0000000001000fff", "0x0000000001000000-0x0000000001001fff"), 12, "size"),
-        (EXAMPLE[: EXAMPLE.rindex("        0x")], 12, "has 2 ranges in domain .*, the hand-written dump has 1"),
+        (EXAMPLE[: EXAMPLE.rindex("        0x")], 12, "the hand-written dump has 1"),
     ],
 )
 def test_mistakes_that_the_model_sees(tmp_path: Path, text: str, line: int, message: str) -> None:
