@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernels, initramfs and QEMU for guests: found in the cache, or fetched and built with visible progress."""
+"""Kernels, initramfs and QEMU for guests: taken from the cache, or fetched and built with a progress display."""
 
 from pytest_iommu.core.machines import Device, Machine
 from pytest_iommu.images.artefacts import Artefacts, prepare

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest agent: every guest's init."""
+"""The guest agent, which is every guest's init."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pytest_iommu.images.store import Entry, Store, tree_digest
 
 
 def build_id() -> str:
-    """What the agent says of itself in HELLO: a hash of its sources."""
+    """The agent's build id in HELLO: a hash of its sources."""
     return tree_digest(paths.agent())
 
 
 def build(store: Store, machine: Machine, progress: Progress) -> Entry:
-    """The agent for this machine, as ``agent`` in the entry. SetupError with the compiler's words when it fails."""
+    """Return this machine's agent, as ``agent`` in the entry. SetupError with the compiler's output if it fails."""
     flags = ("-pthread", f'-DAGENT_BUILD="{build_id()}"')
     return program.build(store, machine, progress, program.Program("agent", "the guest agent", paths.agent(), flags))

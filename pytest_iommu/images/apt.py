@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A private apt: other suites of the machine's own mirror, without root and without touching the machine's apt.
+"""A private apt: other suites of the machine's own mirror, without root and without changing the machine's apt.
 
-Lists, cache, state and dpkg status are ours; from the machine we take where its mirror is and how to reach it (its
-Acquire settings). The mirror's address is never written into this project.
+Lists, cache, state and dpkg status are private. The machine's configuration provides the mirror and how to reach it
+(its Acquire settings). The mirror's address is never stored in this project.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WITHOUT_APT = "give --iommu-kernel=DIR and have QEMU 10.0 or newer on PATH"
 DAY = 86400.0
 BACKPORTS = "-backports"
 KEYRING = "debian-archive-keyring"
-# Newest first; what is not there is skipped. The machine's own suite is put in front of what is older than it.
+# Newest first; missing suites are skipped. The machine's own suite is inserted before older ones.
 CODENAMES = ("trixie", "bookworm")
 _FIELDS = ("REPO_URI", "ORIGIN", "CODENAME", "SUITE", "CREATED_BY")
 _NO_NETWORK = re.compile(
@@ -43,7 +43,7 @@ _ABSENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """Where Debian comes from on this machine; ``signed_by`` is a keyring's path, a key block, or empty."""
+    """The Debian mirror of this machine; ``signed_by`` is a keyring's path, a key block, or empty."""
 
     uri: str
     codename: str
@@ -62,7 +62,7 @@ class Package:
 
 
 def _stanzas(text: str) -> Iterator[dict[str, str]]:
-    """The paragraphs of a deb822 file; a continued field keeps its line breaks."""
+    """Split a deb822 file into paragraphs; a continued field keeps its line breaks."""
     for block in re.split(r"\n[ \t]*\n", re.sub(r"(?m)^#.*\n?", "", text)):
         fields: dict[str, str] = {}
         key = ""
@@ -97,7 +97,7 @@ def _from_list(text: str) -> Iterator[tuple[str, str, str, str, bool]]:
 
 
 def parse_sources(files: Sequence[Path]) -> list[Mirror]:
-    """The Debian mirrors that apt's sources files name (one-line and deb822 style), without side suites."""
+    """Return the Debian mirrors that apt's sources files name (one-line and deb822 style), without side suites."""
     mirrors = []
     for path in files:
         try:
@@ -126,9 +126,9 @@ def _sources_files() -> list[Path]:
 
 
 def machine_mirror() -> Mirror:
-    """The machine's own Debian mirror. SetupError when it names none.
+    """Return the machine's own Debian mirror. SetupError if there is none.
 
-    apt knows best, but says nothing at all before its first update: then its sources files are read.
+    apt knows it best, but reports nothing before its first update; in that case its sources files are read.
     """
     written = parse_sources(_sources_files())
     known = []
@@ -159,19 +159,19 @@ def _read(path: Path) -> str:
 
 
 class Apt:
-    """Packages of any suite of the machine's mirror, kept under ``root``. Made only when something must be fetched."""
+    """Packages of any suite of the machine's mirror, kept under ``root``. Created only to fetch something."""
 
     @classmethod
     @contextmanager
     def of(cls, store: Store, what: str, progress: Progress, offline: bool = False, arch: str = "") -> Iterator[Self]:
-        """The store's, for this session alone while the block runs; ``what`` it fetches is told to who waits."""
+        """Lock the store's apt for this session during the block; sessions that wait are shown ``what`` it fetches."""
         made = cls(store.path("apt"), progress, offline, arch)
         with store.lock(f"apt-{made.arch}", what, progress):
             yield made
 
     def __init__(self, root: Path, progress: Progress, offline: bool = False, arch: str = "") -> None:
         if offline:
-            raise SetupError("something has to be fetched, and --iommu-offline forbids it")
+            raise SetupError("something must be fetched, but --iommu-offline forbids it")
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
             raise SetupError(f"this machine has no apt, so nothing can be fetched; {WITHOUT_APT}")
         self.progress = progress
@@ -182,12 +182,12 @@ class Apt:
         self._absent: set[str] = set()
         for name in ("lists/partial", "cache/archives/partial", "state", "none"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        # An empty status: nothing counts as installed, so a download is complete in itself.
+        # An empty status: nothing counts as installed, so a download includes all dependencies.
         (self.root / "status").touch()
 
     @property
     def suites(self) -> tuple[str, ...]:
-        """Where to look, newest first."""
+        """The suites to search, newest first."""
         own = self.mirror.codename
         names = [f"{name}{BACKPORTS}" for name in dict.fromkeys((*CODENAMES, own))]
         return tuple(dict.fromkeys([*names, *CODENAMES, own]))
@@ -208,7 +208,7 @@ class Apt:
             fields.append("Trusted: yes")
         sources = self.root / "suites.sources"
         sources.write_text("\n".join(fields) + "\n")
-        # Proxies and the like are the machine's; its hooks (which may want root) are not read.
+        # Proxy settings and the like are taken from the machine. Its hooks, which may want root, are not read.
         acquire = [line for line in _ask(["apt-config", "dump"]).splitlines() if line.startswith("Acquire::")]
         lines = [
             *(line for line in acquire if not line.startswith(("Acquire::IndexTargets", "Acquire::Languages"))),
@@ -227,7 +227,7 @@ class Apt:
             f'Dir::Log "{self.root}/state";',
             f'APT::Architecture "{self.arch}";',
             f'APT::Architectures {{ "{self.arch}"; }};',
-            # Downloads go below the user's cache, where the _apt user may not write.
+            # Downloads are stored in the user's cache, where the _apt user may not write.
             'APT::Sandbox::User "root";',
             'APT::Install-Recommends "false";',
             'APT::Get::List-Cleanup "false";',
@@ -237,7 +237,7 @@ class Apt:
         return {**os.environ, "APT_CONFIG": str(configuration), "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
 
     def update(self, *suites: str) -> bool:
-        """Have today's lists of these suites. False when the mirror does not have one of them."""
+        """Fetch today's lists of these suites. False if the mirror lacks one of them."""
         if any(suite in self._absent for suite in suites):
             return False
         stamps = {suite: self._stamp(suite) for suite in suites}
@@ -246,11 +246,11 @@ class Apt:
         with self.progress.step(f"reading package lists of {', '.join(suites)}") as step:
             result = self._update(suites, step.update)
             if any("NO_PUBKEY" in line for line in result) and not self._keyring:
-                # An older machine does not know the keys of a newer suite; its own suite has them.
+                # An older machine does not have the keys of a newer suite; its own suite provides them.
                 self._keyring = self._newer_keyring()
                 result = self._update(suites, step.update)
         if result:
-            # Only a mirror that answered can say that it does not have a suite.
+            # Only the answer of a mirror proves that it lacks a suite.
             absent = {found for line in result for found in _ABSENT.findall(line)}.intersection(suites)
             if not absent:
                 raise _failure(f"apt cannot read {', '.join(suites)} of this machine's mirror", result)
@@ -261,17 +261,17 @@ class Apt:
         return True
 
     def _stamp(self, suite: str) -> Path:
-        """When the list of this suite was read."""
+        """Return when the list of this suite was fetched."""
         return self.root / "state" / f"updated-{suite}"
 
     def _outdated(self, suites: Sequence[str], lines: Sequence[str]) -> None:
-        """Read the lists anew the next time where the mirror does not have what they name any more."""
+        """Fetch the lists again next time, because the mirror no longer has what they name."""
         if any("404" in line for line in lines):
             for suite in suites:
                 self._stamp(suite).unlink(missing_ok=True)
 
     def _update(self, suites: Sequence[str], tick: Tick) -> list[str]:
-        """apt-get update; the errors it printed, none where it went well."""
+        """Run apt-get update; returns its error messages, empty if it succeeded."""
         argv = ["apt-get", "update", "--error-on=any"]
         done = process.run(argv, env=self._configuration(suites), on_tick=tick)
         if done.status == 0:
@@ -287,7 +287,8 @@ class Apt:
         return str(folder / "usr/share/keyrings" / f"{KEYRING}.gpg")
 
     def find(self, names: Sequence[str], suites: Sequence[str] = ()) -> Package | None:
-        """The first of ``names`` that any suite has; a name goes before a suite, a suite is read only when needed."""
+        """Return the first of ``names`` in any suite; names take precedence over suites, and suites are read only when
+        needed."""
         for name in names:
             for suite in suites or self.suites:
                 if not self.update(suite):
@@ -305,7 +306,7 @@ class Apt:
         return None
 
     def download(self, package: Package, tick: Tick = None) -> Path:
-        """Fetch one package; the path of its .deb. SetupError when that fails."""
+        """Fetch one package; returns the path of its .deb. SetupError if that fails."""
         archives = self._download([f"{package.name}={package.version}"], [package.suite], tick)
         return archives[0]
 
@@ -322,7 +323,7 @@ class Apt:
         return found
 
     def download_closure(self, package: Package, tick: Tick = None) -> list[Path]:
-        """Fetch a package with all it depends on, down to the C library; the paths of the .debs."""
+        """Fetch a package with all its dependencies, down to the C library; returns the paths of the .debs."""
         archives = self.root / "cache" / "archives"
         for old in archives.glob("*.deb"):
             old.unlink()
@@ -335,11 +336,11 @@ class Apt:
         found = sorted(archives.glob("*.deb"))
         if done.status != 0 or not found:
             self._outdated([base, package.suite], done.lines)
-            raise _failure(f"apt cannot download {package.name} with what it needs", done.lines[-10:])
+            raise _failure(f"apt cannot download {package.name} and its dependencies", done.lines[-10:])
         return found
 
     def downloaded(self) -> int:
-        """Bytes of what is being downloaded, for a percentage."""
+        """Return the number of bytes of the current download, for a percentage."""
         total = 0
         for folder in ("cache/download", "cache/archives", "cache/archives/partial"):
             for path in (self.root / folder).glob("*.deb*"):
@@ -351,7 +352,7 @@ class Apt:
 
 
 def _failure(what: str, lines: Sequence[str]) -> SetupError:
-    """The error for an apt that failed, with its own words; where it reached nobody that comes first."""
+    """Return the error for a failed apt, with its output; a network failure is named first."""
     told = "\n".join(lines)
     if _NO_NETWORK.search(told):
         return SetupError(f"no network: {what}; to do without, {WITHOUT_APT}\n{told}")
@@ -364,8 +365,8 @@ def _default_keyring() -> str:
 
 
 def unpack(deb: Path, target: Path) -> None:
-    """Unpack a .deb without installing it. SetupError when it is damaged or the disk is full."""
+    """Unpack a .deb without installing it. SetupError if it is damaged or the disk is full."""
     target.mkdir(parents=True, exist_ok=True)
     done = process.run(["dpkg-deb", "--extract", str(deb), str(target)])
     if done.status != 0:
-        raise SetupError(f"{deb.name} cannot be unpacked:\n" + "\n".join(done.lines[-5:]))
+        raise SetupError(f"cannot unpack {deb.name}:\n" + "\n".join(done.lines[-5:]))

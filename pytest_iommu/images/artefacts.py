@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From settings to something that boots: kernel, initramfs and QEMU, out of the cache or made now."""
+"""Turns settings into something bootable: kernel, initramfs and QEMU, from the cache or made now."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ from pytest_iommu.images.store import Entry, Store, digest
 
 @dataclass(frozen=True, slots=True)
 class Artefacts:
-    """All that starts a guest. ``kernel`` says in words what is tested, ``reference`` that the dump in it is ours.
+    """Everything that starts a guest. ``kernel`` describes the kernel; ``reference``: its dump is the reference
+    implementation.
 
-    ``vmlinux`` and ``config`` are None for a ready image; ``timings`` maps a step that had to be done to its seconds.
+    ``vmlinux`` and ``config`` are None for a ready image; ``timings`` maps each executed step to its seconds.
     """
 
     machine: str
@@ -57,7 +58,7 @@ class Artefacts:
     timings: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def describe(self) -> str:
-        """One line for a report's header."""
+        """Return one line for a report's header."""
         return "; ".join([f"{self.kernel}, flavour {self.flavour}, {self.qemu}", *self.notes])
 
 
@@ -74,21 +75,22 @@ class _Kernel:
     tree: Path | None = None
 
 
-# A store holds locks on what it gave out, for as long as the session lives.
+# A store holds locks on the entries that it returned, for the lifetime of the session.
 _stores: dict[Path, Store] = {}
 
 
 def store_at(root: Path) -> Store:
-    """This session's store of that cache directory."""
+    """Return this session's store for that cache directory."""
     return _stores.setdefault(root, Store(root))
 
 
 def prepare(
     settings: Settings, machine: Machine, flavour: str, progress: Progress | None = None, shell: bool = False
 ) -> Artefacts:
-    """Have a kernel, its initramfs and a QEMU ready. Warm it takes a tenth of a second and starts no program.
+    """Prepare a kernel, its initramfs and a QEMU. With a warm cache this takes a tenth of a second and starts no
+    program.
 
-    ``shell`` puts a busybox into the initramfs. SetupError with everything the user needs to know when it fails.
+    ``shell`` adds a busybox to the initramfs. SetupError with all necessary advice if it fails.
     """
     progress = progress or Progress(None)
     store = store_at(settings.cache)
@@ -106,7 +108,7 @@ def prepare(
 
 
 def _keep_timings(store: Store, progress: Progress) -> None:
-    """Remember how long each step took the last time, for `make bench`."""
+    """Record how long each step took, for `make bench`."""
     note = store.path("state", "timings.json")
     note.parent.mkdir(exist_ok=True)
     partial = note.with_name(f"{note.name}.{os.getpid()}")
@@ -115,7 +117,7 @@ def _keep_timings(store: Store, progress: Progress) -> None:
 
 
 def timings(store: Store) -> dict[str, float]:
-    """Seconds of each step when it last had to be done, by its name."""
+    """Return the seconds of the last execution of each step, by its name."""
     try:
         noted = json.loads(store.path("state", "timings.json").read_text())
         return {str(name): float(seconds) for name, seconds in noted.items()}
@@ -128,7 +130,7 @@ def _prepare(
 ) -> Artefacts:
     if settings.image is not None:
         bootimage.check(settings.image, machine.arch, machine.memory)
-    # QEMU first: a wrong --iommu-qemu is to be said before a kernel is built for minutes.
+    # QEMU first: report a wrong --iommu-qemu before a kernel build that takes minutes.
     emulator = qemu_binary.find(store, machine, settings.qemu)
     if emulator is None:
         _require(store, settings, machine, flavour)
@@ -139,7 +141,7 @@ def _prepare(
         built = _build(store, settings, machine, flavour, progress)
     program = agent.build(store, machine, progress)
     sources = {"agent": program["agent"]}
-    # A ready image does not say which kernel's headers are its own.
+    # A ready image does not tell which kernel headers belong to it.
     owning = owner.build(store, machine, progress, built.tree) if built.tree is not None else None
     if owning is not None:
         sources["iommu-owner"] = owning["iommu-owner"]
@@ -176,12 +178,12 @@ def _initramfs(store: Store, sources: Mapping[str, Path], modules: Sequence[Path
 
 def _given(store: Store, image: Path, modules: Path | None) -> _Kernel:
     found = tuple(sorted(ready.modules(store, modules).path.glob("*.ko"))) if modules is not None else ()
-    notes = () if found else ("no test module, give --iommu-modules",)
+    notes = () if found else ("no test module; give --iommu-modules",)
     return _Kernel(image.absolute(), found, f"{image} as given", reference=False, notes=notes)
 
 
 def _require(store: Store, settings: Settings, machine: Machine, flavour: str) -> None:
-    """Before anything is fetched: SetupError when the machine lacks something without which that would be in vain."""
+    """Check the machine before anything is fetched: SetupError if something is missing that is needed afterwards."""
     chosen = toolchain.tools(machine, settings.make_args)
     if settings.image is not None:
         toolchain.require(["program"], chosen)

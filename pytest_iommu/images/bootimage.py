@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether a file is a kernel that the machine can boot, by its header: said at once, not after minutes of waiting.
+"""Check by its header that a file is a kernel that the machine can boot, so that a mistake does not cost minutes.
 
 Headers: Documentation/arch/arm64/booting.rst, Documentation/arch/riscv/boot-image-header.rst,
 Documentation/arch/x86/boot.rst, drivers/firmware/efi/libstub/zboot-header.S of Linux.
@@ -16,18 +16,18 @@ from pathlib import Path
 from pytest_iommu.core.outcomes import SetupError
 
 HEADER = 4096
-"""Bytes that hold every header that is looked at."""
+"""Bytes that contain every header that is checked."""
 MAGIC_AT = 56
 MAGICS = {b"ARM\x64": "aarch64", b"RSC\x05": "riscv64"}
-"""Magic of an Image at MAGIC_AT, and the architecture as a machine description calls it."""
+"""Magic of an Image at MAGIC_AT, and the architecture as named in a machine description."""
 BSS = 16
-"""Without sections in the header only a file that is so many times smaller than the kernel's memory is surely cut."""
+"""Without a section table, only a file this many times smaller than the kernel's memory is certainly truncated."""
 USUAL = {"aarch64": "arch/arm64/boot/Image", "riscv64": "arch/riscv/boot/Image", "x86_64": "arch/x86/boot/bzImage"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a header says: whose kernel it is, the bytes that its file has at least, and of memory that it takes."""
+    """Contents of a header: the architecture, the minimum file size, and the memory size."""
 
     arch: str
     name: str
@@ -36,9 +36,9 @@ class _Found:
 
 
 def check(path: Path, arch: str, memory: int, option: str = "--iommu-image") -> None:
-    """SetupError when this is no kernel for a machine of that architecture with so many bytes of RAM, or is cut off.
+    """SetupError if the file is truncated, or not a kernel for a machine of that architecture with that much RAM.
 
-    An architecture of which no header is known is not checked.
+    Architectures with unknown headers are not checked.
     """
     if arch not in USUAL:
         return
@@ -47,7 +47,7 @@ def check(path: Path, arch: str, memory: int, option: str = "--iommu-image") -> 
     except OSError as error:
         raise SetupError(f"{option}: {path}: {error.strerror}") from error
     except (EOFError, zlib.error) as error:
-        raise SetupError(f"{option}: {path}: cut off or damaged: {error}") from error
+        raise SetupError(f"{option}: {path}: truncated or damaged: {error}") from error
     found = _read(content)
     wanted = f"the machine boots an {arch} kernel such as {USUAL[arch]}"
     if found is None:
@@ -55,16 +55,20 @@ def check(path: Path, arch: str, memory: int, option: str = "--iommu-image") -> 
     if found.arch != arch:
         raise SetupError(f"{option}: {path} is {found.name}; {wanted}")
     if size < found.least:
-        raise SetupError(f"{option}: {path} is cut off: it has {size} bytes, and by its header at least {found.least}")
+        raise SetupError(
+            f"{option}: {path} is truncated: it has {size} bytes, but its header requires at least {found.least}"
+        )
     if found.memory and size > found.memory:
-        raise SetupError(f"{option}: {path} is damaged: it has {size} bytes, and by its header at most {found.memory}")
+        raise SetupError(
+            f"{option}: {path} is damaged: it has {size} bytes, but its header allows at most {found.memory}"
+        )
     if memory and found.memory > memory:
         have = f"the machine has {memory >> 20} MiB"
-        raise SetupError(f"{option}: {path} takes {found.memory >> 20} MiB of memory, and {have}")
+        raise SetupError(f"{option}: {path} needs {found.memory >> 20} MiB of memory, but {have}")
 
 
 def _open(path: Path) -> tuple[bytes, int]:
-    """The beginning of a file, unpacked where it is packed as QEMU takes it, and the size of all of it."""
+    """Return the beginning of a file and its total size, decompressed if it has a compression that QEMU supports."""
     with path.open("rb") as stream:
         head = stream.read(HEADER)
         if head[:2] != b"\x1f\x8b":
@@ -81,7 +85,7 @@ def _open(path: Path) -> tuple[bytes, int]:
 def _read(head: bytes) -> _Found | None:
     head = head.ljust(HEADER, b"\0")
     if head[4:8] == b"zimg":
-        # The payload is packed, and not looked at; what it is for is said by the PE header around it.
+        # The compressed payload is not examined; the PE header around it tells its architecture.
         offset, size = struct.unpack_from("<II", head, 8)
         machine = _pe(head)[0]
         return _Found(machine or "aarch64", f"an EFI kernel for {machine or 'aarch64'}", offset + size)
@@ -99,7 +103,7 @@ _PE_MACHINES = {0xAA64: "aarch64", 0x5064: "riscv64", 0x8664: "x86_64"}
 
 
 def _pe(head: bytes) -> tuple[str, int]:
-    """Architecture, and the end of the last section in the file; empty and 0 without a PE header."""
+    """Return architecture and end of the last section in the file; empty and 0 without a PE header."""
     start = int(struct.unpack_from("<I", head, 60)[0])
     if not 0 < start < HEADER - 24 or head[start : start + 4] != b"PE\0\0":
         return "", 0
@@ -113,7 +117,7 @@ def _pe(head: bytes) -> tuple[str, int]:
 
 
 def _other(head: bytes, size: int) -> str:
-    """What a file is that is no kernel, as far as that helps."""
+    """Describe a file that is not a kernel, as far as that helps."""
     if not size:
         return "empty"
     if head[:4] == b"\x7fELF":
@@ -127,5 +131,5 @@ def _other(head: bytes, size: int) -> str:
         (b"\x04\x22\x4d\x18", "lz4"),
     ):
         if head.startswith(magic):
-            return f"packed with {name}"
-    return "no kernel: no boot header is found in it"
+            return f"compressed with {name}"
+    return "not a kernel: it has no known boot header"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is shown of a build that failed: the compiler's errors, with the paths of the files that the user edits.
+"""Extracts the errors from the output of a failed build, with the paths of the files that the user edits.
 
-Kernels are built of a link copy in the cache, test modules of a copy of our sources. An editor that opens a copy would
-change it and not the original, so no message names one.
+Kernels are built from a link copy in the cache, test modules from a copy of our sources. An editor that opened a copy
+would change it and not the original, so messages must not name copies.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ SHOWN = 15
 _ERROR = re.compile(r"\berror\b:|undefined reference|No space left|Killed|not found|cannot find", re.IGNORECASE)
 _MAKE = re.compile(r"\*\*\* ")
 _QUOTED = re.compile(r"^ *\d* \| ")
-"""A line of the source that the compiler quotes, and the one with the caret below it."""
+"""A source line quoted by the compiler, or the line with the caret below it."""
 _INCLUDED = re.compile(r"^(In file included| +) from ")
 
 
 _NAMED = re.compile(r"^(?P<before>(?:In file included| +) from )?(?P<file>[\w-][\w./+-]*\.\w+):\d+")
-"""A message about a file, by a relative path."""
+"""A message about a file with a relative path."""
 
 
 class Originals:
-    """Names the originals of files in copies: ``copies`` maps a copy's directory to what its files are copied from.
+    """Replaces paths in copies by the originals' paths: ``copies`` maps a copy's directory to a function.
 
-    The function gets the path within the copy, and gives the original's, or None where that is not known. ``relative``
-    is that for names without a directory of a copy before them.
+    The function gets the path within the copy, and returns the original's, or None if unknown. ``relative`` is the
+    function for paths without a copy's directory.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Originals:
         self._origin = {path.name: origin for path, origin in copies.items()}
 
     def __call__(self, line: str) -> str:
-        """The line with the originals' paths in it."""
+        """Return the line with the originals' paths."""
         found = _NAMED.match(line)
         original = self._relative(found["file"]) if found else None
         if found and original is not None:
@@ -53,9 +53,9 @@ class Originals:
 
 
 def shown(lines: Sequence[str], originals: Callable[[str], str]) -> list[str]:
-    """The lines worth reading of what a failed build printed, at most SHOWN.
+    """Return the useful lines of a failed build's output, at most SHOWN.
 
-    Errors with the source that the compiler quotes; where there are none make's own, else the last lines.
+    These are errors with their quoted source; without any, make's own errors; otherwise the last lines.
     """
     chosen = list(_errors(lines)) or [line for line in lines if _MAKE.search(line)] or list(lines[-SHOWN:])
     return [originals(line) for line in chosen[:SHOWN]]

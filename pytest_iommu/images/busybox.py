@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A static busybox of the guest's kind, for a human's shell only; fetched when one is asked for."""
+"""A static busybox for the guest's architecture, used only for interactive shells; fetched on demand."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pytest_iommu.images.store import Entry, Store
 
 PACKAGE = "busybox-static"
 DEBIAN_ARCH = {"aarch64": "arm64", "x86_64": "amd64"}
-"""Debian's name of an architecture, where it is not QEMU's."""
+"""Debian's name of an architecture, if it differs from QEMU's."""
 
 
 def find(store: Store, machine: Machine, progress: Progress, offline: bool) -> Path:
-    """The program, fetched from the machine's own suite when the cache has none. SetupError when there is none."""
+    """Return the program; fetches it from the machine's own suite if it is not cached. SetupError if there is none."""
     arch = DEBIAN_ARCH.get(machine.arch, machine.arch)
     found = store.get("busybox", arch)
     if found is None:
@@ -34,5 +34,5 @@ def _fetch(store: Store, apt: Apt, arch: str, progress: Progress) -> Entry:
         unpack(apt.download(package, step.update), work)
         programs = [path for path in (work / "bin/busybox", work / "usr/bin/busybox") if path.is_file()]
         if not programs:
-            raise SetupError(f"{PACKAGE} {package.version} holds no bin/busybox")
+            raise SetupError(f"{PACKAGE} {package.version} contains no bin/busybox")
         return store.put("busybox", arch, {"busybox": programs[0]}, {"version": package.version})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel configuration: fragments laid over each other, and whether the kernel took them."""
+"""Kernel configuration: combined fragments, and a check that the kernel accepted them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pytest_iommu.core.outcomes import SetupError
 
 _SET = re.compile(r"^CONFIG_(\w+)=(.*)$")
 _NOW = {"PROC_SYSCTL": "SYSCTL"}
-"""Symbols that newer kernels call otherwise; a fragment asks for both names."""
+"""Symbols renamed in newer kernels; a fragment sets both names."""
 _UNSET = re.compile(r"^# CONFIG_(\w+) is not set$")
 
 
 def parse(path: Path) -> dict[str, str]:
-    """A fragment's symbols, without CONFIG_; ``n`` for those not set. SetupError with file and line on other text."""
+    """Return a fragment's symbols, without CONFIG_; ``n`` if unset. SetupError with file and line for other text."""
     symbols = {}
     try:
         lines = path.read_text().splitlines()
@@ -44,7 +44,7 @@ def merged(machine: Machine, flavour: str, extra: Sequence[Path]) -> dict[str, s
 
 
 def text(symbols: Mapping[str, str]) -> str:
-    """As a file for KCONFIG_ALLCONFIG."""
+    """Render as a file for KCONFIG_ALLCONFIG."""
     return "".join(
         f"# CONFIG_{name} is not set\n" if value == "n" else f"CONFIG_{name}={value}\n"
         for name, value in sorted(symbols.items())
@@ -52,7 +52,7 @@ def text(symbols: Mapping[str, str]) -> str:
 
 
 def not_taken(wanted: Mapping[str, str], config: Path) -> list[str]:
-    """Symbols that the tree's Kconfig did not take as asked: unknown to it, or a dependency is missing."""
+    """Return the symbols that Kconfig did not accept: unknown ones, or ones with a missing dependency."""
     have = parse(config)
     lost = {name for name, value in wanted.items() if have.get(name, "n") != value}
     return sorted(name for name in lost if _NOW.get(name) not in wanted.keys() - lost)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Flattened device trees: just enough to change a property of the one that QEMU makes for its board.
+"""Flattened device trees: just enough to change properties of the tree that QEMU generates for its board.
 
 The format is that of the Devicetree Specification 0.4, chapter 5: a header of ten big-endian words, a memory
 reservation block, a structure block of tokens, a strings block with the properties' names.
@@ -20,14 +20,14 @@ _WORD = struct.Struct(">I")
 
 @dataclass(slots=True)
 class Node:
-    """One node: its name with the unit address, its properties' bytes by name, the nodes in it."""
+    """One node: its name with the unit address, its properties' bytes by name, its child nodes."""
 
     name: str
     properties: dict[str, bytes] = field(default_factory=dict)
     children: list[Node] = field(default_factory=list)
 
     def walk(self) -> Iterator[Node]:
-        """This node and all below it."""
+        """Yield this node and all its descendants."""
         yield self
         for child in self.children:
             yield from child.walk()
@@ -35,14 +35,14 @@ class Node:
 
 @dataclass(slots=True)
 class Tree:
-    """A device tree; ``reserved`` is the memory reservation block as it was, ``boot_cpu`` its header's word."""
+    """A device tree; ``reserved`` is the raw memory reservation block, ``boot_cpu`` the word in its header."""
 
     root: Node
     reserved: bytes = bytes(16)
     boot_cpu: int = 0
 
     def compatible(self, word: str) -> Node:
-        """The only node that is compatible with ``word``. KeyError when there is none, or several."""
+        """Return the only node that is compatible with ``word``. KeyError if there is none or more than one."""
         found = [node for node in self.root.walk() if word in strings(node.properties.get("compatible", b""))]
         if len(found) != 1:
             raise KeyError(f"{len(found)} nodes are compatible with {word}")
@@ -50,33 +50,33 @@ class Tree:
 
 
 def strings(value: bytes) -> tuple[str, ...]:
-    """A property's value as the list of strings that it is."""
+    """Decode a property's value as a list of strings."""
     return tuple(part.decode() for part in value.split(b"\0")[:-1])
 
 
 def cells(value: bytes) -> tuple[int, ...]:
-    """A property's value as the words of 32 bits that it is. ValueError when its size is not a multiple of 4."""
+    """Decode a property's value as 32-bit cells. ValueError if its size is not a multiple of 4."""
     if len(value) % 4:
-        raise ValueError(f"{len(value)} bytes are no cells")
+        raise ValueError(f"{len(value)} bytes are not a list of cells")
     return struct.unpack(f">{len(value) // 4}I", value)
 
 
 def from_cells(words: Sequence[int]) -> bytes:
-    """Words of 32 bits as a property's value."""
+    """Encode 32-bit cells as a property's value."""
     return struct.pack(f">{len(words)}I", *words)
 
 
 def parse(blob: bytes) -> Tree:
-    """Read a flattened device tree. ValueError when it is none."""
+    """Parse a flattened device tree. ValueError if it is malformed."""
     try:
         magic, total, structure, names, reserved, _, compatible, boot_cpu, _, size = _HEADER.unpack_from(blob)
         if magic != MAGIC or compatible > VERSION or total > len(blob):
-            raise ValueError(f"no device tree of version {VERSION}")
+            raise ValueError(f"not a device tree of version {VERSION}")
         root, end = _node(blob, structure, names)
         if _WORD.unpack_from(blob, end)[0] != END or end + 4 > structure + size:
-            raise ValueError("the structure block does not end where it should")
+            raise ValueError("the structure block has no proper end")
     except (struct.error, IndexError) as error:
-        raise ValueError(f"a device tree is cut off: {error}") from error
+        raise ValueError(f"the device tree is truncated: {error}") from error
     at = reserved
     while any(blob[at : at + 16]):
         at += 16
@@ -92,17 +92,17 @@ def _aligned(at: int) -> int:
 
 
 def _token(blob: bytes, at: int) -> tuple[int, int]:
-    """The next token that means something, and where what follows it begins."""
+    """Return the next token other than NOP, and the offset after it."""
     while (token := _WORD.unpack_from(blob, at)[0]) == NOP:
         at += 4
     return token, at + 4
 
 
 def _node(blob: bytes, at: int, names: int) -> tuple[Node, int]:
-    """The node that begins there, and where it ends."""
+    """Return the node that begins there, and its end."""
     token, at = _token(blob, at)
     if token != BEGIN_NODE:
-        raise ValueError(f"token {token:#x} where a node should begin")
+        raise ValueError(f"token {token:#x} instead of the begin of a node")
     node = Node(_text(blob, at))
     at = _aligned(at + len(node.name.encode()) + 1)
     while True:
@@ -117,11 +117,11 @@ def _node(blob: bytes, at: int, names: int) -> tuple[Node, int]:
             node.properties[_text(blob, names + name)] = blob[after + 8 : after + 8 + size]
             at = _aligned(after + 8 + size)
         else:
-            raise ValueError(f"token {token:#x} in node {node.name}")
+            raise ValueError(f"unexpected token {token:#x} in node {node.name}")
 
 
 def pack(tree: Tree) -> bytes:
-    """The tree as a flattened one."""
+    """Encode the tree in flattened form."""
     names: dict[str, int] = {}
     text = bytearray()
     structure = bytearray()
@@ -139,7 +139,7 @@ def pack(tree: Tree) -> bytes:
 
     put(tree.root)
     structure.extend(_WORD.pack(END))
-    # The reservation block has to lie at a multiple of 8, which the header's 40 bytes are.
+    # The reservation block must be aligned to 8, and the header's 40 bytes are.
     start = _HEADER.size + len(tree.reserved)
     strings_at = start + len(structure)
     total = strings_at + len(text)
@@ -152,10 +152,10 @@ def _padded(value: bytes) -> bytes:
 
 
 def iommu_map(moved: Mapping[int, int], smmu: int) -> list[int]:
-    """The cells of an iommu-map to the SMMU of that phandle, for all 65536 requester ids.
+    """Return the cells of an iommu-map to the SMMU of that phandle, for all 65536 requester ids.
 
-    Every requester id has the stream id of the same number, but those that are ``moved`` the one that they lead to
-    (pci-iommu.yaml of the kernel's device tree bindings: requester id, phandle, stream id, count).
+    Every requester id has the stream id of the same number, except those in ``moved`` (pci-iommu.yaml of the kernel's
+    device tree bindings: requester id, phandle, stream id, count).
     """
     found: list[int] = []
     first = 0
@@ -168,9 +168,10 @@ def iommu_map(moved: Mapping[int, int], smmu: int) -> list[int]:
 
 
 def with_stream_ids(blob: bytes, moved: Mapping[int, int], iommus: Mapping[str, Sequence[int]]) -> bytes:
-    """The board's device tree, with requester ids ``moved`` and stream ids for platform devices by their nodes' names.
+    """Return the board's device tree with ``moved`` requester ids, and with stream ids for platform devices by node
+    name.
 
-    ValueError when it has no SMMU in front of PCI, or no such node.
+    ValueError if there is no SMMU in front of PCI, or no such node.
     """
     tree = parse(blob)
     try:
@@ -181,5 +182,5 @@ def with_stream_ids(blob: bytes, moved: Mapping[int, int], iommus: Mapping[str, 
         for name, sids in iommus.items():
             nodes[name].properties["iommus"] = from_cells([word for sid in sids for word in (smmu, sid)])
     except KeyError as error:
-        raise ValueError(f"not this board's device tree: {error}") from error
+        raise ValueError(f"not the device tree of this board: {error}") from error
     return pack(tree)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest's initramfs: a newc archive written from qemu-images/initramfs.yaml, the same bytes for the same input.
+"""The guest's initramfs: a newc archive written from qemu-images/initramfs.yaml, reproducible for the same input.
 
 Format: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel.
 """
@@ -25,7 +25,7 @@ class Newc:
         self._inode = 0
 
     def add(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0), links: int = 1) -> None:
-        """One member. ``mode`` with its file type; ``device`` is major and minor of a node."""
+        """Add one member. ``mode`` includes its file type; ``device`` is major and minor of a node."""
         self._inode += 1
         encoded = name.lstrip("/").encode() + b"\0"
         #         ino          mode  uid gid nlink mtime filesize devmajor/minor rdevmajor/minor namesize check
@@ -34,7 +34,7 @@ class Newc:
         self._parts += [_padded(header + encoded), _padded(data)]
 
     def finish(self) -> bytes:
-        """The archive, closed by its trailer."""
+        """Return the archive with its trailer."""
         self._inode = -1
         self.add(TRAILER, 0)
         return b"".join(self._parts)
@@ -45,9 +45,10 @@ def _padded(data: bytes) -> bytes:
 
 
 def build(sources: Mapping[str, Path], modules: Sequence[Path], manifest: Path | None = None) -> bytes:
-    """The archive. ``sources`` are the products the manifest names (``agent``, ``busybox``), ``modules`` in load order.
+    """Build the archive. ``sources`` are the products the manifest names (``agent``, ``busybox``), ``modules`` in load
+    order.
 
-    SetupError when the manifest is wrong or names a product that is not there.
+    SetupError if the manifest is wrong or names a missing product.
     """
     manifest = manifest or paths.qemu_images() / "initramfs.yaml"
     top = read_file(manifest).fields(("directories", "nodes", "files", "modules"), "a manifest")
@@ -66,7 +67,7 @@ def build(sources: Mapping[str, Path], modules: Sequence[Path], manifest: Path |
         if source is not None:
             archive.add(path, stat.S_IFREG | _mode(entry), source.read_bytes())
         elif not entry.get("optional", Value.flag, False):
-            raise node.error(f"{path} is made of {product!r}, which has not been built")
+            raise node.error(f"{path} needs {product!r}, which has not been built")
     place = top.need("modules").fields(("directory", "list"), "modules")
     listed = ""
     for module in modules:

@@ -27,8 +27,8 @@ _DEFAULT_LINES = 1300
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All that a kernel build depends on. ``key`` is the finished kernel's name; ``place`` that of its O= directory."""
+class BuildPlan:
+    """All inputs of a kernel build. ``key`` is the finished kernel's name; ``place`` that of its O= directory."""
 
     machine: Machine
     flavour: str
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def configured(self) -> str:
-        """What the configuration step depends on; any other change of the source needs no new .config."""
+        """A key for the inputs of the configuration step; other changes of the source need no new .config."""
         return digest(self.source.kconfig, config.text(self.symbols), _kconfig_digest() if self.reference else "")
 
     @property
@@ -65,16 +65,16 @@ class Plan:
 
 
 def _kconfig_digest() -> str:
-    """The reference implementation's configuration questions; hooks count whole, they may hold some."""
+    """The reference implementation's Kconfig changes; hooks count completely, because they may contain some."""
     files = [*paths.reference().rglob("Kconfig*"), *(paths.reference() / "hooks").glob("*.patch")]
     return digest(*(path.read_bytes() for path in sorted(files)))
 
 
-def plan(machine: Machine, flavour: str, source: Source, extra: Sequence[Path], make_args: Sequence[str]) -> Plan:
-    """What is to be built; reads our own files only, so it takes milliseconds."""
+def plan(machine: Machine, flavour: str, source: Source, extra: Sequence[Path], make_args: Sequence[str]) -> BuildPlan:
+    """Plan a build; this reads our own files only, so it takes milliseconds."""
     own = tree.has_dump(source.path)
     symbols = config.merged(machine, flavour, extra)
-    return Plan(
+    return BuildPlan(
         machine=machine,
         flavour=flavour,
         source=source,
@@ -88,13 +88,13 @@ def plan(machine: Machine, flavour: str, source: Source, extra: Sequence[Path], 
 
 
 class Builder:
-    """Makes what a plan asks for; one session at a time in each O= directory."""
+    """Executes a plan; one session at a time per O= directory."""
 
-    def __init__(self, store: Store, wanted: Plan, progress: Progress) -> None:
+    def __init__(self, store: Store, wanted: BuildPlan, progress: Progress) -> None:
         self.store = store
         self.plan = wanted
         self.progress = progress
-        # Not named after the machine: machines of one kind have one kernel.
+        # Not named after the machine: machines of one architecture share a kernel.
         self.out = store.path("builds", f"{wanted.machine.make_arch}-{wanted.flavour}-{wanted.place}")
         self.log = store.path("logs", f"{self.out.name}.log")
         self._state = self.out / ".pytest-iommu.json"
@@ -106,7 +106,7 @@ class Builder:
         return f"{self.plan.machine.make_arch} {self.plan.flavour}"
 
     def kernel(self) -> Entry:
-        """The finished kernel, built now when the store has none."""
+        """Return the finished kernel; builds it if the store has none."""
         found = self.store.get("kernel", self.plan.key)
         if found is None:
             self._require_ahead()
@@ -127,7 +127,7 @@ class Builder:
         return self.store.put("kernel", self.plan.key, files, about)
 
     def modules(self) -> Entry:
-        """The finished test module, built now when the store has none."""
+        """Return the finished test module; builds it if the store has none."""
         found = self.store.get("modules", self.plan.modules_key)
         if found is None:
             self._require_ahead()
@@ -143,11 +143,11 @@ class Builder:
         return self.store.put("modules", self.plan.modules_key, {target.name: target}, {})
 
     def _alone(self) -> AbstractContextManager[None]:
-        """Nobody else builds in this O= directory, nor in the one of its test module."""
+        """Lock this O= directory, and that of its test module."""
         return self.store.lock(f"builds-{self.out.name}", f"building kernel {self._name}", self.progress)
 
     def vmlinux(self) -> Path | None:
-        """The kernel with symbols, when the O= directory still holds this very one."""
+        """Return the kernel with symbols, if the O= directory still has this exact build."""
         path = self.out / "vmlinux"
         return path if self._read_state().get("built") == self.plan.key and path.exists() else None
 
@@ -164,9 +164,9 @@ class Builder:
 
     @contextmanager
     def _tree(self) -> Iterator[Path]:
-        """The tree to build: the source itself, or a link copy of it with the reference implementation.
+        """Provide the tree to build: the source itself, or a link copy of it with the reference implementation.
 
-        The copy is not changed by anybody while the block runs.
+        Nothing changes the copy during the block.
         """
         source, clean = self.plan.source, True
         if not source.immutable:
@@ -197,7 +197,7 @@ class Builder:
         if machine.cross_compile:
             argv.append(f"CROSS_COMPILE={machine.cross_compile}")
         argv += [f"-j{len(os.sched_getaffinity(0))}", *self.plan.make_args, *goals]
-        # The time stamp and names: a rebuilt kernel differs only where its source does.
+        # Fixed time stamp and names: a rebuilt kernel differs only where its source does.
         env = process.environment_of_make(
             LC_ALL="C",
             KBUILD_BUILD_TIMESTAMP="@0",
@@ -212,7 +212,7 @@ class Builder:
         return self._read_state().get("configured") != self.plan.configured or not (self.out / ".config").exists()
 
     def _require_ahead(self) -> None:
-        """SetupError, before anything is made or anybody waited for, when something is missing for a new kernel."""
+        """SetupError if tools for a new kernel are missing, before anything is built or waited for."""
         if self._reconfigures:
             self._require(config.text(self.plan.symbols))
 
@@ -223,12 +223,12 @@ class Builder:
         self.log.write_bytes(b"")
         self._drop_interrupted()
         self._marker.write_bytes(b"")
-        # From here to the end the O= directory is of no known state.
+        # From here on, until the build succeeds, the O= directory is in an unknown state.
         self._write_state(built=None)
         if reconfigured:
             self._configure(where)
         fresh = state.get("lines") is None
-        # A new configuration may rebuild everything; a changed source what it did the last time.
+        # A new configuration may rebuild everything; a changed source rebuilds as much as the last time.
         expected = _number(state.get("lines" if fresh or reconfigured else "increment"))
         expected = expected or (self._all_lines() if fresh or reconfigured else 60)
         count = 0
@@ -264,17 +264,17 @@ class Builder:
         if needed:
             name = self.plan.machine.name
             raise SetupError(f"this kernel cannot be configured with {', '.join(needed)}, which machine {name} needs")
-        # What a fragment's symbol selects is known only now.
+        # The symbols that a fragment selects are known only now.
         self._require((self.out / ".config").read_text())
         self._write_state(configured=self.plan.configured)
 
     def _require(self, configuration: str) -> None:
-        """SetupError, before minutes of compiling, when something is missing for a kernel of this configuration."""
+        """SetupError if tools for this configuration are missing, before minutes of compiling."""
         chosen = toolchain.tools(self.plan.machine, self.plan.make_args)
         toolchain.require(["kernel"], chosen, configuration, self.plan.source.path)
 
     def _drop_interrupted(self) -> None:
-        """After a kill in the middle: what that build wrote may be half, and make would take it for whole."""
+        """Clean up after a killed build: its output may be incomplete, which make would not notice."""
         try:
             since = self._marker.stat().st_mtime_ns
         except OSError:
@@ -291,11 +291,11 @@ class Builder:
         return self.store.path("builds", f"{self.out.name}-{MODULE}")
 
     def _module(self, where: Path) -> Path:
-        """Build the test module in a copy of its sources: litter must not get into a wheel."""
+        """Build the test module in a copy of its sources, so that build products do not get into a wheel."""
         copy = self._module_copy
         marker, configured = copy / ".pytest-iommu-building", copy / ".pytest-iommu-configured"
-        # Interrupted last time, an object may be half written. And kbuild does not see that the kernel's configuration
-        # changed under an external module: its dependencies on include/config/ are looked for below M=.
+        # After an interruption an object may be incomplete. And kbuild does not notice a changed kernel configuration
+        # under an external module, because it looks for its dependencies on include/config/ below M=.
         if copy.exists() and (marker.exists() or not _says(configured, self.plan.configured)):
             shutil.rmtree(copy)
         _mirror(paths.module(MODULE), copy)
@@ -315,29 +315,29 @@ class Builder:
         lines = builderrors.shown(done.lines, originals)
         changed = sorted(name for name in self._patched() if str(self.plan.source.path / name) in "\n".join(lines))
         if changed:
-            lines.append(f"the reference implementation changed {', '.join(changed)}: the lines are counted in {copy}")
-        return SetupError("\n".join([f"{what}:", *(f"  {line}" for line in lines), f"whole output: {self.log}"]))
+            lines.append(f"the reference implementation changed {', '.join(changed)}: line numbers refer to {copy}")
+        return SetupError("\n".join([f"{what}:", *(f"  {line}" for line in lines), f"complete output: {self.log}"]))
 
     def _patched(self) -> set[str]:
-        """Files of the tree that the reference implementation changes in the copy."""
+        """Return the tree's files that the reference implementation changes in the copy."""
         names = self._changes.files if self._changes is not None else {}
         return {name for name in names if (self.plan.source.path / name).exists()}
 
     def _original(self, name: str) -> Path:
-        """The file that one of the link copy is made of: the tree's, or one that the reference implementation adds."""
+        """Return the original of a file in the link copy: the tree's, or one that the reference implementation adds."""
         changes = self._changes.files if self._changes is not None else {}
         own = name in changes and name not in self._patched()
         return paths.reference() / "files" / name if own else self.plan.source.path / name
 
 
 def _ours(name: str) -> Path | None:
-    """The test module's source that a file of its build directory is a copy of."""
+    """Return the test module's source that was copied to a file of its build directory."""
     path = paths.module(MODULE) / name
     return path if path.exists() else None
 
 
 def _is_complete(target: Path) -> bool:
-    """Whether kbuild noted the command that made this: it does so last, when the target is whole."""
+    """Whether kbuild recorded the command that made this, which it does last, when the target is complete."""
     try:
         return target.with_name(f".{target.name}.cmd").stat().st_mtime_ns >= target.lstat().st_mtime_ns
     except OSError:
@@ -356,7 +356,7 @@ def _number(value: object) -> int:
 
 
 def _mirror(source: Path, target: Path) -> None:
-    """Make ``target`` hold ``source``'s files; one that has not changed keeps its time stamp for make."""
+    """Make ``target`` hold ``source``'s files; an unchanged file keeps its time stamp for make."""
     wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
     for name in wanted:
         data, copy = (source / name).read_bytes(), target / name

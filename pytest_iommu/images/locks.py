@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One lock for each thing that sessions make in the cache, so that nobody waits but for what he needs himself.
+"""One lock per thing that sessions make in the cache, so that a session waits only for what it needs itself.
 
-flock(2): a lock is gone with its holder, however that ended, and several may hold one together where they only read.
-Who holds it since when, and what he makes, is in a file beside it, for those who wait.
+flock(2): a lock disappears with its holder, however that ends. Readers can share it. A file beside the lock tells
+waiting sessions its holders, since when they hold it, and for what.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POLL = 0.2
 
 
 class Locks:
-    """The locks of one cache; ``folder`` is where they lie. A session may take one again that it holds."""
+    """The locks of one cache, in ``folder``. A session may take a lock again that it holds."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,18 +33,19 @@ class Locks:
 
     @contextmanager
     def hold(self, name: str, what: str, progress: Progress, shared: bool = False) -> Iterator[None]:
-        """Hold a lock while the block runs; ``what`` it is for is told to those who wait, as others' is told here.
+        """Hold a lock during the block. Waiting sessions are shown ``what`` it is for, as this one is shown their
+        purposes.
 
-        SetupError when the cache cannot be written.
+        SetupError if the cache is not writable.
         """
         if name in self._held:
             if self._held[name] and not shared:
-                raise RuntimeError(f"the lock {name} is held shared and cannot be had alone")
+                raise RuntimeError(f"the lock {name} is held shared and cannot be taken exclusively")
             yield
             return
         descriptor = self._acquire(name, shared)
         if descriptor is None:
-            # A session that says nothing of its work has to say that it waits.
+            # A session without a progress display still has to report that it waits.
             teller = progress if progress.stream is not None else watching.of_this_session()
             with teller.step(f"waiting for {self.holders(name)}", timed=False) as step:
                 while (descriptor := self._acquire(name, shared)) is None:
@@ -56,7 +57,7 @@ class Locks:
 
     @contextmanager
     def try_alone(self, name: str, what: str) -> Iterator[bool]:
-        """Hold a lock if nobody does, also not this session; whether that is so."""
+        """Take a lock if no session holds it, including this one; returns whether that succeeded."""
         descriptor = None if name in self._held else self._acquire(name, shared=False)
         if descriptor is None:
             yield False
@@ -65,7 +66,7 @@ class Locks:
             yield True
 
     def holders(self, name: str) -> str:
-        """Who holds a lock, since when and for what, as far as they say."""
+        """Return who holds a lock, since when and for what, as far as known."""
         said = []
         for path in sorted(self.folder.glob(f"{name}.holder-*")):
             pid = path.name.rpartition("-")[2]
@@ -82,7 +83,7 @@ class Locks:
 
     @contextmanager
     def _kept(self, descriptor: int, name: str, what: str, shared: bool) -> Iterator[None]:
-        """The time that a lock is held."""
+        """Record the time and purpose for which the lock is held."""
         holder = self.folder / f"{name}.holder-{os.getpid()}"
         self._held[name] = shared
         try:
@@ -93,12 +94,12 @@ class Locks:
             del self._held[name]
             holder.unlink(missing_ok=True)
             if not shared:
-                # Who waits for this file finds that it is gone, and takes the next one of this name.
+                # Sessions that wait for this file notice that it is gone, and take the next one with this name.
                 self._path(name).unlink(missing_ok=True)
             os.close(descriptor)
 
     def _acquire(self, name: str, shared: bool) -> int | None:
-        """A descriptor that holds the lock, or None when somebody else does."""
+        """Return a descriptor that holds the lock, or None if another session holds it."""
         path = self._path(name)
         while True:
             with _writing(self.folder):
@@ -114,20 +115,20 @@ class Locks:
             except BaseException:
                 os.close(descriptor)
                 raise
-            # Its last holder removed this file; the lock is another one by now.
+            # Its last holder removed this file; by now another file has this name.
             os.close(descriptor)
 
 
 @contextmanager
 def own_directory(path: Path) -> Iterator[None]:
-    """Make a directory that sweep() spares until the block ends, or this process."""
+    """Make a directory that sweep() spares until the end of the block or of this process."""
     while True:
         path.mkdir(parents=True)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_file(descriptor, path):
             break
-        os.close(descriptor)  # swept before we had it
+        os.close(descriptor)  # swept before it was locked
     try:
         yield
     finally:
@@ -135,7 +136,7 @@ def own_directory(path: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed sessions left of their own directories in there."""
+    """Remove the directories that killed sessions left there."""
     for left in folder.glob("*"):
         try:
             descriptor = os.open(left, os.O_RDONLY | os.O_CLOEXEC)
@@ -145,7 +146,7 @@ def sweep(folder: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
         except OSError:
-            pass  # somebody works in it
+            pass  # in use
         finally:
             os.close(descriptor)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""iommu-owner, the guest's program that owns domains through VFIO and iommufd, for the kernel under test's own UAPI."""
+"""iommu-owner, the guest's program that owns domains through VFIO and iommufd, built for the tested kernel's UAPI."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pytest_iommu.images import program
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Entry, Store
 
-#: taken from the tree: those of the cross compiler's C library are of an older kernel
+#: taken from the tree, because those of the cross compiler's C library are older
 HEADERS = ("linux/iommufd.h", "linux/vfio.h")
-#: 6.7: page tables by request, nest parents
+#: 6.7: page tables on request, nest parents
 NEEDED = b"IOMMU_HWPT_ALLOC_NEST_PARENT"
-#: words of the kernel's own that `make headers`, which takes 11 seconds, would remove; there is nothing else to it
+#: kernel-internal words that `make headers` (11 seconds) would remove; it does nothing else here
 FLAGS = ("-D__user=", "-D__counted_by(x)=")
 
 
 def build(store: Store, machine: Machine, progress: Progress, tree: Path) -> Entry | None:
-    """The program for this machine, as ``iommu-owner`` in the entry; None for a kernel tree that is too old for it.
+    """Return the program for this machine, as ``iommu-owner`` in the entry; None for a kernel tree that is too old for
+    it.
 
-    SetupError with the compiler's words when it fails.
+    SetupError with the compiler's output if it fails.
     """
     files = {name: tree / "include/uapi" / name for name in HEADERS}
     if not all(path.is_file() for path in files.values()):

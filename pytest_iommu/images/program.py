@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Programs of our own for the guest: static, one directory of C each, compiled with the machine's cross compiler."""
+"""Our own programs for the guest: static, one directory of C each, compiled with the machine's cross compiler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAGS = ("-static", "-O2", "-Wall")
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is compiled: ``what`` names it to people, ``headers`` are added to the C library's, by their name."""
+    """A program to compile: ``what`` is its description, ``headers`` are added to the C library's, by their name."""
 
     name: str
     what: str
@@ -34,7 +34,7 @@ class Program:
 
 
 def build(store: Store, machine: Machine, progress: Progress, program: Program) -> Entry:
-    """The program for this machine, by its name in the entry. SetupError with the compiler's words when it fails."""
+    """Return this machine's program, by its name in the entry. SetupError with the compiler's output if it fails."""
     name, what = program.name, program.what
     flags = (*FLAGS, *program.flags)
     headers = [part for header in sorted(program.headers) for part in (header, program.headers[header])]
@@ -44,7 +44,7 @@ def build(store: Store, machine: Machine, progress: Progress, program: Program) 
         return found
     sources = sorted(program.sources.glob("*.c"))
     if not sources:
-        raise SetupError(f"{program.sources}: no sources of {what}; is the installation complete?")
+        raise SetupError(f"{program.sources}: sources of {what} not found; is the installation complete?")
     toolchain.require(["program"], toolchain.tools(machine))
     with store.lock(f"artefacts-{name}-{key}", f"compiling {what} for {machine.name}", progress):
         return store.get(name, key) or _compile(store, machine, progress, program, key, sources)

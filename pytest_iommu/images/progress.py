@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the user sees while something is fetched or built, and how long each step took."""
+"""Progress display while something is fetched or built, and the duration of each step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LINE_INTERVAL = 10.0
 
 
 def elapsed(seconds: float) -> str:
-    """``7s`` or ``3m07s``."""
+    """Format as ``7s`` or ``3m07s``."""
     whole = int(seconds)
     return f"{whole}s" if whole < 60 else f"{whole // 60}m{whole % 60:02d}s"
 
 
-class Step:
-    """One running step; call update() as often as you like, it prints as often as is useful."""
+class ProgressStep:
+    """One running step; call update() at any rate, it prints only as often as useful."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self.name = name
@@ -37,7 +37,7 @@ class Step:
         return self._progress.clock() - self.started
 
     def update(self, fraction: float | None = None) -> None:
-        """Say how far it is: 0.0 to 1.0, or None when nobody knows (the last value stays)."""
+        """Report progress: 0.0 to 1.0, or None if unknown (the last value stays)."""
         if fraction is not None:
             self._fraction = min(fraction, 0.99)
         progress = self._progress
@@ -59,10 +59,10 @@ class Step:
 
 
 class Progress:
-    """Prints steps to ``stream`` (None: silent) and keeps their seconds in ``timings``.
+    """Prints steps to ``stream`` (None: silent) and records their seconds in ``timings``.
 
     On a terminal a step is one line that is updated; elsewhere it is a line every 10 s, without carriage returns.
-    ``around`` is entered for each text that is written.
+    ``around`` is a context manager around each write.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Progress:
                 self.stream.flush()
 
     def note(self, text: str) -> None:
-        """One line that is worth knowing."""
+        """Print one line of information."""
         self.write(f"iommu: {text}\n")
 
     @contextmanager
@@ -110,11 +110,11 @@ _session = Progress(None)
 
 
 def use(progress: Progress) -> None:
-    """From now on this session says there that it waits for another one."""
+    """Set the progress display on which this session reports that it waits for another one."""
     global _session
     _session = progress
 
 
 def of_this_session() -> Progress:
-    """Where this session says that it waits, while it does something that nobody is shown."""
+    """The progress display on which this session reports waiting, even while other progress is hidden."""
     return _session

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""QEMU: the one on PATH when it is new enough, else Debian's, unpacked into the cache without being installed."""
+"""QEMU: the one on PATH if it is new enough, else Debian's, unpacked into the cache without installation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VERSION = re.compile(r"version (\d+)\.(\d+)(?:\.(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Qemu:
-    """How to start QEMU: what goes before its arguments, what is added to the environment, its version as text."""
+    """How to start QEMU: the words before its arguments, additions to the environment, its version as text."""
 
     argv_prefix: tuple[str, ...]
     version: str
@@ -44,7 +44,7 @@ class Qemu:
 
 
 def ask_version(argv: tuple[str, ...], env: Mapping[str, str]) -> str:
-    """What the program says of itself, e.g. ``10.0.2``. SetupError when it does not run or is not QEMU."""
+    """Return the version that the program reports, e.g. ``10.0.2``. SetupError if it does not run or is not QEMU."""
     try:
         done = finished([*argv, "--version"], 60, env)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -58,7 +58,7 @@ def ask_version(argv: tuple[str, ...], env: Mapping[str, str]) -> str:
 
 
 def installed(store: Store, path: str) -> Qemu:
-    """The QEMU at this path. Its version is remembered by path, size and time, so that a warm start runs nothing."""
+    """Return the QEMU at this path. Its version is cached by path, size and time, so that a warm start runs nothing."""
     real = os.path.realpath(path)
     stat = os.stat(real)
     note = store.path("state", f"qemu-{digest(real, stat.st_size, stat.st_mtime_ns)}")
@@ -72,22 +72,22 @@ def installed(store: Store, path: str) -> Qemu:
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(version)
         except OSError:
-            pass  # a cache that cannot be written costs a moment here, and is reported where it matters
+            pass  # an unwritable cache only costs a moment here, and is reported where it matters
     return Qemu((path,), version, origin=path)
 
 
 def _launch(root: Path, binary: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """How to start a program of an unpacked root: through its own dynamic linker, so that all libraries fit."""
+    """Return how to start a program of an unpacked root: with its own dynamic linker, so that all libraries match."""
     program = root / "usr/bin" / binary
     linkers = sorted([*root.glob("lib64/ld-linux-*.so.*"), *root.glob("usr/lib64/ld-linux-*.so.*")])
     linkers += sorted([*root.glob("lib/ld-linux-*.so.*"), *root.glob("usr/lib/ld-linux-*.so.*")])
     libc = sorted([*root.glob("lib/*/libc.so.6"), *root.glob("usr/lib/*/libc.so.6")])
     if not program.is_file() or not linkers or not libc:
-        raise SetupError(f"{root}: the unpacked QEMU is not complete")
+        raise SetupError(f"{root}: the unpacked QEMU is incomplete")
     triplet = libc[0].parent.name
     folders = [root / "usr/lib" / triplet, root / "lib" / triplet]
     folders += [path for name in ("pulseaudio", "blas", "lapack") if (path := folders[0] / name).is_dir()]
-    # The linker's name in the unpacked lib64 may be an absolute symlink that leads to the machine's own.
+    # The linker's name in the unpacked lib64 may be an absolute symlink to the machine's own.
     linker = next((path for path in _linker_files(root, triplet)), linkers[0])
     argv = [str(linker), "--library-path", ":".join(map(str, folders)), "--argv0", binary, str(program)]
     for data in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"):
@@ -110,9 +110,9 @@ def _leads_out(path: Path, root: Path) -> bool:
 
 
 def _entries(store: Store, machine: Machine, major: int | None) -> list[Path]:
-    """Fetched QEMUs of this machine, newest version first; of one major version, else the oldest major first.
+    """Return this machine's fetched QEMUs, newest version first; of one major version, else the oldest major first.
 
-    So that a newer one, fetched because it was asked for, does not become everybody's.
+    Otherwise a newer QEMU that was fetched for one user's request would become the default for all.
     """
     found: dict[int, list[tuple[list[int], Path]]] = {}
     for path in store.path("qemu").glob(f"{machine.qemu_package}_*"):
@@ -132,12 +132,12 @@ def _stat_list(root: Path) -> dict[str, int]:
 
 
 def fetched(store: Store, machine: Machine, major: int | None = None) -> Qemu | None:
-    """A QEMU that was fetched before; one with files missing or of another size is absent, and fetch() removes it."""
+    """Return a cached QEMU; one with missing files or of another size counts as absent, and fetch() removes it."""
     return next((found for path in _entries(store, machine, major) if (found := _whole(store, path, machine))), None)
 
 
 def _whole(store: Store, path: Path, machine: Machine) -> Qemu | None:
-    """The QEMU at this place of the cache, or None when it is damaged."""
+    """Return the QEMU at this place of the cache, or None if it is damaged."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         if _stat_list(path / "root") != manifest["files"]:
@@ -152,10 +152,10 @@ def _whole(store: Store, path: Path, machine: Machine) -> Qemu | None:
 
 
 def fetch(store: Store, machine: Machine, progress: Progress, offline: bool, choice: str = "") -> Qemu:
-    """Download and unpack a QEMU that is new enough, or as ``choice`` wants it. SetupError when no suite has one."""
+    """Download and unpack a QEMU that is new enough, or as ``choice`` requests. SetupError if no suite has one."""
     what = f"fetching QEMU ({machine.qemu_package})"
     with store.lock(f"qemu-{machine.qemu_package}", what, progress):
-        found = find(store, machine, choice)  # by the session that we waited for
+        found = find(store, machine, choice)  # by the session that this one waited for
         if found is not None:
             return found
         for path in _entries(store, machine, None):
@@ -167,7 +167,7 @@ def fetch(store: Store, machine: Machine, progress: Progress, offline: bool, cho
 
 
 def _fetch(store: Store, machine: Machine, progress: Progress, apt: Apt, major: int | None) -> Qemu:
-    # Nearest to this machine first: its own suite, its backports, then newer ones.
+    # Closest to this machine first: its own suite, its backports, then newer ones.
     own = apt.mirror.codename
     for suite in dict.fromkeys([own, f"{own}-backports", *reversed(apt.suites)]):
         package = apt.find([machine.qemu_package], [suite])
@@ -183,7 +183,7 @@ def _fetch(store: Store, machine: Machine, progress: Progress, apt: Apt, major: 
                 unpack(deb, work / "root")
                 deb.unlink()
                 step.update(number / len(debs))
-            # Documentation of 80 packages: a third of the files, looked at on every start.
+            # Documentation of 80 packages: a third of the files, which would be checked on every start.
             for useless in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var", "etc"):
                 shutil.rmtree(work / "root" / useless, ignore_errors=True)
             argv, env = _launch(work / "root", machine.qemu_binary)
@@ -191,7 +191,7 @@ def _fetch(store: Store, machine: Machine, progress: Progress, apt: Apt, major: 
             (work / MANIFEST).write_text(json.dumps(manifest))
         found = fetched(store, machine, major)
         if found is None:
-            raise SetupError(f"{final}: what was just unpacked is not complete; is the disk in order?")
+            raise SetupError(f"{final}: the QEMU just unpacked is incomplete; is the disk in order?")
         return found
     wanted = f"{'.'.join(map(str, MINIMUM))} or newer" if major is None else f"{major}"
     raise SetupError(
@@ -206,7 +206,7 @@ def _upstream(version: str) -> tuple[int, int]:
 
 
 def chosen_major(choice: str) -> int | None:
-    """The major version that ``fetched:N`` asks for, None for all else. SetupError when N is none."""
+    """Return the major version that ``fetched:N`` requests, None for other choices. SetupError if N is invalid."""
     word, colon, number = choice.partition(":")
     if word != "fetched" or not colon:
         return None
@@ -216,9 +216,9 @@ def chosen_major(choice: str) -> int | None:
 
 
 def find(store: Store, machine: Machine, choice: str) -> Qemu | None:
-    """The QEMU that ``--iommu-qemu`` chooses: auto, system, fetched, fetched:N or a path; None: has to be fetched.
+    """Return the QEMU that ``--iommu-qemu`` selects: auto, system, fetched, fetched:N or a path; None: must be fetched.
 
-    SetupError when the chosen one is absent or too old.
+    SetupError if the selected one is absent or too old.
     """
     wanted = ".".join(map(str, MINIMUM))
     if choice.partition(":")[0] == "fetched":

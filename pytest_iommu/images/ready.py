@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Ready builds of others: an image and its modules, as a CI system hands them over."""
+"""Ready-made builds: an image and its modules, as provided by a CI system."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _stat(path: Path) -> str:
 
 
 def modules(store: Store, given: Path) -> Entry:
-    """The test module out of a directory or a tar file, in the store. SetupError when it is not in there."""
+    """Copy the test module from a directory or a tar file into the store. SetupError if it is not in there."""
     name = f"{MODULE}.ko"
     if given.is_dir():
         found = sorted(given.rglob(name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The reference implementation as a series for the mailing list: what ``git am`` takes and a maintainer reads."""
+"""The reference implementation as a series for the mailing list, for ``git am`` and for maintainers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _TOUCHED = re.compile(r"(?m)^(?:---|\+\+\+) [ab]/(\S+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One patch of the series: a hook's commit message, its diff of existing files, and the new files it brings."""
+class SeriesPatch:
+    """One patch of the series: a hook's commit message, its diff of existing files, and its new files."""
 
     hook: Path
     message: str
@@ -31,22 +31,22 @@ class Step:
         return frozenset(_TOUCHED.findall(self.hook.read_text()))
 
 
-def read_hook(hook: Path) -> Step:
-    """Read ``Subject:``, body, the list under ``New files:`` and leave the diff where it is.
+def read_hook(hook: Path) -> SeriesPatch:
+    """Parse ``Subject:``, body and the list under ``New files:``; the diff stays in the file.
 
-    SetupError when the file has no subject or no ``---`` line.
+    SetupError if the file has no subject or no ``---`` line.
     """
     head, found, _ = hook.read_text().partition("\n---\n")
     subject, _, rest = head.partition("\n")
     if not found or not subject.startswith("Subject: "):
-        raise SetupError(f"{hook}: a hook begins with 'Subject: ' and has a '---' line before its diff")
+        raise SetupError(f"{hook}: a hook must begin with 'Subject: ' and have a '---' line before its diff")
     body, _, listed = rest.partition("\nNew files:\n")
     message = f"{subject.removeprefix('Subject: ')}\n\n{body.strip()}\n"
-    return Step(hook, message, tuple(line.strip() for line in listed.splitlines() if line.strip()))
+    return SeriesPatch(hook, message, tuple(line.strip() for line in listed.splitlines() if line.strip()))
 
 
 def _git(work: Path, *arguments: str, stdin: str | None = None) -> str:
-    # Nothing of the user's own configuration (hooks, signing, templates) may change what is exported.
+    # The user's own configuration (hooks, signing, templates) must not influence the export.
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
         ["git", "-C", str(work), *arguments], input=stdin, capture_output=True, text=True, check=False, env=environment
@@ -57,14 +57,14 @@ def _git(work: Path, *arguments: str, stdin: str | None = None) -> str:
 
 
 def _identity() -> tuple[str, str]:
-    """Name and address that sign the patches off: those git would use here."""
+    """Return the name and address that sign the patches off: those that git would use here."""
     wanted = (("GIT_AUTHOR_NAME", "user.name"), ("GIT_AUTHOR_EMAIL", "user.email"))
     found = []
     for variable, key in wanted:
         asked = subprocess.run(["git", "config", key], capture_output=True, text=True, check=False)
         value = os.environ.get(variable) or asked.stdout.strip()
         if not value:
-            raise SetupError(f"patches are signed off: set git config {key}, or {variable}")
+            raise SetupError(f"patches need a sign-off: set git config {key}, or {variable}")
         found.append(value)
     return found[0], found[1]
 
@@ -72,7 +72,7 @@ def _identity() -> tuple[str, str]:
 def export_series(tree: Path, out: Path) -> list[Path]:
     """Write the series for this tree into ``out``, a cover letter first; returns the files in order.
 
-    The tree is only read. SetupError when a hook does not apply to it, or nobody signs off.
+    The tree is only read. SetupError if a hook does not apply to it, or if there is no identity for the sign-off.
     """
     reference = paths.reference()
     steps = [read_hook(hook) for hook in sorted((reference / "hooks").glob("*.patch"))]
@@ -106,7 +106,7 @@ def export_series(tree: Path, out: Path) -> list[Path]:
             f"--output-directory={out.resolve()}",
             base,
         )
-    # Not a .patch: `git am DIR/*.patch` would take it for one, and stop.
+    # Not a .patch: `git am DIR/*.patch` would try to apply it, and stop.
     cover = (out / "0000-cover-letter.patch").rename(out / COVER)
     subject, _, body = (reference / "cover-letter").read_text().partition("\n")
     text = cover.read_text().replace("*** SUBJECT HERE ***", subject)
@@ -116,6 +116,6 @@ def export_series(tree: Path, out: Path) -> list[Path]:
 
 def _copy(source: Path, target: Path) -> None:
     if not source.exists():
-        raise SetupError(f"{source} is not there; the series is written against a whole tree")
+        raise SetupError(f"{source} does not exist; the series is written against a complete tree")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where the kernel's source comes from: the user's tree, or Debian's newest supported linux-source in the cache."""
+"""The kernel source: the user's tree, or Debian's newest supported linux-source in the cache."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, touch
 
 SUPPORTED = ("7.3", "7.2")
-"""Kernel series that the reference implementation has hooks for, best first."""
+"""Kernel series with hooks in the reference implementation, best first."""
 UNPACKED = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A kernel tree to build. ``identity`` changes whenever its content may have; ``immutable`` ones never do."""
+    """A kernel tree to build. ``identity`` changes whenever the content may have; ``immutable``: it never does."""
 
     path: Path
     description: str
@@ -36,7 +36,7 @@ class Source:
 
 
 def user_tree(path: Path) -> Source:
-    """The user's own tree, as it is now. SetupError when it is no kernel tree."""
+    """Return the user's own tree in its current state. SetupError if it is not a kernel tree."""
     path = path.resolve()
     tree.require_kernel(path)
     now = tree.fingerprint(path)
@@ -50,12 +50,12 @@ def _series(name: str) -> int:
 
 
 def _sort_key(path: Path) -> tuple[int, list[int]]:
-    """Best series first, newest version first within it."""
+    """Sort key: best series first, newest version first within it."""
     return _series(path.name), [-int(number) for number in re.findall(r"\d+", path.name.partition("_")[2])]
 
 
 def cached(store: Store) -> Source | None:
-    """The best Debian source that is in the cache."""
+    """Return the best Debian source in the cache."""
     found = [path for path in store.path("sources").glob("linux-source-*_*") if _series(path.name) < len(SUPPORTED)]
     for path in sorted(found, key=_sort_key):
         if tree.is_kernel(path):
@@ -71,7 +71,7 @@ def _note(path: Path) -> Path:
 
 
 def intact(source: Source) -> bool:
-    """Whether a cached source still looks as it did when it was unpacked; read before a build, not on every start."""
+    """Whether a cached source is unchanged since it was unpacked; checked before a build, not on every start."""
     try:
         noted = json.loads(_note(source.path).read_text())["fingerprint"]
         return bool(noted == tree.fingerprint(source.path).everything)
@@ -80,11 +80,11 @@ def intact(source: Source) -> bool:
 
 
 def whole(store: Store, source: Source, progress: Progress, offline: bool) -> Source:
-    """This cached source, or where it is damaged another one that is fetched in its place."""
+    """Return this cached source; if it is damaged, fetch another one instead."""
     with store.lock("sources", "checking the kernel source", progress):
         if intact(source):
             return source
-        progress.note(f"{source.path.name} in the cache is damaged: fetched again")
+        progress.note(f"{source.path.name} in the cache is damaged: fetching it again")
         tree.LinkCopy(store, source.path, clean=True).drop(progress)
         _note(source.path).unlink(missing_ok=True)
         shutil.rmtree(source.path, ignore_errors=True)
@@ -92,10 +92,10 @@ def whole(store: Store, source: Source, progress: Progress, offline: bool) -> So
 
 
 def fetch(store: Store, progress: Progress, offline: bool) -> Source:
-    """Download and unpack the newest supported linux-source of all Debian suites. SetupError when none has one."""
+    """Download and unpack the newest supported linux-source of all Debian suites. SetupError if there is none."""
     what = "fetching the kernel source"
     with store.lock("sources", what, progress):
-        found = cached(store)  # by the session that we waited for
+        found = cached(store)  # by the session that this one waited for
         if found is not None:
             return found
         with Apt.of(store, what, progress, offline) as apt:
@@ -115,26 +115,26 @@ def _fetch(store: Store, progress: Progress, apt: Apt) -> Source:
     with progress.step(f"fetching {package.name} {package.version}") as step:
         deb = apt.download(package, lambda: step.update(apt.downloaded() / package.size if package.size else None))
     with progress.step(f"unpacking {package.name}") as step:
-        # An epoch's colon would be a separator in make's eyes.
+        # make would parse an epoch's colon as a separator.
         final = store.path("sources", f"{package.name}_{package.version.replace(':', '-')}")
         with store.scratch(final.name + ".deb") as outer:
             unpack(deb, outer)
             deb.unlink()
             archives = sorted(outer.glob(f"usr/src/{package.name}.tar.*"))
             if not archives:
-                raise SetupError(f"{package.name} {package.version} holds no tar file below usr/src")
+                raise SetupError(f"{package.name} {package.version} contains no tar file below usr/src")
             with store.making(final) as work:
                 _untar(archives[0], work, step.update)
                 _note(final).parent.mkdir(parents=True, exist_ok=True)
                 _note(final).write_text(json.dumps({"fingerprint": tree.fingerprint(work).everything}))
     found = cached(store)
     if found is None:
-        raise SetupError(f"{package.name} {package.version} is no kernel tree once unpacked")
+        raise SetupError(f"{package.name} {package.version} is not a kernel tree after unpacking")
     return found
 
 
 def _untar(archive: Path, target: Path, update: Callable[[float | None], None]) -> None:
-    """Unpack without the leading directory, and say how far it is."""
+    """Unpack without the leading directory, and report progress."""
     total = _unpacked_size(archive)
     done_bytes = 0
 
@@ -150,11 +150,11 @@ def _untar(archive: Path, target: Path, update: Callable[[float | None], None]) 
     done = process.run([*argv, *checkpoints], on_line=on_line, env={**os.environ, "XZ_OPT": "-T0"})
     if done.status != 0:
         bad = [line for line in done.lines if not line.startswith("checkpoint")]
-        raise SetupError(f"{archive.name} cannot be unpacked:\n" + "\n".join(bad[-5:]))
+        raise SetupError(f"cannot unpack {archive.name}:\n" + "\n".join(bad[-5:]))
 
 
 def _unpacked_size(archive: Path) -> int:
-    """Bytes that an .xz file unpacks to, 0 when nobody knows."""
+    """Return the unpacked size of an .xz file, 0 if unknown."""
     if shutil.which("xz") is None:
         raise needs.command_missing("xz")
     done = process.run(["xz", "--robot", "--list", str(archive)])
@@ -165,5 +165,5 @@ def _unpacked_size(archive: Path) -> int:
 
 
 def current(kernel: Path | None, store: Store) -> Source | None:
-    """What would be built now, without fetching anything: the user's tree, else the cached source."""
+    """Return the source that would be built now, without fetching: the user's tree, else the cached source."""
     return user_tree(kernel) if kernel is not None else cached(store)

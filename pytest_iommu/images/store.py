@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The cache: finished things are stored by the hash of their inputs, by one rename; what is half done is never seen.
+"""The cache: finished things are stored under the hash of their inputs, by one rename; incomplete ones are never
+visible.
 
-``<cache>/artefacts/<kind>-<hash>/`` holds a finished thing and its manifest.json; ``sources/``, ``trees/``, ``builds/``
-and ``qemu/`` hold what it takes to make them; ``tmp/`` what is being made, ``locks/`` who makes what.
+``<cache>/artefacts/<kind>-<hash>/`` holds a finished thing and its manifest.json. ``sources/``, ``trees/``, ``builds/``
+and ``qemu/`` hold the inputs. ``tmp/`` holds incomplete things, ``locks/`` the locks of their makers.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pytest_iommu.images.progress import Progress
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-"""Goes into every hash: a change of what is stored or how makes old entries unknown."""
+"""Part of every hash: increment it when the contents or the format of entries change, which invalidates old entries."""
 
 
 def digest(*parts: object) -> str:
@@ -56,7 +57,7 @@ def tree_digest(root: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One finished thing: its directory, the files it was stored with, and what was said of it."""
+    """One finished thing: its directory, its stored files, and its metadata."""
 
     path: Path
     files: Mapping[str, str]
@@ -67,7 +68,7 @@ class Entry:
 
 
 class Store:
-    """The cache directory; nothing in it is trusted without its checksum. SetupError where make cannot build in it."""
+    """The cache directory; entries are verified by checksum. SetupError if make cannot build at this path."""
 
     def __init__(self, root: Path) -> None:
         self.root = paths.require_cache(root)
@@ -81,7 +82,7 @@ class Store:
         return self.root.joinpath(*parts)
 
     def get(self, kind: str, key: str) -> Entry | None:
-        """The finished entry, or None; one that is damaged counts as absent, and put() replaces it."""
+        """Return the finished entry, or None; a damaged one counts as absent, and put() replaces it."""
         path = self.path("artefacts", f"{kind}-{key}")
         try:
             guard = (path / MANIFEST).open("rb")
@@ -91,7 +92,7 @@ class Store:
             fcntl.flock(guard, fcntl.LOCK_SH)
             manifest = json.load(guard)
             good = all(file_digest(path / name) == want for name, want in manifest["files"].items())
-            # Removed by somebody between open and lock: the path no longer leads to what we hold.
+            # Removed by another process between open and lock: the path no longer leads to the locked file.
             good = good and os.fstat(guard.fileno()).st_nlink > 0
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             good = False
@@ -103,7 +104,7 @@ class Store:
         return Entry(path, manifest["files"], manifest["about"])
 
     def hold(self, path: Path) -> None:
-        """Keep `cache prune` from a directory with a manifest while this session lives."""
+        """Protect a directory with a manifest from `cache prune` for the lifetime of this session."""
         if path not in self._used:
             guard = (path / MANIFEST).open("rb")
             fcntl.flock(guard, fcntl.LOCK_SH)
@@ -132,14 +133,14 @@ class Store:
             (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
         entry = self.get(kind, key)
         if entry is None:
-            raise SetupError(f"{final}: what was just written reads back differently; is the disk in order?")
+            raise SetupError(f"{final}: reading the new entry back gave different data; is the disk in order?")
         return entry
 
     @contextmanager
     def making(self, final: Path) -> Iterator[Path]:
-        """A directory to fill, that becomes ``final`` when the block ends well and vanishes when it does not.
+        """A directory to fill, which becomes ``final`` if the block succeeds and is removed otherwise.
 
-        Call with the lock of what is made.
+        Call it with the lock of the thing that is made.
         """
         with self.scratch(final.name) as work:
             yield work
@@ -150,12 +151,12 @@ class Store:
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
-        """An empty directory that is removed at the end. SetupError when the disk is full."""
+        """An empty directory that is removed at the end. SetupError if the disk is full."""
         self._writable()
         if not self._swept:
             self._swept = True
             sweep(self.path("tmp"))
-        # Numbered: one of the same name may be open around this one.
+        # Numbered: an enclosing block may use the same name.
         work = self.path("tmp", f"{os.getpid()}-{next(self._numbers)}-{name}")
         try:
             with own_directory(work):
@@ -169,9 +170,9 @@ class Store:
 
     @contextmanager
     def lock(self, name: str, what: str, progress: Progress, shared: bool = False) -> Iterator[None]:
-        """Hold the lock of one thing that is made here: look whether it is there, take the lock, and look again.
+        """Hold the lock of one thing that is made here: check whether it exists, take the lock, and check again.
 
-        Who has to wait says for whom and for ``what`` he makes. SetupError when the cache cannot be written.
+        Waiting sessions are shown the holder and ``what`` it makes. SetupError if the cache is not writable.
         """
         self._writable()
         with self.locks.hold(name, what, progress, shared):
@@ -188,14 +189,14 @@ class Store:
             raise SetupError(f"--iommu-cache: {self.root}: {error.strerror}") from error
 
     def release(self) -> None:
-        """Let `cache prune` have the entries this session used."""
+        """Let `cache prune` remove the entries that this session used."""
         for guard in self._used.values():
             guard.close()
         self._used.clear()
 
 
 def touch(path: Path) -> None:
-    """Note that a thing was used, for `cache prune`; in a cache that may only be read nobody prunes."""
+    """Record that a thing was used, for `cache prune`; a read-only cache is never pruned."""
     try:
         os.utime(path)
     except OSError:
@@ -203,7 +204,7 @@ def touch(path: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes on disk below ``path``; a file with several names counts in each place."""
+    """Return the bytes on disk below ``path``; a hard-linked file counts in each place."""
     total = 0
     for folder, _, files in os.walk(path):
         for name in files:
@@ -216,7 +217,7 @@ def size_of(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One thing in the cache: ``used`` is when it was last used (seconds since the epoch), ``size`` bytes."""
+    """One thing in the cache: ``used`` is the time of its last use (seconds since the epoch), ``size`` is in bytes."""
 
     path: Path
     kind: str
@@ -225,7 +226,7 @@ class Listed:
 
     @property
     def lock(self) -> str:
-        """The name of the lock that whoever makes it holds."""
+        """The name of the lock held while it is made."""
         if self.kind == "sources":
             return "sources"
         if self.kind == "qemu":
@@ -238,7 +239,7 @@ KINDS = ("artefacts", "builds", "trees", "sources", "qemu", "apt", "logs")
 
 
 def listing(root: Path) -> list[Listed]:
-    """All that the cache holds, least recently used first."""
+    """Return everything in the cache, least recently used first."""
     found = []
     for kind in KINDS:
         for path in sorted((root / kind).glob("*")):
@@ -250,7 +251,7 @@ def listing(root: Path) -> list[Listed]:
 def prune(store: Store, max_size: int, say: Callable[[str], None]) -> int:
     """Remove least recently used things until at most ``max_size`` bytes are left; returns the bytes removed.
 
-    What a running session uses or makes stays.
+    Things that a running session uses or makes are kept.
     """
     everything = listing(store.root)
     left = sum(one.size for one in everything)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The compilers that a machine's kernel and programs are built with: which they are, and whether a tree takes them."""
+"""The compilers for a machine's kernel and programs: which ones they are, and whether a tree accepts them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytest_iommu.core.outcomes import SetupError
 
 SCRIPT = "scripts/min-tool-version.sh"
 LLVM_WANTED = "17.0.1"
-"""What SCRIPT of the kernels that we fetch says of LLVM, for when none has been fetched yet."""
+"""The LLVM version in SCRIPT of the kernels that we fetch, for use before one has been fetched."""
 
 
 def tools(machine: Machine, make_args: Sequence[str] = ()) -> needs.Tools:
@@ -25,9 +25,10 @@ def tools(machine: Machine, make_args: Sequence[str] = ()) -> needs.Tools:
 
 
 def identity(machine: Machine, make_args: Sequence[str] = (), tree: Path | None = None, configuration: str = "") -> str:
-    """The compiler as its file is now: path, size and time. Nothing is executed.
+    """Identify the compiler by the path, size and time of its file. Nothing is executed.
 
-    Without ``tree`` it is to compile the guest's programs. SetupError when it is missing, which names all else that is.
+    Without ``tree`` it is the compiler of the guest's programs. SetupError if it is missing, with a list of all missing
+    tools.
     """
     chosen = tools(machine, make_args)
     found = shutil.which(chosen.compiler)
@@ -40,14 +41,16 @@ def identity(machine: Machine, make_args: Sequence[str] = (), tree: Path | None 
 
 
 def wanted(chosen: needs.Tools, tree: Path | None) -> str:
-    """Which LLVM the tree takes, as a sentence."""
+    """Describe which LLVM the tree accepts."""
     script = tree / SCRIPT if tree is not None else None
-    who = f"this tree ({script})" if script is not None and script.is_file() else "the kernel that is fetched"
-    return f"{who} wants LLVM {llvm_wanted(tree, chosen.arch)} or newer; LLVM=-N or LLVM=/path/to/bin/ chooses another"
+    who = f"this tree ({script})" if script is not None and script.is_file() else "the fetched kernel"
+    return (
+        f"{who} requires LLVM {llvm_wanted(tree, chosen.arch)} or newer; LLVM=-N or LLVM=/path/to/bin/ selects another"
+    )
 
 
 def llvm_wanted(tree: Path | None, arch: str) -> str:
-    """The oldest LLVM that a tree takes, e.g. ``17.0.1``; without a tree, what the kernels we fetch want."""
+    """Return the oldest LLVM that a tree accepts, e.g. ``17.0.1``; without a tree, that of the kernels we fetch."""
     if tree is None or not (tree / SCRIPT).is_file():
         return LLVM_WANTED
     env = {**os.environ, "ARCH": arch, "SRCARCH": arch}
@@ -58,9 +61,9 @@ def llvm_wanted(tree: Path | None, arch: str) -> str:
 def require(
     groups: Sequence[needs.Group], chosen: needs.Tools, configuration: str = "", tree: Path | None = None
 ) -> None:
-    """SetupError, with the packages, when something of these groups is missing for a kernel of this configuration.
+    """SetupError, with the packages, if tools of these groups are missing for a kernel of this configuration.
 
-    With LLVM also when that is too old for ``tree``.
+    With LLVM also if it is too old for ``tree``.
     """
     lacking = needs.missing(needs.needed(groups, chosen, needs.symbols_of(configuration)), chosen)
     if lacking:
@@ -72,7 +75,7 @@ def require(
 
 
 def require_version(chosen: needs.Tools, tree: Path | None) -> None:
-    """SetupError when the kernel is to be built with an LLVM that is too old for the tree (gcc's age kbuild checks)."""
+    """SetupError if the kernel is to be built with an LLVM that is too old for the tree (kbuild checks gcc itself)."""
     if chosen.llvm is None:
         return
     for name in map(chosen.llvm_program, ("clang", "ld.lld")):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel trees: what is in one, what it looks like now, and a copy by hard links with the reference implementation.
+"""Kernel trees: their files, their current state, and a copy by hard links with the reference implementation.
 
-A tree of the user is never written to. A link copy is another name for the same files, so whatever is to differ in it
-is written as a new file and renamed over the link; the original keeps its content.
+A user's tree is never written to. A link copy shares the original's files, so each changed file is written as a new
+file and renamed over the link; the original keeps its content.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pytest_iommu.images.store import Store, digest, touch
 
 _VERSION = re.compile(r"(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*=[ \t]*(\S*)")
 DUMP = re.compile(r"^\s*config\s+IOMMU_PTDUMP_DEBUGFS\b", re.MULTILINE)
-# What a build leaves in a tree and make would take for its own through VPATH; for trees that git knows nothing of.
-# (Their .gitignore is of no use: that of Debian's linux-source ignores everything.)
+# Build products in a tree, which make would use through VPATH; for trees that are not in git. (Their .gitignore does
+# not help: that of Debian's linux-source ignores everything.)
 _LITTER = re.compile(
     r"\.(o|a|s|ko|cmd|mod|mod\.c|order|symvers|dtb|dtbo|dtb\.S|dtbo\.S|dwo|so|so\.dbg|so\.raw|tab\.[ch]|lex\.c|pyc|su|gcno)$"
     r"|^(vmlinux(\.unstripped)?|System\.map|Image(\.\w+)?|\.config(\.old)?|\.version|\.(tmp_|checked-|empty_|missing-|vmlinux).*|\..*\.d)$|^modules\.builtin"
 )
 _LITTER_FOLDERS = re.compile(r"^(arch/\w+/)?include/(generated|config)$|(^|/)(\.tmp_[^/]*|__pycache__)$")
-# Programs of the host are made here; they have no suffix.
+# Programs for the host are built here; they have no suffix.
 _TOOLS = re.compile(r"^(scripts|usr|lib|certs|tools|arch)/(?!(.*/)?(Kconfig|Makefile|Kbuild|Build|README)$)")
 
 
@@ -49,13 +49,13 @@ def is_kernel(tree: Path) -> bool:
 
 
 def require_kernel(path: Path) -> None:
-    """SetupError for a directory that is no kernel tree."""
+    """SetupError for a directory that is not a kernel tree."""
     if not is_kernel(path):
-        raise SetupError(f"--iommu-kernel: {path} is no kernel tree: no Kconfig, or no version in Makefile")
+        raise SetupError(f"--iommu-kernel: {path} is not a kernel tree: no Kconfig, or no version in Makefile")
 
 
 def release(tree: Path) -> str:
-    """The version that the top Makefile states, e.g. ``7.3.4`` or ``7.3.0-rc2``."""
+    """Return the version in the top Makefile, e.g. ``7.3.4`` or ``7.3.0-rc2``."""
     fields: list[tuple[str, str]] = _VERSION.findall(_text(tree / "Makefile"))
     found = dict(fields)
     numbers = ".".join(found.get(name, "0") or "0" for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))
@@ -63,7 +63,7 @@ def release(tree: Path) -> str:
 
 
 def built_in_place(tree: Path, arch: str) -> bool:
-    """Whether make would refuse O= ("not clean"): the same three things its Makefile looks for."""
+    """Whether make would refuse O= ("not clean"): checks the same three things as its Makefile."""
     generated = tree / "arch" / arch / "include" / "generated"
     return (tree / ".config").exists() or (tree / "include/config").is_dir() or generated.is_dir()
 
@@ -81,7 +81,7 @@ def _is_program(path: Path) -> bool:
 
 
 def _walk(tree: Path, litter: bool) -> Iterator[str]:
-    """Paths of all files; without what builds leave unless ``litter``."""
+    """Return the paths of all files, without build products unless ``litter``."""
     stack = [""]
     while stack:
         folder = stack.pop()
@@ -101,7 +101,7 @@ def _walk(tree: Path, litter: bool) -> Iterator[str]:
 
 
 def _git(tree: Path, *arguments: str) -> list[str] | None:
-    """What ``git ls-files`` says, or None where git is absent or cannot tell."""
+    """Return the output of ``git ls-files``, or None if git is absent or fails."""
     if shutil.which("git") is None:
         return None
     argv = ["git", "-c", "safe.directory=*", "-C", str(tree), *arguments]
@@ -112,7 +112,7 @@ def _git(tree: Path, *arguments: str) -> list[str] | None:
 
 
 def source_files(tree: Path, clean: bool) -> list[str]:
-    """The tree's files as relative paths; unless it is ``clean``, without what a build left in it."""
+    """Return the tree's files as relative paths; unless it is ``clean``, without build products."""
     if not clean and (tree / ".git").exists():
         listed = _git(tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         if listed:
@@ -123,14 +123,14 @@ def source_files(tree: Path, clean: bool) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a tree looks like by names, sizes and times: of everything, and of the Kconfig files alone."""
+    """The state of a tree as hashes of names, sizes and times: of everything, and of the Kconfig files alone."""
 
     everything: str
     kconfig: str
 
 
 def fingerprint(tree: Path) -> Fingerprint:
-    """Look at every file's stat (0.3 s for a kernel tree); no content is read."""
+    """Check every file's stat (0.3 s for a kernel tree); no content is read."""
     everything = hashlib.sha256()
     kconfig = hashlib.sha256()
     stack, top = [str(tree)], len(str(tree))
@@ -159,13 +159,13 @@ def fingerprint(tree: Path) -> Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What the reference implementation makes of a tree: new content by in-tree path."""
+    """The reference implementation's changes to a tree: new content by in-tree path."""
 
     files: Mapping[str, bytes]
 
 
 def reference_changes(tree: Path, reference: Path, scratch: Path) -> Changes:
-    """Apply ``files/`` and ``hooks/*.patch`` to copies of what they touch. SetupError when a hook does not apply."""
+    """Apply ``files/`` and ``hooks/*.patch`` to copies of the affected files. SetupError if a hook does not apply."""
     touched: set[str] = set()
     new = {}
     for path in sorted((reference / "files").rglob("*")):
@@ -196,7 +196,7 @@ def _hashes(changes: Changes) -> dict[str, str]:
 
 
 class LinkCopy:
-    """A copy of a tree by hard links, brought up to date in place: what did not change keeps its time stamp."""
+    """A copy of a tree by hard links, updated in place: unchanged files keep their time stamps."""
 
     def __init__(self, store: Store, tree: Path, clean: bool) -> None:
         self.tree = tree
@@ -207,7 +207,7 @@ class LinkCopy:
         self._state_file = self.path.with_name(self.path.name + ".json")
 
     def _read(self) -> dict[str, Any]:
-        """What is noted of the copy; empty when there is no whole one yet."""
+        """The recorded state of the copy; empty if there is no complete one yet."""
         try:
             state = json.loads(self._state_file.read_text())
             return dict(state) if self.path.is_dir() and isinstance(state["ours"], dict) else {}
@@ -218,10 +218,10 @@ class LinkCopy:
     def held(
         self, changes: Changes, identity: str, what: str, progress: Progress, immutable: bool = False
     ) -> Iterator[Path]:
-        """The copy with ``changes`` in it, that nobody changes while the block runs; ``what`` it is used for.
+        """The copy with ``changes``, locked against modification during the block; ``what`` it is used for.
 
-        ``identity`` is what the tree looks like: with the same one, the copy is up to date. Sessions that want the same
-        copy use it together. ``immutable``: the tree cannot have changed since the copy was made.
+        ``identity`` identifies the state of the tree; if it is the same, the copy is up to date. Sessions that want the
+        same copy share it. ``immutable``: the tree cannot have changed since the copy was made.
         """
         while True:
             with self._store.lock(self._lock, what, progress, shared=True):
@@ -239,7 +239,7 @@ class LinkCopy:
         return bool(state) and state["ours"] == _hashes(changes) and state.get("identity") == identity
 
     def _update(self, changes: Changes, progress: Progress, immutable: bool) -> None:
-        """Make or renew the copy, with ``changes`` in it."""
+        """Create or update the copy, with ``changes`` in it."""
         ours: dict[str, str] | None = self._read().get("ours")
         if ours is None:
             with progress.step("copying the tree by links") as step:
@@ -253,11 +253,11 @@ class LinkCopy:
                 ours = {}
                 self._save(ours)
         elif not immutable:
-            self._save(ours)  # whatever it was a copy of, it is no longer
+            self._save(ours)  # whatever it was a copy of before
             self._follow(set(ours))
         wanted = _hashes(changes)
         if wanted != ours:
-            # Recorded first: after an interruption in between, every one of these is looked at again.
+            # Recorded first: after an interruption, every one of these is checked again.
             both = ours.keys() | wanted.keys()
             self._save({name: wanted[name] if ours.get(name) == wanted.get(name) else "" for name in both})
         for name in ours.keys() - wanted.keys():
@@ -267,26 +267,26 @@ class LinkCopy:
                 _replace(self.path / name, data)
 
     def drop(self, progress: Progress) -> None:
-        """Forget the copy: the tree it was made of was damaged."""
+        """Discard the copy: its original tree was damaged."""
         with self._store.lock(self._lock, "removing the copy of a damaged kernel tree", progress):
             self._state_file.unlink(missing_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _save(self, ours: Mapping[str, str], identity: str = "") -> None:
-        """Note which files are ours, and of which state of the tree the others are; of none while it changes."""
+        """Record which files are ours, and the tree's state for the others; no state while it changes."""
         partial = self._state_file.with_name(self._state_file.name + ".new")
         partial.write_text(json.dumps({"tree": str(self.tree), "ours": dict(ours), "identity": identity}))
         os.replace(partial, self._state_file)
 
     def _restore(self, name: str) -> None:
-        """Give a file the tree's content back, as a new file: a link's old time stamp would hide it from make."""
+        """Restore the tree's content of a file, as a new file: make would not notice a link's old time stamp."""
         if (self.tree / name).exists():
             _replace(self.path / name, (self.tree / name).read_bytes())
         else:
             (self.path / name).unlink(missing_ok=True)
 
     def _follow(self, ours: set[str]) -> None:
-        """Take over what the user changed in his tree since the last time."""
+        """Copy the user's changes to the tree since the last time."""
         wanted = set(source_files(self.tree, self.clean))
         for name in wanted - ours:
             source, target = self.tree / name, self.path / name
@@ -308,7 +308,7 @@ class LinkCopy:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy with the same times where links are not possible (another disk, another owner)."""
+    """Make a hard link, or a copy with the same times if links are impossible (another disk, another owner)."""
     try:
         os.link(source, target, follow_symlinks=False)
     except FileNotFoundError:
@@ -321,7 +321,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a new file under this name; never through the link."""
+    """Write a new file under this name, never through the link."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".new")
     partial.unlink(missing_ok=True)

@@ -101,7 +101,7 @@ def test_a_wrong_kernel_is_said_before_anything_is_fetched(
     command: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "empty").mkdir()
-    for kernel, why in (("~/none", "no such directory"), ("~/empty", "is no kernel tree")):
+    for kernel, why in (("~/none", "no such directory"), ("~/empty", "is not a kernel tree")):
         assert cli.main([f"--cache={project}/cache", command, f"--kernel={kernel}"]) == 2
         assert why in capsys.readouterr().err
     assert not (project / "cache").exists()

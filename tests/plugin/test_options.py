@@ -70,7 +70,7 @@ class Stage:
             return emulator
 
         class Builder:
-            def __init__(self, store: Store, plan: kernel.Plan, progress: Progress) -> None:
+            def __init__(self, store: Store, plan: kernel.BuildPlan, progress: Progress) -> None:
                 done.append(("build", plan.source.path, plan.make_args, plan.symbols.get("OF_THE_USER"), store.root))
                 raise SetupError("built")
 

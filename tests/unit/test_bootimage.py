@@ -73,20 +73,20 @@ def test_kernels_are_taken(tmp_path: Path, arch: str, content: bytes) -> None:
     ("arch", "content", "why"),
     [
         ("aarch64", b"", "is empty; the machine boots an aarch64 kernel such as arch/arm64/boot/Image"),
-        ("aarch64", b"x" * 100, "is no kernel: no boot header"),
+        ("aarch64", b"x" * 100, "is not a kernel: it has no known boot header"),
         ("aarch64", b"\x7fELF" + bytes(5000), "is an ELF file .vmlinux"),
         ("aarch64", b"<!DOCTYPE html>404", "is a web page"),
-        ("aarch64", b"\xfd7zXZ" + bytes(5000), "is packed with xz"),
+        ("aarch64", b"\xfd7zXZ" + bytes(5000), "is compressed with xz"),
         ("aarch64", bzimage(70_000, 65_536), "is an x86 bzImage; the machine boots an aarch64 kernel"),
         ("aarch64", image(40_960, 65_536, b"RSC\x05"), "is an Image for riscv64; "),
         ("x86_64", image(40_960, 65_536), "is an Image for aarch64; .*arch/x86/boot/bzImage"),
-        ("aarch64", image(65_536, 5_636_096), "is cut off: it has 65536 bytes, .* at least 352256"),
-        ("aarch64", image(40_000, 65_536, sections=40_960), "is cut off: it has 40000 bytes, .* at least 40960"),
-        ("aarch64", gzip.compress(image(40_960, 65_536), mtime=0)[:-9], "cut off or damaged"),
-        ("aarch64", zboot(30_000, 32_768), "is cut off"),
-        ("x86_64", bzimage(60_000, 65_536), "is cut off: it has 60000 bytes, .* at least 67584"),
+        ("aarch64", image(65_536, 5_636_096), "is truncated: it has 65536 bytes, .* at least 352256"),
+        ("aarch64", image(40_000, 65_536, sections=40_960), "is truncated: it has 40000 bytes, .* at least 40960"),
+        ("aarch64", gzip.compress(image(40_960, 65_536), mtime=0)[:-9], "truncated or damaged"),
+        ("aarch64", zboot(30_000, 32_768), "is truncated"),
+        ("x86_64", bzimage(60_000, 65_536), "is truncated: it has 60000 bytes, .* at least 67584"),
         ("aarch64", image(70_000, 65_536), "is damaged: .* at most 65536"),
-        ("aarch64", image(100_000_000, RAM + (1 << 20)), "takes 513 MiB of memory, and the machine has 512 MiB"),
+        ("aarch64", image(100_000_000, RAM + (1 << 20)), "needs 513 MiB of memory, but the machine has 512 MiB"),
     ],
 )
 def test_others_are_refused(tmp_path: Path, arch: str, content: bytes, why: str) -> None:
@@ -101,6 +101,6 @@ def test_it_is_looked_at_before_anything_is_fetched_or_compiled(
     (tmp_path / "Image").write_bytes(b"not an image")
     monkeypatch.setenv("PATH", "/nowhere")
     settings = Settings(None, tmp_path / "cache", image=tmp_path / "Image")
-    with pytest.raises(SetupError, match="is no kernel"):
+    with pytest.raises(SetupError, match="is not a kernel"):
         artefacts.prepare(settings, machines.get("smmuv3"), "plain")
     assert not (tmp_path / "cache").exists()

@@ -83,7 +83,7 @@ def test_stream_ids_are_put_into_the_boards_tree() -> None:
 
 
 def test_another_board_is_refused() -> None:
-    with pytest.raises(ValueError, match="not this board's device tree: .*virtio_mmio@1"):
+    with pytest.raises(ValueError, match="not the device tree of this board: .*virtio_mmio@1"):
         with_stream_ids(pack(board()), {}, {"virtio_mmio@1": (5,)})
     tree = board()
     tree.root.children.pop(1)

@@ -194,7 +194,7 @@ def test_errors_of_the_compiler_are_shown(settings: SimpleNamespace) -> None:
     with pytest.raises(SetupError) as caught:
         build(settings)
     assert "core.c:1:1: error: bad" in caught.value.message
-    assert re.search(r"whole output: .*\.log$", caught.value.message)
+    assert re.search(r"complete output: .*\.log$", caught.value.message)
     (settings.tree / "core.c").write_text("int core;\n")
     assert build(settings)[0] == "int core;\n"
 
@@ -239,8 +239,8 @@ def test_compile_errors_name_the_files_that_the_user_edits(settings: SimpleNames
         f"  {settings.tree}/drivers/iommu/iommu.c:2:1: error: and here",
     ]
     copy = next(path for path in settings.store.path("trees").iterdir() if path.is_dir())
-    assert counted == f"  the reference implementation changed drivers/iommu/iommu.c: the lines are counted in {copy}"
-    assert whole.startswith("whole output: ")
+    assert counted == f"  the reference implementation changed drivers/iommu/iommu.c: line numbers refer to {copy}"
+    assert whole.startswith("complete output: ")
 
 
 def test_errors_in_the_test_module_name_its_sources(settings: SimpleNamespace) -> None:
@@ -272,7 +272,7 @@ def test_a_full_disk_is_told_from_a_bad_source(settings: SimpleNamespace) -> Non
 
 
 def test_a_tree_that_is_no_kernel_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="is no kernel tree"):
+    with pytest.raises(SetupError, match="is not a kernel tree"):
         source.user_tree(tmp_path)
 
 

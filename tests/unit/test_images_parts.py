@@ -140,7 +140,7 @@ def _members(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 def test_an_initramfs_without_its_agent_is_an_error() -> None:
-    with pytest.raises(SetupError, match=r"initramfs.yaml:\d+: /init is made of 'agent'"):
+    with pytest.raises(SetupError, match=r"initramfs.yaml:\d+: /init needs 'agent'"):
         initramfs.build({}, [])
 
 
@@ -314,7 +314,7 @@ def test_a_ready_image_needs_neither_source_nor_make(tmp_path: Path, monkeypatch
     assert b"agent\n" in made.initrd.read_bytes()
     assert made.describe() == (
         f"{tmp_path}/Image as given, flavour plain, QEMU 10.0.2 ({tmp_path}/bin/qemu-system-aarch64); "
-        "no test module, give --iommu-modules"
+        "no test module; give --iommu-modules"
     )
     assert not made.reference
 
