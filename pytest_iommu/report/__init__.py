@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the user is told: comparison, failures, artefact folders, the summary by rule."""
+"""Output for the user: comparisons, failures, artefact folders, the summary by rule."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What pytest shows of ``assert left == right`` about two words of model.py: the fields that differ.
+"""Explains a failed ``assert left == right`` for two objects of model.py: lists the fields that differ.
 
-pytest itself would show the value of each field that differs, and an address of it in decimal.
+pytest's own explanation would show addresses in decimal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pytest_iommu.core.model import Readable, readable
 
 
 def differing(operator: str, left: object, right: object) -> list[str] | None:
-    """The lines of the explanation, the first one being the summary. None where pytest's own will do."""
+    """Return the lines of the explanation, the first one being the summary. None to use pytest's own."""
     if operator != "==" or not isinstance(left, Readable) or type(left) is not type(right):
         return None
     lines = [f"{left!r} == {right!r}", ""]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whose an exception is that is none of pytest_iommu.core.outcomes: the test's, this package's, or another plugin's.
+"""Attributes an exception that is not in pytest_iommu.core.outcomes: to the test, to this package, or to another
+plugin.
 
-Only a test's own assertion says something about the rules it is marked with. A time-out of another plugin, a mistake
-in the test or a full table of open files does not.
+Only a test's own assertion says something about the rules the test is marked with. A timeout of another plugin, an
+error in the test or a full table of open files does not.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ PYTEST = Path(_pytest.__file__).parent
 def outcome_of(
     item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException], declared: tuple[str, ...]
 ) -> IommuError:
-    """The outcome of a test that ended with this exception; ``declared`` are the rules its assertions are about."""
+    """Return the outcome of a test that ended with this exception; ``declared`` are the rules its assertions test."""
     error = excinfo.value
     files = [entry.path for entry in reversed(excinfo.traceback) if isinstance(entry.path, Path)]
-    # pytest.fail() and pytest.raises() raise on behalf of whoever called them.
+    # pytest.fail() and pytest.raises() raise on behalf of their callers.
     raiser = next((path for path in files if PYTEST not in path.parents), None)
     if isinstance(error, (AssertionError, pytest.fail.Exception)) and not _foreign(item, raiser):
         return CheckFailed(str(error), declared)
@@ -37,12 +38,12 @@ def outcome_of(
         return CheckFailed(str(error))
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, (OSError, MemoryError)) and _raised_in(item, files) is PACKAGE:
-        return SetupError(f"this machine refuses what the run needs: {text}")
+        return SetupError(f"this machine cannot provide what the run needs: {text}")
     return ForeignError(text)
 
 
 def _foreign(item: pytest.Item, raiser: Path | None) -> bool:
-    """Whether that file is this package's, or an installed plugin's: a test's own file and its helpers are neither."""
+    """Whether that file belongs to this package or to an installed plugin; a test's own file and its helpers do not."""
     if raiser is None or _ours(raiser):
         return True
     roots = [root for root in _plugins(item.config) if root not in (item.path, *item.path.parents)]
@@ -54,7 +55,7 @@ def _ours(path: Path) -> bool:
 
 
 def _raised_in(item: pytest.Item, files: list[Path]) -> Path | None:
-    """PACKAGE, or the test's own file, whichever is nearer to where the exception was raised."""
+    """Return PACKAGE or the test's own file, whichever is closer to where the exception was raised."""
     for path in files:
         if _ours(path):
             return PACKAGE
@@ -64,7 +65,7 @@ def _raised_in(item: pytest.Item, files: list[Path]) -> Path | None:
 
 
 def _plugins(config: pytest.Config) -> Iterator[Path]:
-    """The file of each installed plugin, or the directory of its package where it is a part of one."""
+    """Return the file of each installed plugin, or its package directory if it is part of a package."""
     for plugin, _ in config.pluginmanager.list_plugin_distinfo():
         name = plugin.__name__ if inspect.ismodule(plugin) else type(plugin).__module__
         file = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)

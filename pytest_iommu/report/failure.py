@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The text of one failure: what, where, by which rule, what the kernel said, and how to run it again."""
+"""Render the text of one failure: what, where, the broken rules, the kernel's report, and how to run it again."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Evidence
 
 SLEEPING = ("sleeping function called from invalid context", "Voluntary context switch within RCU read-side")
-"""What the kernel says of it: kernel/sched/core.c __might_resched(), kernel/rcu/tree_plugin.h."""
+"""Messages of kernel/sched/core.c __might_resched() and kernel/rcu/tree_plugin.h."""
 CONSOLE_LINES = 20
 SPLAT_LINES = 40
 LINE_WIDTH = 200
 CONSOLE = "console, last lines:"
 QEMU = "QEMU:"
 TEXT = "failure.txt"
-"""The file that has the text of the failure."""
+"""Name of the file with the text of the failure."""
 _ABOUT = {"command.txt": "QEMU's command line", "ram.img": "for pytest-iommu walk"}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a failure's text says besides what went wrong.
+    """Additional information in a failure's text.
 
-    ``where`` is the test's file:line, ``rules`` those that it is about. ``again`` is the command line that runs it
-    again, ``artefacts`` names the folder with its files (empty: there is none) and ``names`` the files. ``fingerprint``
-    is the name of the kernel report, if there is one. ``verbose``: what is in no file is shown here.
+    ``where`` is the test's file:line, ``rules`` are those it tests. ``again`` is the command line that runs it again.
+    ``artefacts`` names the folder with its files (empty if there is none), ``names`` the files. ``fingerprint`` is the
+    name of the kernel report, if any. ``verbose`` also shows what is in no file.
     """
 
     where: str
@@ -45,7 +45,7 @@ class Place:
 
 
 def text(error: IommuError, place: Place) -> str:
-    """The whole text: the verdict, what shows it, how to run it again; then, of a kernel that broke, its console."""
+    """Return the whole text: the verdict, the evidence, how to run it again; for a broken kernel also its console."""
     check = isinstance(error, CheckFailed)
     parts = [_headline(error), *(_rules(error) if isinstance(error, CheckFailed) else ())]
     _, _, rest = error.message.rstrip().partition("\n")
@@ -62,7 +62,7 @@ def text(error: IommuError, place: Place) -> str:
     about = f", about {' '.join(place.rules)}" if place.rules else ""
     parts.append(f"test:      {place.where}{about}")
     if evidence is not None:
-        # What is in the report above is not shown a second time.
+        # Lines of the report above are not shown again.
         told = set(evidence.splat.splitlines())
         console = [line for line in evidence.console.rstrip().splitlines() if line not in told]
         if console and (evidence.splat or not check):
@@ -73,13 +73,13 @@ def text(error: IommuError, place: Place) -> str:
 
 
 def files(error: IommuError) -> dict[str, bytes]:
-    """What goes to the artefact folder, besides the failure's text."""
+    """Return the files of the artefact folder, besides the failure's text."""
     found = dict(error.files) if isinstance(error, CheckFailed) else {}
     return found if error.evidence is None else found | evidence_files(error.evidence)
 
 
 def evidence_files(evidence: Evidence) -> dict[str, bytes]:
-    """What is known of a guest, as files of the artefact folder."""
+    """Return the evidence of a guest as files of the artefact folder."""
     found = {"console.txt": evidence.console.encode()} if evidence.console else {}
     found |= {"output.txt": evidence.output.encode()} if evidence.output else {}
     found |= {"command.txt": f"{evidence.command}\n".encode()} if evidence.command else {}
@@ -88,7 +88,8 @@ def evidence_files(evidence: Evidence) -> dict[str, bytes]:
 
 
 def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
-    """The rules that a failure counts against: those broken, or all that the test is about when it never got so far."""
+    """Return the rules that a failure counts against: the broken ones, or all that the test declares if it did not get
+    so far."""
     if isinstance(error, CheckFailed):
         return tuple(dict.fromkeys([*error.rules, *error.related]))
     if error.kind not in ("kernel-crash", "kernel-hang"):
@@ -96,8 +97,8 @@ def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
     splat = error.evidence.splat if error.evidence is not None else ""
     if kcsan.TITLE in splat:
         return tuple(dict.fromkeys(["CON-4", *declared]))
-    # A report out of a read is what LAY-7 forbids, whatever the test was about; of a corrupt table, FLT-3 before it,
-    # and of one that sleeps where RCU forbids it, CON-7.
+    # A kernel report during a read breaks LAY-7, whatever the test was about; if the table is corrupt it breaks FLT-3
+    # first, and if it is about sleeping where RCU forbids it, CON-7.
     slept = any(words in splat for words in SLEEPING)
     read = [*(["CON-7"] if slept else []), "LAY-7"] if "vfs_read" in splat else []
     return tuple(dict.fromkeys([*declared, *read] if "FLT-3" in declared[:1] else [*read, *declared]))
@@ -111,7 +112,7 @@ def _headline(error: IommuError) -> str:
 
 
 def _rules(error: CheckFailed) -> list[str]:
-    """The rules that are broken: the primary ones with what they say, the others by their ids."""
+    """List the broken rules: the primary ones with their text, the others by id."""
     lines = [f"{rule:<6} {RULES[rule]}" for rule in error.rules if rule in RULES]
     return [*lines, f"also   {' '.join(error.related)}"] if error.related else lines
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The artefact folder: ``.pytest-iommu/<run>/<test>/``, with a ``latest`` link to the last run that left something."""
+"""The artefact folder: ``.pytest-iommu/<run>/<test>/``, with a ``latest`` link to the last run that kept files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NAME_LIMIT = 120
 
 
 def run_folder(rootdir: Path) -> Path:
-    """The folder of a run that starts now; nothing is created before there is something to put in."""
+    """Return the folder of a run that starts now; it is created when the first file is stored."""
     return rootdir / ROOT / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def folder_name(nodeid: str) -> str:
-    """A file name for a test: file, suite and case, shortened with a hash where it would be too long."""
+    """Return a file name for a test: file, suite and case, shortened with a hash if it would be too long."""
     short = nodeid.rpartition("/")[2].replace(".iommu.yaml", "")
     name = re.sub(r"[^\w.@+-]+", "-", short).strip("-")
     if len(name) > NAME_LIMIT:
@@ -38,7 +38,7 @@ class Folder:
     def save(self, nodeid: str, files: Mapping[str, bytes], failed: bool) -> Path | None:
         """Write a test's files if they are to be kept, and return their folder.
 
-        A disk that is full must not hide the failure these files are about: what could not be written is left out.
+        A full disk must not hide the failure that these files are about: files that cannot be written are left out.
         """
         if not files or self.keep == "none" or (self.keep == "failed" and not failed):
             return None
@@ -58,7 +58,7 @@ class Folder:
         return folder
 
     def _mark(self) -> None:
-        """Keep git away, and point ``latest`` here; by rename, another worker does the same."""
+        """Exclude the folder from git, and point ``latest`` here; atomically, because other workers do the same."""
         ignore = self.path.parent / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The files that a run leaves for others, all made of the same rows: --iommu-report, --iommu-json, --iommu-ktap."""
+"""The files that a run writes for other tools, all from the same rows: --iommu-report, --iommu-json, --iommu-ktap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_iommu.report.rows import Row, guests_of
 
 
 def write(settings: Settings, rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str, str]]) -> list[str]:
-    """Write what was asked for; what could not be written is told, a line each."""
+    """Write the requested files; returns a line for each that could not be written."""
     problems = []
     if settings.report is not None:
         for name, text in rules_report.texts(rules_report.document(rows, RULES, LATER, kernels)).items():
@@ -28,13 +28,13 @@ def write(settings: Settings, rows: Sequence[Row], run: RunFacts, kernels: Mappi
 
 
 def remove(settings: Settings) -> None:
-    """Remove what an earlier run has written to the same places; pipes and devices stay."""
+    """Remove the files of an earlier run at the same places, but not pipes and devices."""
     found = [settings.json, settings.ktap]
     if settings.report is not None:
         found += [settings.report / name for name in rules_report.FILES]
     for path in found:
         if path is not None and path.is_file() and not path.is_symlink():
-            with suppress(OSError):  # it is said when it cannot be written
+            with suppress(OSError):  # reported when it cannot be written
                 path.unlink()
 
 
@@ -47,12 +47,12 @@ def _header(rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str,
 
 
 def _put(option: str, path: Path, text: str) -> list[str]:
-    """Write one file, whole or not at all: who waits for it must not read half of it."""
+    """Write one file atomically: a reader that waits for it must not see half of it."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            path.write_text(text, encoding="utf-8")  # a pipe, /dev/stdout
+            path.write_text(text, encoding="utf-8")  # a pipe, or /dev/stdout
             return []
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(path)

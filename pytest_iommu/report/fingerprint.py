@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A name for a kernel report that is the same from run to run: its kind and the functions nearest to the cause.
+"""A name for a kernel report that is the same in every run: its kind and the functions closest to the cause.
 
-    kasan:ptd_show:seq_read_iter:seq_read:vfs_read:ksys_read
+kasan:ptd_show:seq_read_iter:seq_read:vfs_read:ksys_read
 
-No offsets, addresses, processes or times are in it, nor what differs by architecture: the frames of the reporting code
-itself are left out, and the path of a system call ends where assembler begins.
+It contains no offsets, addresses, processes or times, and nothing that differs between architectures: the frames of the
+reporting code are left out, and the path of a system call ends where the assembler code begins.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME = r"(?P<name>[A-Za-z_][\w$]*)(?:\.[\w.]+)?"
 _OFFSET = r"\+0x[0-9a-f]+/0x[0-9a-f]+"
 _TRACE = re.compile(rf"^{_STAMP} *Call [Tt]race: *$", re.MULTILINE)
 _CHAIN = re.compile(rf"^{_STAMP} *-> #0 \(.*$", re.MULTILINE)
-# A frame with a question mark was only found lying on the stack.
+# A frame with a question mark is only a value found on the stack.
 _FRAME = re.compile(
     rf"^{_STAMP} *(?:\[<[0-9a-f]+>\] )?{_NAME}{_OFFSET}(?: \[[^\]]*\])?(?: \([A-Z]+\))? *$", re.MULTILINE
 )
@@ -36,7 +36,7 @@ _STOP = re.compile(
     re.MULTILINE,
 )
 
-# What prints a report, and what found the fault out: the same for all faults of a kind, and by architecture.
+# Functions that print a report or detect the fault: the same for all faults of a kind, but different per architecture.
 _REPORTER = re.compile(
     r"(?:__)?(?:dump_|show_)(?:stack|backtrace|regs)\w*|print_\w+|(?:__)?k[am]san_\w+|(?:__)?(?:hw)?asan_\w+|"
     r"check_region_inline|(?:end|start)_report|kmem_report_\w+|\w*ubsan_\w+|v?panic|nmi_panic|check_panic_on_warn|"
@@ -56,10 +56,10 @@ _SYSCALL = re.compile(r"__(?:\w+64|\w+32|arm|riscv|se|do|s390x?)_(?:compat_)?sys
 
 
 def fingerprint(splat: str, console: str = "") -> str:
-    """The fingerprint of a kernel report: its kind and up to five functions, joined by colons.
+    """Return the fingerprint of a kernel report: its kind and up to five functions, joined by colons.
 
-    ``splat`` is the report as far as it was kept, ``console`` what the console said, in which it may be whole. Empty
-    for a text that is no kernel report.
+    ``splat`` is the report as far as it was stored, ``console`` the console, which may have all of it. Empty for a text
+    that is not a kernel report.
     """
     found = next(splats(splat), None)
     if found is None:
@@ -69,13 +69,13 @@ def fingerprint(splat: str, console: str = "") -> str:
         names = _RACE.findall(found.title)
     else:
         names = _frames(text, found.kind) or [match["name"] for match in [_AT.search(found.title)] if match]
-    # x86 calls it a BUG where others say oops.
+    # x86 prints BUG where other architectures print an oops.
     kind = "oops" if found.title.startswith("BUG: kernel NULL pointer") else found.kind
     return ":".join([kind, *(names[:FRAMES] or _words(found.title))])
 
 
 def _whole(title: str, splat: str, console: str) -> str:
-    """The report from its title on, of the console where that has it."""
+    """Return the report from its title on, from the console if it is there."""
     for text in (console, splat):
         start = text.find(title)
         if start >= 0:
@@ -84,7 +84,7 @@ def _whole(title: str, splat: str, console: str) -> str:
 
 
 def _frames(text: str, kind: str) -> list[str]:
-    """The functions of a report, the one nearest to the cause first."""
+    """Return the functions of a report, the one closest to the cause first."""
     trace, chain = _TRACE.search(text), _CHAIN.search(text)
     begin = trace or chain
     head = text[: trace.start()] if trace else text
@@ -101,7 +101,7 @@ def _frames(text: str, kind: str) -> list[str]:
 
 
 def _listed(text: str, kind: str) -> list[str]:
-    """The frames that follow, without those of the reporter and of interrupts that only found out."""
+    """Return the following frames, without those of the reporting code and of interrupts that detected the fault."""
     stop = _STOP.search(text)
     names: list[str] = []
     aside: list[str] = []
@@ -119,7 +119,7 @@ def _listed(text: str, kind: str) -> list[str]:
 
 
 def _own(names: list[str]) -> list[str]:
-    """What lies between the reporter and the entry into the kernel."""
+    """Return the frames between the reporting code and the kernel entry."""
     first = next((number for number, name in enumerate(names) if not _REPORTER.fullmatch(name)), len(names))
     found: list[str] = []
     for name in names[first:]:
@@ -135,6 +135,6 @@ def _plain(name: str) -> str:
 
 
 def _words(title: str) -> list[str]:
-    """Of a title without any function, the words: what has digits in it, or comes in brackets, may differ."""
+    """Return the words of a title without any function, except those with digits or in brackets, which may differ."""
     bare = re.sub(r"\[[^\]]*\]|\([^)]*\)|\S*\d\S*", " ", title.partition(":")[2] or title)
     return ["-".join(re.findall(r"[A-Za-z_]+", bare)[:_WORDS]).lower()]

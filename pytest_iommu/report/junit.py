@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What pytest's own --junitxml lacks: what was tested, as properties of the suite, and the tests that did not run.
+"""Additions to pytest's --junitxml: what was tested, as properties of the suite, and the tests that did not run.
 
-pytest's fixture record_testsuite_property works in the process of the tests, which with workers is not the one that
-writes the file; so it is added here, on the controller, before the file is written.
+pytest's fixture record_testsuite_property works in the process of the tests. With workers that is not the process that
+writes the file, so the properties are added here, on the controller, before the file is written.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def complete(
     config: pytest.Config, rows: Iterable[Row], properties: Mapping[str, str], nodes: Mapping[str, object]
 ) -> None:
-    """Add the properties, and the tests of which pytest has no report; nothing without --junitxml.
+    """Add the properties, and the tests without a pytest report; nothing without --junitxml.
 
-    ``nodes`` are the workers of the tests that had begun to run, by node id.
+    ``nodes`` maps the ids of tests that had begun to run to their workers.
     """
     xml = _writer(config)
     if xml is None:
@@ -38,7 +38,7 @@ def complete(
 
 
 def write(config: pytest.Config) -> None:
-    """Have the file written of a run that ended before pytest began it: pytest itself writes none then."""
+    """Have the file written if the run ended before pytest began it; pytest itself writes none in that case."""
     xml = _writer(config)
     if xml is None:
         return
@@ -48,7 +48,7 @@ def write(config: pytest.Config) -> None:
 
 
 def _writer(config: pytest.Config) -> LogXML | None:
-    """What writes the file of --junitxml. It is private to pytest, so without the option nothing is asked of it."""
+    """Return pytest's writer of the --junitxml file. It is private to pytest, so it is used only with the option."""
     if not config.getoption("xmlpath", None):
         return None
     from _pytest.junitxml import xml_key
@@ -57,7 +57,8 @@ def _writer(config: pytest.Config) -> LogXML | None:
 
 
 def properties(guests: Iterable[Mapping[str, str | None]], run: Mapping[str, str]) -> dict[str, str]:
-    """The suite's properties: iommu_<name> of the run, and iommu_guest.<machine>/<flavour>.<what> of every guest."""
+    """Return the suite's properties: iommu_<name> of the run, and iommu_guest.<machine>/<flavour>.<what> of every
+    guest."""
     found = {f"iommu_{name}": value for name, value in run.items() if value}
     for guest in guests:
         name = f"iommu_guest.{guest['machine']}/{guest['flavour']}"
@@ -67,7 +68,7 @@ def properties(guests: Iterable[Mapping[str, str | None]], run: Mapping[str, str
 
 def _add(xml: LogXML, row: Row, node: object) -> None:
     failed = row.outcome == "failed"
-    # The worker is part of what LogXML knows a test by.
+    # LogXML identifies a test by its worker as well.
     more: dict[str, object] = {} if node is None else {"node": node}
     path = row.nodeid.partition("::")[0]
     told = [(RULES, ",".join(row.rules)), (GUEST, row.guest), (KIND, row.kind or row.outcome)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """--iommu-ktap: the tests of a run as KTAP version 1 (Documentation/dev-tools/ktap.rst), nested by group.
 
-Version 1, because the kernel's kunit.py accepts no other. Every test has its line, also those that a run which ended
-early left out: kunit.py takes a missing one for a crash. A diagnostic line comes before the result it belongs to.
+Version 1, because the kernel's kunit.py accepts no other. Every test has a line, even those that a run which ended
+early left out, because kunit.py counts a missing one as a crash. A diagnostic line precedes the result it belongs to.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ VERSION = "KTAP version 1"
 TEXT_LINES = 60
 
 _ERRORS = {"kernel-hang": "TIMEOUT"}
-"""The directive of a kind of failure, where it is not ERROR."""
+"""Directives of kinds of failure other than ERROR."""
 _PLAIN = ("fail", "unexpected-pass")
 _BEFORE = (CONSOLE, QEMU)
-# What a parser that searches lines for results (LKFT's older one) would take for one.
+# Matches text that a parser which searches lines for results (LKFT's older one) would take for a result.
 _RESULT = re.compile(r"\bok (?=\d+ )")
-# Where kunit.py takes the kernel to have ended, wherever in a line it stands.
+# Text that kunit.py takes for the end of the kernel, anywhere in a line.
 _END = re.compile(r"List of all partitions:|Kernel panic - not syncing: VFS:|reboot: System halted")
 
 
 def text(rows: Iterable[Row], header: Sequence[str] = ()) -> str:
-    """The whole text; ``header`` are lines that say what was tested."""
+    """Return the whole text; ``header`` are lines that describe what was tested."""
     rows = list(rows)
     called = names(row.nodeid for row in rows)
     groups: dict[str, list[Row]] = {}
@@ -46,13 +46,13 @@ def text(rows: Iterable[Row], header: Sequence[str] = ()) -> str:
 
 
 def plain(line: str) -> str:
-    """A line of text as ASCII, without what kunit.py takes for the end of the kernel."""
+    """Return a line of text as ASCII, without anything that kunit.py takes for the end of the kernel."""
     shown = re.sub(r"[^ -~]", "?", line.expandtabs().encode("ascii", "backslashreplace").decode())
     return _END.sub(lambda match: match[0].replace(":", ";"), shown).rstrip()
 
 
 def _data(text: str) -> str:
-    """Text as what follows a directive: one line, in which no second directive begins."""
+    """Return text for use after a directive: one line, in which no second directive begins."""
     return plain(" ".join(text.replace("#", "").split()))
 
 
@@ -77,7 +77,7 @@ def _result(number: int, name: str, row: Row) -> str:
 
 
 def _diagnostics(row: Row) -> list[str]:
-    """What a reader of the log needs; the rest is in the JSON and in the artefacts."""
+    """Return what a reader of the log needs; the rest is in the JSON and in the artefacts."""
     lines = [f"test: {row.nodeid}"]
     for title, words in (("rules", row.rules), ("broke", row.broke)):
         if words:
@@ -92,7 +92,7 @@ def _diagnostics(row: Row) -> list[str]:
 
 
 def _shown(lines: Sequence[str]) -> list[str]:
-    """A failure's text up to the console, which JSON and artefacts have; of a long one the beginning."""
+    """Return a failure's text up to the console, which JSON and artefacts contain; a long text is truncated."""
     end = next((number for number, line in enumerate(lines) if line.startswith(_BEFORE)), len(lines))
     kept = [line for line in lines[:end] if line.strip()]
     more = len(kept) - TEXT_LINES

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""--iommu-list: the scenarios with the rules they check, and for every rule how many."""
+"""--iommu-list: the scenarios with the rules they check, and the number of tests per rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_iommu.report.summary import RULES
 
 
 def lines(items: Iterable[pytest.Item], known: Mapping[str, str]) -> list[str]:
-    """The listing of the collected items."""
+    """Return the listing of the collected items."""
     tests: list[str] = []
     covered: Counter[str] = Counter()
     for item in items:

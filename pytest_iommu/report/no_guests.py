@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guests that could not be had in a run, and why: one failure a reason, however many tests wanted them."""
+"""Guests that could not be provided during a run, and why: one failure per reason, however many tests wanted them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from pytest_iommu.report.rows import Row
 
 NO_GUEST = "iommu_no_guest"
-"""Attribute of a report: the guest, what prevented it, and the whole text; of the first test alone in each worker."""
+"""Attribute of a report: the guest, the reason, and the whole text; only on the first such test in each worker."""
 
 ENDED = "setup-error: no guest of "
-"""How the reason begins when a run ended because no guest could be had."""
+"""First words of the reason when a run ended because no guest could be provided."""
 
 
 @dataclass(slots=True)
 class NoGuests:
-    """What the workers say of guests that could not be had."""
+    """Collects the workers' reports of guests that could not be provided."""
 
     _texts: dict[str, str] = field(default_factory=dict)
     _guests: dict[str, list[str]] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class NoGuests:
         return bool(self._texts)
 
     def add(self, report: pytest.TestReport) -> None:
-        """Take over what a report says; of a guest that several workers could not have, and for one reason, once."""
+        """Add what a report says; a guest that several workers could not provide for the same reason counts once."""
         told = getattr(report, NO_GUEST, None)
         if told is None:
             return
@@ -38,7 +38,7 @@ class NoGuests:
         self._texts.setdefault(reason, text)
 
     def texts(self) -> list[str]:
-        """One text a reason: that of the first guest, and the names of the others."""
+        """Return one text per reason: that of the first guest, with the names of the others."""
         found = []
         for reason, text in self._texts.items():
             others = self._guests[reason][1:]
@@ -47,7 +47,7 @@ class NoGuests:
         return found
 
     def rows(self) -> list[Row]:
-        """A failed row a reason."""
+        """Return one failed row per reason."""
         names = [f"pytest-iommu::no-guest-{guests[0].replace('/', '-')}" for guests in self._guests.values()]
         return [
             Row(name, "failed", kind="setup-error", text=text, made=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""--iommu-json: every test of a run, what it ran on and how it ended; results.schema.json beside this file says how."""
+"""--iommu-json: every test of a run, its guest and its outcome; described by results.schema.json beside this file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pytest_iommu.core.names import names
 from pytest_iommu.report.rows import OUTCOMES, Row, guests_of
 
 SCHEMA = 1
-"""Raised when a field changes its meaning or goes; a new field raises nothing."""
+"""Incremented when a field changes its meaning or is removed, but not for a new field."""
 
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What is said of the run as a whole. ``started`` is in seconds since 1970, ``ended`` why it ended early."""
+    """Data of the run as a whole. ``started`` is in seconds since 1970, ``ended`` says why it ended early."""
 
     version: str
     target: str
@@ -33,7 +33,7 @@ class RunFacts:
 
 
 def document(rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """The document. ``kernels`` maps a guest's name to kernel and QEMU, in words."""
+    """Return the document. ``kernels`` maps a guest's name to descriptions of kernel and QEMU."""
     called = names(row.nodeid for row in rows)
     counted = Counter(row.outcome for row in rows)
     return {
@@ -54,7 +54,7 @@ def document(rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str
 
 
 def _test(row: Row, name: str) -> dict[str, Any]:
-    """What is empty is left out."""
+    """Remove empty values."""
     machine, _, boot = row.guest.partition("/")
     flavour, _, manner = boot.partition("/")
     told: dict[str, Any] = {
@@ -85,5 +85,5 @@ def _stamp(seconds: float) -> str:
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The document as it is written."""
+    """Serialize the document."""
     return json.dumps(found, indent=1) + "\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The tests of a run, one row each: what rules.json, the JSON, the KTAP and JUnit's additions are made of."""
+"""The tests of a run, one row each: the data of rules.json, the JSON, the KTAP and the additions to JUnit."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from pytest_iommu.report.summary import (
 )
 
 OUTCOMES = ("passed", "failed", "skipped", "xfailed", "not-run")
-"""How a test ends. xfailed: it failed as expected; not-run: the run, or the program it is a part of, ended before."""
+"""Outcomes of a test. xfailed: it failed as expected; not-run: the run, or its kselftest program, ended before it."""
 
 RUN_ROW = "pytest-iommu::run"
 """The row of what is about no test: a run that was cut short, a known issue that nothing met."""
 
 _OF_PYTEST = ("passed", "failed", "skipped")
-"""Outcomes of reports that say how a test ended. Plugins have others, as ``rerun`` of one that is run again."""
+"""Outcomes of pytest reports that say how a test ended. Plugins add others, such as ``rerun``."""
 
 _WORSE = {"passed": 0, "skipped": 1, "not-run": 1, "xfailed": 2, "failed": 3}
 
 
 @dataclass(slots=True)
 class Row:
-    """One test. ``reason`` is why it was skipped, not run or expected to fail; ``kind`` how it failed.
+    """One test. ``reason`` explains a skip, a test not run or an expected failure; ``kind`` is the kind of failure.
 
-    ``verdict`` is whose fault the failure shows, ``broke`` the rules it found broken, ``known`` the name of the known
-    issue it met, ``text`` the whole failure, ``seconds`` the host's time. ``made``: pytest has no report of it.
-    ``kernel`` is what its guest says of that.
+    ``verdict`` names the place of the fault, ``broke`` the rules found broken, ``known`` the known issue that matched.
+    ``text`` is the whole failure, ``seconds`` is host time. ``made``: pytest has no report of it. ``kernel`` is the
+    guest's description of its kernel.
     """
 
     nodeid: str
@@ -64,7 +64,7 @@ class Row:
 
 @dataclass(slots=True)
 class Count:
-    """How many tests of one rule ended how. An expected failure counts as skipped."""
+    """The outcomes of the tests of one rule. An expected failure counts as skipped."""
 
     passed: int = 0
     failed: int = 0
@@ -81,9 +81,9 @@ class Collected:
 
 @dataclass(slots=True)
 class Finished:
-    """What a run came to: the reports of its tests and of failed collectors, and what was to be run, in order.
+    """The results of a run: the reports of its tests and of failed collectors, and the collected tests in order.
 
-    ``ended`` says why a run ended early, empty when it did not.
+    ``ended`` says why a run ended early, empty if it did not.
     """
 
     reports: list[pytest.TestReport] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Finished:
     ended: str = ""
 
     def rows(self) -> list[Row]:
-        """A row for every test, those that did not run included, in the order of collection."""
+        """Return a row for every test, including those that did not run, in the order of collection."""
         found = {one.nodeid: _collector(one) for one in self.collectors}
         found |= rows_of(self.reports)
         why = self.not_run
@@ -104,14 +104,14 @@ class Finished:
 
     @property
     def not_run(self) -> str:
-        """Why the tests did not run that are left."""
+        """Return why the remaining tests did not run."""
         last = next((report.nodeid for report in reversed(self.reports) if report.failed), "")
         after = f"the run ended after {last}" if last else "the run ended"
         return f"not run: {after}" + (f": {self.ended}" if self.ended else "")
 
 
 def rows_of(reports: Iterable[pytest.TestReport]) -> dict[str, Row]:
-    """The tests, sorted; of the three reports of a test the worst says how it ended."""
+    """Group the reports by test; of the three reports of a test the worst one determines its outcome."""
     rows: dict[str, Row] = {}
     seconds: dict[str, float] = {}
     for report in reports:
@@ -139,10 +139,10 @@ def _add(row: Row, report: pytest.TestReport) -> None:
     if report.skipped and kind == NOT_RUN:
         outcome, kind = NOT_RUN, ""
     if row.outcome == outcome == "failed":
-        # It failed, and once more when what it had made was freed.
+        # It failed, and failed again when its objects were freed.
         row.text = f"{row.text}\n\n{_text(report)}"
     if row.outcome and _WORSE[outcome] <= _WORSE[row.outcome]:
-        # Of two failures the one counts that says something of the kernel.
+        # Of two failures, the one that says something about the kernel counts.
         told = outcome == row.outcome == "failed" and row.kind in INFRASTRUCTURE and kind not in INFRASTRUCTURE
         if not told:
             return
@@ -154,9 +154,9 @@ def _add(row: Row, report: pytest.TestReport) -> None:
 
 
 def per_rule(rows: Iterable[Row]) -> dict[str, Count]:
-    """Rule -> how its tests ended: those that are about it, and those that found it broken.
+    """Return rule -> outcomes of its tests: those marked with it, and those that found it broken.
 
-    The terminal's table, rules.json and rules.md are all made of this. A test that did not run says nothing of a rule.
+    The terminal's table, rules.json and rules.md all use this. A test that did not run says nothing about a rule.
     """
     found: dict[str, Count] = {}
     for row in rows:
@@ -171,7 +171,7 @@ def per_rule(rows: Iterable[Row]) -> dict[str, Count]:
 
 
 def _text(report: pytest.TestReport) -> str:
-    """Our own text of the failure where there is one, else pytest's."""
+    """Return our own text of the failure if there is one, else pytest's."""
     own = [text for title, text in report.sections if title == "iommu"]
     return own[0] if own else str(report.longrepr or "")
 
@@ -188,10 +188,11 @@ def _skipped(report: pytest.CollectReport) -> str:
 
 
 def guests_of(rows: Iterable[Row], kernels: Mapping[str, tuple[str, str]]) -> list[dict[str, str | None]]:
-    """The guests that tests ran on: name, machine, flavour, and in words kernel and QEMU, None where nobody knows.
+    """Return the guests that tests ran on: name, machine, flavour, and descriptions of kernel and QEMU, None if
+    unknown.
 
-    ``kernels`` maps the name, machine/flavour, to those words; where it does not, a guest may have told its kernel. How
-    a guest was booted does not tell guests apart here.
+    ``kernels`` maps the name, machine/flavour, to those descriptions; otherwise a guest may have reported its kernel.
+    Boot modes are not distinguished here.
     """
     ran: dict[tuple[str, ...], str] = {}
     for row in rows:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""--iommu-report: what became of every rule, as rules.json (its schema: docs/report.md) and, to be read, rules.md.
+"""--iommu-report: the outcome of every rule, as rules.json (its schema: docs/report.md) and as rules.md for reading.
 
-Made of the tests' rows alone, and sorted: the same run gives the same files with any number of workers.
+Derived from the tests' rows alone, and sorted: the same run gives the same files with any number of workers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 from pytest_iommu.report.rows import Count, Row, guests_of, per_rule
 
 SCHEMA = 1
-"""Raised when a field changes its meaning or goes; a new field raises nothing."""
+"""Incremented when a field changes its meaning or is removed, but not for a new field."""
 
 FILES = ("rules.json", "rules.md")
 
 
 def outcome_of(rule: str, rows: Iterable[Row], later: Mapping[str, str]) -> str:
-    """What became of a rule. It passed only if a test of it did; where all failed, of whatever it was, it failed."""
+    """Return the outcome of a rule. It passed only if a test of it passed; if all failed, for whatever reason, it
+    failed."""
     rows = list(rows)
     own = {row.outcome for row in rows if rule in row.rules}
     if any(rule in row.broke for row in rows) or ("failed" in own and "passed" not in own):
@@ -36,9 +37,10 @@ def document(
     later: Mapping[str, str],
     kernels: Mapping[str, tuple[str, str]],
 ) -> dict[str, Any]:
-    """rules.json. ``known`` is every rule with its one line, ``kernels`` guest -> kernel and QEMU, in words.
+    """Return rules.json. ``known`` maps every rule to its one-line text, ``kernels`` a guest to kernel and QEMU in
+    words.
 
-    A test that did not run says nothing of a rule and is not among its tests.
+    A test that did not run says nothing about a rule and is not among its tests.
     """
     rows = sorted((row for row in tests if row.outcome != "not-run"), key=lambda row: row.nodeid)
     counts = per_rule(rows)
@@ -75,7 +77,7 @@ def _test(row: Row, rule: str) -> dict[str, Any]:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """rules.md: one table of all rules, then what failed and why tests were skipped."""
+    """Return rules.md: one table of all rules, then the failures, and why tests were skipped."""
     lines = ["# Rules", ""]
     for guest in report["guests"]:
         told = "; ".join(text for text in (guest["kernel"], guest["qemu"]) if text)
@@ -109,5 +111,5 @@ def _skipped(report: Mapping[str, Any]) -> list[str]:
 
 
 def texts(report: Mapping[str, Any]) -> dict[str, str]:
-    """Both files, by name."""
+    """Return both files, by name."""
     return dict(zip(FILES, (json.dumps(report, indent=1) + "\n", markdown(report)), strict=True))

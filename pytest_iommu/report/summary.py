@@ -1,42 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Names of the properties of a test: its rules and outcome travel in report.user_properties, which survive xdist."""
+"""Names of a test's properties: its rules and outcome travel in report.user_properties, which xdist transmits."""
 
 from __future__ import annotations
 
 import pytest
 
 RULES = "iommu_rules"
-"""Property: the rules a test is about, by comma."""
+"""Property: the rules a test is about, separated by commas."""
 BROKEN = "iommu_broken"
-"""Property: the rules that a failure broke, by comma."""
+"""Property: the rules that a failure broke, separated by commas."""
 KIND = "iommu_outcome"
 """Property: the kind of a failure, as in pytest_iommu.core.outcomes."""
 VERDICT = "iommu_verdict"
-"""Property: whose fault a failure shows, as pytest_iommu.core.outcomes.Verdict; of the other kinds the kind."""
+"""Property: the place of the fault, as pytest_iommu.core.outcomes.Verdict; for other kinds of failure the kind."""
 RETRIED = "iommu_retried"
 """Property: why the first guest of a test was lost."""
 GUEST = "iommu_guest"
-"""Property: the guest a test runs on, as machine/flavour, and /BOOT_MODE where it is booted in another."""
+"""Property: the guest of a test as machine/flavour, with /BOOT_MODE added for a special boot mode."""
 KERNEL = "iommu_kernel"
-"""Property: what the guest of a test says of its kernel, where nobody here had it built."""
+"""Property: the guest's description of its kernel, if the kernel was not built here."""
 FINGERPRINT = "iommu_fingerprint"
-"""Property: the name of the kernel report that a failure met, as report/fingerprint.py makes it."""
+"""Property: the name of the kernel report in a failure, from report/fingerprint.py."""
 NOT_RUN = "not-run"
-"""KIND of a test whose program ended before it: it is skipped to pytest, and has seen nothing of the kernel."""
+"""KIND of a test whose program ended before it: pytest sees a skip, and the test says nothing about the kernel."""
 KNOWN = "iommu_known"
-"""Property: the name of the known issue that a failure is."""
+"""Property: the name of the known issue that a failure matches."""
 
 INFRASTRUCTURE = ("setup-error", "guest-lost")
-"""Kinds that say nothing of the kernel."""
+"""Kinds of failure that say nothing about the kernel."""
 
 
 def split(text: str) -> tuple[str, ...]:
-    """The rules of a property."""
+    """Return the rules of a property."""
     return tuple(word for word in text.split(",") if word)
 
 
 def reason(report: pytest.TestReport) -> str:
-    """Why a test was skipped, or failed as expected."""
+    """Return why a test was skipped or failed as expected."""
     known = getattr(report, "wasxfail", "")
     if known:
         return str(known).removeprefix("reason: ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the rows of a run add up to: the table of rules, the reasons of skips, and whether anything was checked."""
+"""Totals of a run's rows: the table of rules, the reasons of skips, and whether anything was checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_iommu.report.rows import Count, Row, per_rule
 from pytest_iommu.report.summary import INFRASTRUCTURE
 
 REASONS = 5
-"""Lines at most that say why tests were skipped."""
+"""Maximum number of lines with reasons of skips."""
 REASON_WIDTH = 160
 LOW_SHARE = 0.05
 """A run that checked a smaller share of its tests says so in its last line."""
@@ -23,7 +23,7 @@ _NAME_OR_NUMBER = re.compile(r"\w*\d\w*")
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of a run's tests. ``tests`` are those about a rule or on a guest, ``checked`` those that saw the kernel.
+    """Counts of a run's tests. ``tests`` are those with a rule or a guest, ``checked`` those that examined the kernel.
 
     ``kinds`` counts the failures of all tests by kind, ``retried`` has a line for every test whose guest was lost,
     ``skips`` counts the reasons.
@@ -38,24 +38,24 @@ class Tally:
 
     @property
     def only_infrastructure(self) -> bool:
-        """Whether there are failures and none of them says anything of the kernel."""
+        """Whether there are failures and none of them says anything about the kernel."""
         return bool(self.kinds) and set(self.kinds) <= set(INFRASTRUCTURE)
 
     @property
     def nothing_checked(self) -> bool:
-        """Whether not one test compared anything."""
+        """Whether not a single test compared anything."""
         return self.checked == 0
 
     @property
     def hardly_checked(self) -> str:
-        """For the run's last line: how many tests checked something, where that is a small share; else empty."""
+        """Return text for the run's last line: how many tests checked something, if few did; otherwise empty."""
         if self.checked >= LOW_SHARE * self.tests:
             return ""
         return f"checked {self.checked} of {self.tests} IOMMU tests"
 
 
 def tally(rows: Iterable[Row]) -> Tally:
-    """Add up the tests of a run."""
+    """Count the tests of a run."""
     rows = list(rows)
     found = Tally(rules=per_rule(rows))
     for row in rows:
@@ -73,14 +73,14 @@ def tally(rows: Iterable[Row]) -> Tally:
 
 
 def _checked(row: Row) -> bool:
-    """Whether a test has seen the kernel; one that failed as expected has, where the failure was one of ours."""
+    """Whether a test examined the kernel; an expected failure did, if the failure was one of ours."""
     if row.outcome == "xfailed":
         return row.kind not in ("", *INFRASTRUCTURE)
     return row.outcome == "passed" or (row.outcome == "failed" and row.kind not in INFRASTRUCTURE)
 
 
 def table(rules: Mapping[str, Count], known: Mapping[str, str], later: Collection[str] = ()) -> list[str]:
-    """The lines of the table; ``known`` maps every rule to its one line, in abi.md's order; ``later`` need no test."""
+    """Return the lines of the table; ``known`` maps rules to their text, in abi.md's order; ``later`` need no test."""
     if not rules:
         return []
     lines = [f"{'rule':<8} {'passed':>6} {'failed':>6} {'skipped':>7}"]
@@ -99,7 +99,8 @@ def table(rules: Mapping[str, Count], known: Mapping[str, str], later: Collectio
 
 
 def reasons(skips: Mapping[str, int]) -> list[str]:
-    """The commonest reasons with the number of tests, most first. Those that differ in names and numbers are one."""
+    """Return the most common reasons with the number of tests. Reasons that differ only in names and numbers are
+    merged."""
     groups: dict[str, Counter[str]] = {}
     for reason, count in skips.items():
         line = reason.partition("\n")[0]
@@ -115,7 +116,7 @@ def reasons(skips: Mapping[str, int]) -> list[str]:
 
 
 def _reason(group: Counter[str]) -> str:
-    """The commonest of similar reasons, cut to one line, and how many others there are."""
+    """Return the most common of similar reasons, on one line, and the number of the others."""
     first = min(group, key=lambda reason: (-group[reason], reason))
     text = first if len(first) <= REASON_WIDTH else f"{first[: REASON_WIDTH - 4]} ..."
     others = len(group) - 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the controller says at the end: the table of rules, retries, and an exit status that does not flatter."""
+"""The controller's output at the end of a run: the table of rules, retries, and an honest exit status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PYARGS = "the conformance suite is run by: pytest --pyargs pytest_iommu.conforma
 
 
 class Reporter:
-    """A plugin of the process that reports: the controller, or the only one."""
+    """Plugin of the reporting process: the controller, or the only process."""
 
     def __init__(self, settings: Settings, kernels: Mapping[Key, Artefacts], watch: Watch, signals: Signals) -> None:
         self._settings = settings
@@ -47,7 +47,7 @@ class Reporter:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """A run that is killed must not leave the files of an earlier one: they would look like its own."""
+        """Remove the files of an earlier run at the start: if this run is killed, they would look like its own."""
         self._session = session
         if self._runs_tests(session.config):
             from pytest_iommu.report import files
@@ -56,7 +56,7 @@ class Reporter:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None]:
-        """Write the files, before the others do their part: that may take long, and be interrupted."""
+        """Write the files before other plugins act: they may take long or be interrupted."""
         with self._signals.held():
             self._finish(session, exitstatus)
         result = yield
@@ -64,10 +64,10 @@ class Reporter:
         return result
 
     def _finish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Failures of the set-up alone have their own exit status; with --iommu-strict, so has a run without checks."""
+        """If only the set-up failed, the run has its own exit status; with --iommu-strict also a run without checks."""
         self._empty = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
         if exitstatus == pytest.ExitCode.INTERRUPTED and (self._watch.by_maxfail or self._watch.for_no_guest):
-            # With workers -x is an interruption, without them a failure.
+            # With workers -x ends the run as an interruption, without them as a failure.
             exitstatus = session.exitstatus = pytest.ExitCode.TESTS_FAILED
         elif exitstatus == pytest.ExitCode.OK and self._watch.no_guests:
             exitstatus = session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -80,7 +80,7 @@ class Reporter:
         session.exitstatus = self._close(session.config, session, session.exitstatus)
 
     def pytest_unconfigure(self, config: pytest.Config) -> None:
-        """The end of a run that was ended before it began, as by a kernel that does not build; or while it ended."""
+        """Finish a run that ended before it began (the kernel does not build, for example) or during its end."""
         ended = self._watch.finished.ended
         if not self._runs_tests(config) or not ended or (self._junit_is_written and self._wrote == ended):
             return
@@ -92,7 +92,7 @@ class Reporter:
             junit.write(config)
 
     def _close(self, config: pytest.Config, session: pytest.Session | None, status: int) -> int:
-        """Write the files, also of a run that failed or was interrupted, and return the exit status."""
+        """Write the files, even if the run failed or was interrupted, and return the exit status."""
         if not self._runs_tests(config):
             return status
         from pytest_iommu.report import files
@@ -128,7 +128,7 @@ class Reporter:
         return EXIT_SETUP if problems and status == pytest.ExitCode.OK else status
 
     def _unmet(self) -> list[Row]:
-        """Known issues that no test met, of those that name no test: failures of their own."""
+        """Return known issues without a test id that no test met: they are failures of their own."""
         names = {row.known for row in self._watch.finished.rows()}
         return [
             Row(f"pytest-iommu::known-issue-{entry.name}", "failed", kind="unexpected-pass", text=entry.gone, made=True)
@@ -136,7 +136,7 @@ class Reporter:
         ]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The table of rules and what else the user has to know."""
+        """Print the table of rules and further notices."""
         for text in self._watch.no_guests.texts():
             terminalreporter.section("no guest", red=True)
             terminalreporter.write_line(text)
@@ -172,16 +172,16 @@ class Reporter:
 
     @property
     def _only_infrastructure(self) -> bool:
-        """Whether the run failed, and nothing that failed says anything of the kernel."""
+        """Whether the run failed, and no failure says anything about the kernel."""
         found = self._tally()
         return found.only_infrastructure or (bool(self._watch.no_guests) and not found.kinds)
 
     def _tally(self) -> Tally:
-        """What the tests that were reported add up to, so far."""
+        """Return the totals of the tests reported so far."""
         return tally(rows_of(self._watch.finished.reports).values())
 
     def _runs_tests(self, config: pytest.Config) -> bool:
-        """Whether this is no listing, which has no results."""
+        """Whether this is a real run, since a listing has no results."""
         return not config.option.collectonly and not self._settings.listing
 
     def _strict_and_empty(self, config: pytest.Config) -> bool:
@@ -189,7 +189,7 @@ class Reporter:
 
 
 def _add_to_last_line(terminalreporter: pytest.TerminalReporter, text: str) -> None:
-    """Have pytest's last line, ``1 passed, 20 skipped in 0.10s``, say this too."""
+    """Add a text to pytest's last line, ``1 passed, 20 skipped in 0.10s``."""
     build = terminalreporter.build_summary_stats_line
 
     def line() -> tuple[list[tuple[str, dict[str, bool]]], str]:

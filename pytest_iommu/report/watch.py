@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Watches a run on the process that reports, the controller of workers or the only one: tests, and why it ended."""
+"""Observes a run in the reporting process, the controller or the only process: its tests, and why it ended."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pytest_iommu.report.rows import RUN_ROW, Collected, Finished, Row
 from pytest_iommu.report.summary import GUEST, RULES, split
 
 HANDED_BACK = "iommu"
-"""Where a worker that ends early puts what it knows of the tests: node id -> rules by comma, guest."""
+"""Key under which a worker that ends early stores its data of tests: node id -> rules, guest."""
 
 MAXFAIL = "stopping after "
-"""How pytest and xdist begin the reason when --maxfail ended a run."""
+"""First words of pytest's and xdist's reason when --maxfail ended a run."""
 
 WORKER_INTERRUPTED = "received keyboard-interrupt"
-"""How xdist ends the reason when a worker was interrupted."""
+"""Last words of xdist's reason when a worker was interrupted."""
 
 
 class Watch:
-    """A plugin that makes a run's ``finished``; ``nodes`` are the workers of tests that began, by node id.
+    """Plugin that collects a run's ``finished``; ``nodes`` maps the ids of tests that began to their workers.
 
-    ``exit_status`` is that of a run that was broken off, ``by_signal`` says that Ctrl-C or another signal did that.
+    ``exit_status`` is that of an aborted run, ``by_signal`` says whether Ctrl-C or another signal aborted it.
     """
 
     def __init__(self) -> None:
@@ -40,44 +40,44 @@ class Watch:
         self._broke_off = False
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """What is to be run, without workers."""
+        """Record the collected tests, without workers."""
         self.finished.collected = {nodeid: _known(*words) for nodeid, words in known_of(session.items).items()}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        """What is to be run, with workers: all of them say the same."""
+        """Record the collected tests, with workers: all of them report the same."""
         for nodeid in ids:
             self.finished.collected.setdefault(nodeid, Collected())
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """What a worker knows of tests that did not run."""
+        """Record a worker's data of tests that did not run."""
         for nodeid, words in getattr(node, "workeroutput", {}).get(HANDED_BACK, {}).items():
             self.finished.collected[nodeid] = _known(*words)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A file that cannot be collected; that it is skipped counts for its tests only if it has none."""
+        """Record a file that cannot be collected; a skipped file counts only if it has no tests."""
         if report.failed or (report.skipped and report.nodeid):
             self.finished.collectors.append(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """One of a test's three reports."""
+        """Record one of a test's three reports."""
         self.finished.reports.append(report)
         self.no_guests.add(report)
         self.nodes[report.nodeid] = getattr(report, "node", None)
 
     def signalled(self, error: KeyboardInterrupt) -> None:
-        """A signal came. It ends the run, even if another one hinders pytest from saying so."""
+        """Record a signal. It ends the run, even if another one prevents pytest from reporting it."""
         if self.by_signal:
             return
         self.by_signal = self._broke_off = True
         self._kind, self.finished.ended = "interrupted", str(error) or "interrupted"
-        # As a shell tells of a process that a signal has ended; of Ctrl-C pytest has its own.
+        # Like a shell's status for a process that a signal ended; for Ctrl-C pytest has its own.
         self.exit_status = 128 + error.number if isinstance(error, Terminated) else int(pytest.ExitCode.INTERRUPTED)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Ctrl-C, another signal, pytest.exit(), or pytest's and xdist's own ways to stop."""
+        """Record Ctrl-C, another signal, pytest.exit(), or a stop by pytest or xdist."""
         error = excinfo.value
         if isinstance(error, Terminated) or type(error) is KeyboardInterrupt:
             self.signalled(error)
@@ -92,22 +92,22 @@ class Watch:
             self._kind = "setup-error" if error.returncode == EXIT_SETUP else "interrupted"
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        """A mistake of ours, of pytest or of another plugin."""
+        """Record an error of ours, of pytest or of another plugin."""
         self._kind, self._broke_off = "internal-error", True
         self.finished.ended = str(excrepr).strip().rpartition("\n")[2]
 
     @property
     def for_no_guest(self) -> bool:
-        """Whether the run ended because no guest could be had."""
+        """Whether the run ended because no guest could be provided."""
         return self.finished.ended.startswith(ENDED)
 
     @property
     def by_maxfail(self) -> bool:
-        """Whether failures ended the run: with workers that comes as an interruption."""
+        """Whether failures ended the run: with workers that looks like an interruption."""
         return self.finished.ended.startswith(MAXFAIL)
 
     def close(self, session: pytest.Session | None) -> list[Row]:
-        """All rows at the end of the run. That it was broken off is a failure of its own."""
+        """Return all rows at the end of the run. An aborted run is a failure of its own."""
         if session is not None and not self.finished.ended:
             self.finished.ended = str(session.shouldfail or session.shouldstop or "")
         rows = [*self.finished.rows(), *self.no_guests.rows()]
@@ -120,7 +120,7 @@ class Watch:
 
 
 def known_of(items: Iterable[pytest.Item]) -> dict[str, tuple[str, str]]:
-    """Node id -> rules by comma and guest, as lifecycle.note_rules() put them down."""
+    """Return node id -> rules and guest, as stored by lifecycle.note_rules()."""
     found = {}
     for item in items:
         properties = dict(item.user_properties)
