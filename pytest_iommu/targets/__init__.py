@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where kernels run: one small file a target."""
+"""Targets, the places where kernels run: one small file each."""

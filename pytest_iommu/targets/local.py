@@ -9,11 +9,11 @@ from pytest_iommu.targets.stdio import RunningHost
 
 
 class LocalHost(RunningHost):
-    """This machine, by a shell of its own."""
+    """This machine, through a shell."""
 
     def __init__(self) -> None:
         self.name = f"this machine ({platform.node()})"
 
     def argv(self, command: str) -> list[str]:
-        """Run a line of shell here."""
+        """Run a shell command here."""
         return ["/bin/sh", "-c", command]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The qemu target: a machine of qemu-images/ with a kernel under test.
+"""The qemu target: a machine of qemu-images/ with the kernel under test.
 
-Everything QEMU is connected by is a file descriptor it inherits: socketpairs for QMP, qtest and agent, memfds for RAM
-and console. So there are no paths, no ports and no leftovers, and QEMU's death is an end of file at once.
+QEMU inherits file descriptors for all its connections: socketpairs for QMP, qtest and agent, memfds for RAM and
+console. So there are no paths, ports or leftovers, and QEMU's death is an immediate end of file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BOOT_TIMEOUT = 120.0
-"""Seconds of host time for a boot: a second on a quiet host, 8 for a debug kernel, many more on a loaded one."""
+"""Seconds of host time for a boot: it takes one on a quiet host, 8 for a debug kernel, many more on a loaded host."""
 
 HEADROOM = 64 << 20
 """Bytes that QEMU needs beyond the guest's RAM."""
@@ -46,7 +46,7 @@ HEADROOM = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What QEMU inherits: a memfd for RAM, and its ends of the socketpairs."""
+    """The descriptors that QEMU inherits: a memfd for RAM, and its ends of the socketpairs."""
 
     ram: int
     qmp: int
@@ -70,13 +70,13 @@ class Boot:
 
     @property
     def icount(self) -> str:
-        """What the guest's clock counts; empty where it is the host's."""
+        """The unit of the guest's clock; empty if it is the host's."""
         return self.machine.icount if self.boot_mode.icount is None else self.boot_mode.icount
 
     def command(self, console: Sequence[str], fds: Descriptors | None = None, tree: str = "") -> list[str]:
-        """QEMU's command line; without descriptors, for a guest that nobody but its console is connected to.
+        """Return QEMU's command line; without descriptors, for a guest with a console only.
 
-        ``tree`` is the path of a device tree, where the board is to have another than QEMU's own.
+        ``tree`` is the path of a device tree, if the board needs another one than QEMU's own.
         """
         machine, boot_mode = self.machine, self.boot_mode
         backend = "memory-backend-ram,id=ram" if fds is None else "memory-backend-file,id=ram,share=on"
@@ -92,7 +92,7 @@ class Boot:
             *("-object", f"{backend},size={machine.memory}{where}"),
             *("-kernel", self.kernel, "-initrd", self.initrd),
             *(("-dtb", tree) if tree else ()),
-            # An oops ends the guest: what runs on after one proves nothing. A WARN does not, it fails its own test.
+            # An oops ends the guest: results after it prove nothing. A WARN only fails its own test.
             *("-append", " ".join(filter(None, words))),
             *console,
             *("-chardev", "null,id=agent" if fds is None else f"socket,id=agent,fd={fds.agent}"),
@@ -112,9 +112,9 @@ class Boot:
         return [*argv, *self.arguments]
 
     def device_tree(self) -> bytes | None:
-        """The machine's device tree where it is not QEMU's own: QEMU's, with the machine's stream ids in it.
+        """Return the machine's device tree if it differs from QEMU's: QEMU's own, with the machine's stream ids added.
 
-        SetupError when QEMU does not tell its own.
+        SetupError if QEMU does not dump its own.
         """
         machine = self.machine
         if not machine.moved and not machine.iommus:
@@ -129,12 +129,12 @@ class Boot:
                 said = finished(argv, 60, self.env).stderr.decode("utf-8", "replace").strip()
                 return with_stream_ids(path.read_bytes(), machine.moved, machine.iommus)
             except (OSError, subprocess.SubprocessError, ValueError) as error:
-                what = f"QEMU does not tell the device tree of machine {machine.name}"
+                what = f"QEMU does not dump the device tree of machine {machine.name}"
                 raise SetupError(f"{what}: {said or error}") from error
 
 
 def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts, boot_mode: str = FUNCTIONAL) -> Boot:
-    """How the settings want this machine and kernel to be started, in a mode of core/boot_modes.py."""
+    """Return how to start this machine and kernel by the settings, in a mode of core/boot_modes.py."""
     return Boot(
         machine=machine.on(artefacts.qemu.number[0]),
         program=tuple(artefacts.qemu.argv_prefix),
@@ -148,7 +148,7 @@ def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts, boot_mod
 
 
 def memory_file(name: str, size: int = 0) -> int:
-    """A new memfd of that many bytes."""
+    """Return a new memfd of that many bytes."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC)
     os.ftruncate(fd, size)
     return fd
@@ -164,7 +164,7 @@ class QemuTarget:
         self.timeout = timeout
 
     def start(self) -> VirtualGuest:
-        """Boot a guest and wait for its agent. SetupError when QEMU does not start or there is too little memory."""
+        """Boot a guest and wait for its agent. SetupError if QEMU does not start or there is too little memory."""
         boot = self.boot
         log.info("booting %s", boot.machine.name)
         guest, started = self._spawn(), time.monotonic()
@@ -182,7 +182,7 @@ class QemuTarget:
 
     @cached_property
     def _tree(self) -> bytes | None:
-        """A fifth of a second's work, the same for every guest."""
+        """Takes a fifth of a second, and is the same for every guest."""
         return self.boot.device_tree()
 
     def _spawn(self) -> VirtualGuest:
@@ -216,4 +216,4 @@ class QemuTarget:
         except OSError as error:
             child.close()
             wires.close()
-            raise SetupError(f"the guest's RAM cannot be mapped: {error}") from error
+            raise SetupError(f"cannot map the guest's RAM: {error}") from error

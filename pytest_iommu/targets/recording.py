@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Recordings of what guests answer: the recorder, and how a question is told from another.
+"""Recordings of guests' answers: the recorder, and the keys that identify a batch.
 
 A recording is a directory:
 
-    index-<worker>.jsonl     one line an answer: {"guest": "smmuv3/plain", "test": <node id, from the file's name on>,
-                             "told": <hash>, "asked": <hash>, "reply": <hash>}. For a batch that ended badly, in place
-                             of reply: "outcome": "kernel-crash", "message": ..., "evidence": {"command", "console",
-                             "splat"}; for one that is about a device that was not there: "outcome": "skipped",
-                             "message"
-    replies/<hash>           the replies, as pack_reply() makes them; equal ones are stored once
+index-<worker>.jsonl     one line per answer: {"guest": "smmuv3/plain", "test": <node id, from the file's name on>,
+                         "told": <hash>, "asked": <hash>, "reply": <hash>}. A batch that ended badly has
+                         "outcome": "kernel-crash", "message": ..., "evidence": {"command", "console", "splat"}
+                         instead of the reply; a batch for a missing device has "outcome": "skipped", "message"
+replies/<hash>           the replies, as packed by pack_reply(); equal ones are stored once
 
-The process that reports owns the directory: it calls begin() once, right before the tests. A worker has a Recorder,
-which writes its own index and adds replies. It removes nothing.
+The reporting process owns the directory: it calls begin() once, right before the tests. A worker has a Recorder, which
+writes its own index and adds replies. It removes nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _REPLY = re.compile(r"[0-9a-f]{32}(?:\.\d+)?")
 
 
 def current_test() -> str:
-    """The test that pytest is running, by its node id; the directories before the file's name are left out.
+    """The running test, by its node id without the directories before the file's name.
 
     pytest keeps it in the environment: ``some/where/test_x.py::test_y[z] (call)``. Empty between tests.
     """
@@ -52,23 +51,23 @@ def current_test() -> str:
 
 
 class Plugged:
-    """What was plugged in and out by QEMU's hand, for a guest that needs no QEMU for it: it is only remembered."""
+    """Records hotplug by QEMU, for a guest that needs no QEMU for it."""
 
     def __init__(self) -> None:
         self.done = ""
 
     def add(self, device: object) -> None:
-        """Plugged in."""
+        """A device was plugged in."""
         self.done += f"+{getattr(device, 'name', device)}"
 
     def remove(self, name: str) -> None:
-        """Taken out."""
+        """A device was unplugged."""
         self.done += f"-{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A batch: whose it is; the hash of it and of the commands before; its hash alone."""
+    """The key of a batch: its guest and test; the hash of it and of the commands before; its hash alone."""
 
     test: str
     told: str
@@ -76,7 +75,7 @@ class Request:
 
 
 class Context:
-    """What a guest was told by the test that is running, since the last reset of the test module."""
+    """The commands that the running test gave a guest since the last reset of the test module."""
 
     def __init__(self, plugged: Plugged) -> None:
         self._plugged = plugged
@@ -84,7 +83,7 @@ class Context:
         self._told = ""
 
     def ask(self, test: str, ops: Sequence[Op]) -> Request:
-        """What this batch is looked up by; remembers the commands in it."""
+        """Return the key for looking up this batch, and remember its commands."""
         written = [op.data for op in ops if op.code == Code.WRITE_FILE]
         if test != self._test or any(data.startswith(b"reset") for data in written):
             self._test, self._told = test, ""
@@ -105,7 +104,7 @@ def _hash(told: str, ops: Sequence[Op]) -> str:
 
 
 def pack_reply(reply: Reply) -> bytes:
-    """A reply as bytes: taint, kmsg length, kmsg, then value, length and data of every result (little endian)."""
+    """Encode a reply: taint, kmsg length, kmsg, then value, length and data of every result (little endian)."""
     kmsg = reply.kmsg.encode()
     parts = [_HEAD.pack(reply.taint, len(kmsg)), kmsg]
     for result in reply.results:
@@ -114,7 +113,7 @@ def pack_reply(reply: Reply) -> bytes:
 
 
 def unpack_reply(data: bytes) -> Reply:
-    """What pack_reply() packed. ValueError when it is something else."""
+    """Decode pack_reply()'s output. ValueError if it is malformed."""
     try:
         taint, length = _HEAD.unpack_from(data)
         offset = _HEAD.size + length
@@ -127,15 +126,15 @@ def unpack_reply(data: bytes) -> Reply:
     except struct.error as error:
         raise ValueError(f"not a recorded reply: {error}") from error
     if offset != len(data):
-        raise ValueError("a recorded reply is cut off")
+        raise ValueError("a recorded reply is truncated")
     return Reply(tuple(results), taint, kmsg)
 
 
 def begin(directory: Path) -> None:
-    """Make the directory of a recording and clear an earlier one out of it. SetupError when that is not possible.
+    """Create the directory of a recording and remove an earlier recording from it. SetupError if that fails.
 
-    For the process that reports, once and before any Recorder: another run had other workers, and their answers must
-    not be mixed with ours.
+    The reporting process calls this once, before any Recorder exists. Another run had other workers, whose answers must
+    not be mixed with these.
     """
     replies = directory / "replies"
     try:
@@ -148,19 +147,19 @@ def begin(directory: Path) -> None:
 
 
 class Recorder:
-    """Writes the part of a recording that one worker's guests answer. begin() has prepared the directory.
+    """Writes the part of a recording for the guests of one worker. begin() has prepared the directory.
 
-    ``test`` gives the test that is running.
+    ``test`` returns the running test.
     """
 
     def __init__(self, directory: Path, worker: str, test: Callable[[], str] = current_test) -> None:
         self._replies = directory / "replies"
         self._test = test
-        # By lines: a worker that is killed leaves what it had so far.
+        # Line buffered: a worker that is killed leaves what it had so far.
         self._index = (directory / f"index-{worker}.jsonl").open("w", encoding="utf-8", buffering=1)
 
     def watch(self, guest: Guest, key: Key) -> Guest:
-        """The guest, with every answer of it recorded."""
+        """Return the guest, with every answer recorded."""
         return _Recorded(guest, str(key), self, self._test)
 
     def answer(self, guest: str, request: Request, reply: Reply) -> None:
@@ -169,7 +168,7 @@ class Recorder:
         name = hashlib.sha256(data).hexdigest()[:32]
         path = self._replies / name
         if not path.exists():
-            # By way of another name: two workers may get the same answer at the same time.
+            # Write under another name first: two workers may get the same answer at the same time.
             half = path.with_name(f"{name}.{os.getpid()}")
             half.write_bytes(data)
             half.rename(path)
@@ -182,7 +181,7 @@ class Recorder:
         self._line(guest, request, outcome=error.kind, message=error.message, evidence=said)
 
     def skipped(self, guest: str, request: Request, reason: str) -> None:
-        """Record that the guest cannot do this: what the test asked before would else be all that there is of it."""
+        """Record that the guest cannot do this; without it, the test's recording would end with its earlier batches."""
         self._line(guest, request, outcome=SKIPPED, message=reason)
 
     def close(self) -> None:
@@ -195,7 +194,7 @@ class Recorder:
 
 
 class _Recorded:
-    """A guest whose answers are recorded; all else it has is its own, so that a recorded run is as any other."""
+    """A guest with recorded answers; otherwise it is the real guest, so that recording does not change a run."""
 
     def __init__(self, guest: Guest, key: str, recorder: Recorder, test: Callable[[], str]) -> None:
         self._guest = guest
@@ -225,7 +224,7 @@ class _Recorded:
 
 
 class _RecordedDevices:
-    """What is plugged, for real, and remembered as a replayed guest remembers it."""
+    """Hotplug for real, remembered as a replayed guest remembers it."""
 
     def __init__(self, devices: Any, plugged: Plugged) -> None:
         self._devices = devices

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The replay target: the answers of a recorded run, without QEMU or kernel. recording.py makes what it reads.
+"""The replay target: the answers of a recorded run, without QEMU or kernel. It reads the files of recording.py.
 
-An answer is looked up by the test that asks, what it asks, and the commands it gave since the last reset (a debugfs id
-means nothing without them); in the order of the recording, the last one again when all are used up. So tests may be
-selected, reordered and distributed otherwise than when they were recorded. What a test asks here and did not ask then,
-because another one had asked before and the answer was kept, is taken from the others where all of them were told the
-same. A test that is not in the recording is skipped.
+An answer is found by test, batch, and the commands since the last reset (a debugfs id is meaningless without them).
+Several matches are used in the order of the recording, the last one repeatedly. So tests may be selected, reordered and
+distributed differently from the recording. A test may send a batch that it did not send during the recording, because
+another test had sent it and the answer was cached. Then the answer to other tests is used, if all got the same one. A
+test that is not in the recording is skipped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Line = dict[str, Any]
 class ReplayTarget:
     """Guests that answer from a recording. The recording's order is kept across the guests of one target.
 
-    ``test`` gives the test that is running.
+    ``test`` returns the running test.
     """
 
     name = "replay"
@@ -53,7 +53,7 @@ class ReplayTarget:
         self._now = ""
         indexes = sorted(directory.glob("index-*.jsonl"))
         if not indexes:
-            raise SetupError(f"{directory} is no recording: it has no index-*.jsonl")
+            raise SetupError(f"{directory} is not a recording: it has no index-*.jsonl")
         for index in indexes:
             for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
                 self._add(f"{index}:{number}", line)
@@ -61,14 +61,14 @@ class ReplayTarget:
             raise SetupError(f"{directory} has no recording of a guest {key}")
 
     def start(self) -> ReplayGuest:
-        """A guest; it has no state but the place in the recording, which is the target's."""
+        """Return a guest; its only state is the position in the recording, which belongs to the target."""
         return ReplayGuest(str(self._key), self)
 
     def answer(self, request: Request, ops: Sequence[Op]) -> Reply:
-        """The next answer to this batch. Skips a test that is not in the recording."""
+        """Return the next answer to this batch. Skips a test that is not in the recording."""
         if request.test not in self._tests and "" not in self._tests:
-            pytest.skip(f"{self.directory} has no recording of this test: it was skipped then, or not run")
-        if request.test != self._now:  # run twice, it is told the same twice
+            pytest.skip(f"{self.directory} has no recording of this test: it was skipped or not run then")
+        if request.test != self._now:  # a second run gets the same answers
             self._now = request.test
             self._used.clear()
         line = self._next(request.test, request.told) or self._next("", request.told)
@@ -102,23 +102,23 @@ class ReplayTarget:
             if guest != str(self._key):
                 return
             if "outcome" in line and line["outcome"] not in (SKIPPED, *KINDS):
-                raise ValueError(f"no outcome {line['outcome']!r}")
+                raise ValueError(f"unknown outcome {line['outcome']!r}")
             self._tests.add(test)
             self._in_test.setdefault((test, line["told"]), []).append(line)
             self._told.setdefault(line["told"], []).append(line)
             self._asked.setdefault(line["asked"], []).append(line)
         except (ValueError, KeyError, AttributeError) as error:
-            raise SetupError(f"{where}: not a line of a recording: {error}") from error
+            raise SetupError(f"{where}: malformed line in the recording: {error}") from error
 
 
 def _unanimous(lines: Sequence[Line] | None) -> Line | None:
-    """The answer that all of them are, or None."""
+    """Return the answer that all of them have, or None."""
     replies = {line.get("reply") for line in lines or ()}
     return lines[0] if lines and len(replies) == 1 and None not in replies else None
 
 
 class ReplayGuest:
-    """A guest that answers from a recording. What was in its RAM is not recorded."""
+    """A guest that answers from a recording. Its RAM is not recorded."""
 
     memory = None
 
@@ -129,7 +129,7 @@ class ReplayGuest:
         self._context = Context(self.devices)
 
     def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
-        """The recorded answer; ``timeout`` means nothing here."""
+        """Return the recorded answer; ``timeout`` is ignored."""
         return self._target.answer(self._context.ask(self._target.test(), ops), ops)
 
     def pause(self) -> None:
@@ -139,5 +139,5 @@ class ReplayGuest:
         """Nothing runs."""
 
     def evidence(self) -> Evidence:
-        """A recorded failure carries its own."""
+        """A recorded failure has its own evidence."""
         return Evidence(command=f"replay of {self._target.directory}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A machine that has a shell: the agent is copied to it, and the test module loaded into it.
+"""A running machine with a shell: the agent is copied to it, and the test module is loaded into its kernel.
 
-All goes over one connection: a line of shell there takes files of known size from stdin, and becomes the agent.
+Everything uses one connection: a shell command there reads files of known size from stdin, and becomes the agent.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ MODULE = "iommu_ptdump_test"
 KO = f"{MODULE}.ko"
 SOURCES = "module.tar"
 HEADERS = "/lib/modules/{}/build"
-"""Where a kernel's build directory is, by its release."""
+"""A kernel's build directory, by its release."""
 
 CONNECT_TIMEOUT = 30.0
 BUILD_TIMEOUT = 600
 
-# One line of words that csh does not mind either. A file is sent when the one before was taken: busybox's head takes
-# more than it is to, if there is more.
+# One line of words that csh accepts as well. Each file is sent after the previous one was taken, because busybox's head
+# reads more than its limit if there is more.
 SCRIPT = (
     'D=$(mktemp -d "${TMPDIR:-/tmp}/pytest-iommu.XXXXXX") || exit; '
     "trap 'rm -rf \"$D\"' EXIT; trap 'exit 1' HUP INT TERM; "
@@ -61,30 +61,30 @@ ARCHES = {
     "x86_64": ("amd64", "x86_64-linux-gnu-"),
     "riscv64": ("riscv64", "riscv64-linux-gnu-"),
 }
-"""What `uname -m` says, Debian's name of it, and the prefix of its cross compiler."""
+"""The output of `uname -m`, Debian's name of it, and the prefix of its cross compiler."""
 
 
 class Host(Protocol):
-    """How a machine is reached. ``booted``: each guest is a boot of its own; without, there is one for all of us."""
+    """How to reach a machine. ``booted``: each guest is a boot of its own; otherwise one boot serves all guests."""
 
     name: str
     booted: bool
     tree: Path | None
-    """The build directory of its kernel, where that is on this machine."""
+    """The build directory of its kernel, if that is on this machine."""
 
     def open(self, command: str) -> tuple[Child, socket.socket]:
-        """Run a line of shell there: the process here that lives as long, and what is its stdin and stdout."""
+        """Run a shell command there; returns the local process that lives as long, with its stdin and stdout."""
 
     def guest(self, child: Child, agent: Channel) -> AgentGuest:
-        """That line of shell has become the agent."""
+        """Called when that shell command has become the agent."""
 
     def broken(self, child: Child, what: str) -> IommuError:
-        """What to say when the connection breaks before the agent is there."""
+        """Return the error text if the connection breaks before the agent has started."""
 
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """What the machine says before it is sent anything: ``folder`` is for our files."""
+    """What the machine reports before files are sent: ``folder`` is for our files."""
 
     uid: str
     arch: str
@@ -93,7 +93,7 @@ class There:
 
 
 class RunningTarget:
-    """A machine that a host reaches. ``page`` is the size of its kernel's pages that tests reckon with, in bytes."""
+    """A machine that a host reaches. ``page`` is the kernel page size in bytes that the tests assume."""
 
     def __init__(self, host: Host, settings: Settings, machine: Machine, key: Key, page: int, workers: int = 1) -> None:
         self.name = host.name
@@ -106,15 +106,15 @@ class RunningTarget:
         self._no_dump = ""
 
     def start(self) -> AgentGuest:
-        """Connect and load the module. SetupError when that fails; skips without a dump, or such a boot mode."""
+        """Connect and load the module. SetupError if that fails; skips without a dump, or for another boot mode."""
         if self._key.boot_mode != FUNCTIONAL:
             how = "is booted as usual" if self._host.booted else "is not booted"
             pytest.skip(f"needs a guest booted in mode {self._key.boot_mode}: {self.name} {how}")
         only = f"{self._settings.machine}/{self._settings.flavour}"
         if str(self._key) != only:
-            pytest.skip(f"needs {self._key}: {self.name} is one machine, and stands for {only}")
+            pytest.skip(f"needs {self._key}: {self.name} is a single machine, and stands for {only}")
         if self._workers > 1 and not self._host.booted:
-            raise SetupError(f"there is one {self.name}, and one test module on it: run without -n")
+            raise SetupError(f"there is only one {self.name} with one test module: run without -n")
         if self._no_dump:
             pytest.skip(self._no_dump)
         guest = self._connect()
@@ -133,12 +133,12 @@ class RunningTarget:
         try:
             there = self._greeted(ours, child)
             if there.uid != "0":
-                raise SetupError(f"on {self.name} we are user {there.uid}: the agent has to be root")
+                raise SetupError(f"the user id on {self.name} is {there.uid}, but the agent has to be root")
             self._there = there
             for name, data in self._files(there).items():
                 send(ours, f"{len(data)} {name}\n".encode() + data, Deadline(CONNECT_TIMEOUT + len(data) / 1e5))
                 if (said := line(ours, Deadline(CONNECT_TIMEOUT))) != "taken":
-                    raise OSError(f"{name} was not taken, but: {said}")
+                    raise OSError(f"{self.name} did not accept {name}: {said}")
             send(ours, b"\n", Deadline(CONNECT_TIMEOUT))
             guest = self._host.guest(child, Channel(ours))
             guest.begin(CONNECT_TIMEOUT)
@@ -147,7 +147,7 @@ class RunningTarget:
             broken = None
             if isinstance(error, (OSError, EOFError)):
                 told = f"; it said: {child.stderr().strip()}" if child.stderr().strip() else ""
-                broken = self._host.broken(child, f"{self.name} takes no files: {error}{told}")
+                broken = self._host.broken(child, f"{self.name} does not accept files: {error}{told}")
             ours.close()
             if guest is not None:
                 guest.close()
@@ -158,7 +158,7 @@ class RunningTarget:
         return guest
 
     def _greeted(self, ours: socket.socket, child: Child) -> There:
-        """What it says of itself; a login shell's own greetings before that are passed over."""
+        """Read what the machine reports; a login shell's greeting before that is skipped."""
         deadline = Deadline(CONNECT_TIMEOUT)
         words: list[str] = []
         try:
@@ -172,13 +172,15 @@ class RunningTarget:
             raise self._host.broken(child, what) from error
 
     def _files(self, there: There) -> dict[str, bytes]:
-        """What is sent: the agent, and the module or its sources."""
+        """Return the files to send: the agent, and the module or its sources."""
         from pytest_iommu.images import agent, ready
         from pytest_iommu.images.artefacts import store_at
         from pytest_iommu.images.progress import Progress
 
         if there.arch not in ARCHES:
-            raise SetupError(f"{self.name} is a {there.arch}: there is no agent for it, only for {', '.join(ARCHES)}")
+            raise SetupError(
+                f"there is no agent for the architecture of {self.name}, {there.arch}, only for {', '.join(ARCHES)}"
+            )
         theirs = with_arch(self._machine, there.arch)
         store = store_at(self._settings.cache)
         given = self._settings.modules
@@ -197,7 +199,7 @@ class RunningTarget:
         return digest("modules", tree_digest(paths.module(MODULE)), there.arch, there.version)
 
     def _look(self, guest: AgentGuest) -> None:
-        """Whether there is anything to test."""
+        """Check that there is something to test."""
         mounted, dump, kinds = guest.run(
             [ops.list_directory(DEBUGFS), ops.stat(f"{DEBUGFS}/iommu"), ops.read_file(FILESYSTEMS)]
         ).results
@@ -211,11 +213,11 @@ class RunningTarget:
             pytest.skip(self._no_dump)
         page = int(guest.hello.get("page_size", "4096"))
         if page != self._page:
-            what = f"{self.name} has pages of {page >> 10}K, the tests reckon with {self._page >> 10}K"
-            raise SetupError(f"{what}: --iommu-flavour chooses (64k, or plain)")
+            what = f"{self.name} has {page >> 10}K pages, but the tests assume {self._page >> 10}K"
+            raise SetupError(f"{what}: select with --iommu-flavour (64k, or plain)")
 
     def _load(self, guest: AgentGuest) -> None:
-        """Have the test module there: loaded by somebody, given, in the cache, or built over there."""
+        """Provide the test module there: loaded already, given, cached, or built over there."""
         folder = self._there.folder
         (loaded, sent) = guest.run([ops.stat(f"{DEBUGFS}/{MODULE}"), ops.stat(f"{folder}/{KO}")]).results
         if loaded.ok:
@@ -226,20 +228,20 @@ class RunningTarget:
         if not done.ok:
             said = reply.kmsg.strip()
             reason = refusal.why(-done.value, said, guest.run(refusal.asked()).results)
-            what = f"{KO} cannot be loaded on {self.name}: {ops.errno_name(done.value)}"
+            what = f"cannot load {KO} on {self.name}: {ops.errno_name(done.value)}"
             what += f": {reason}" if reason else ""
             raise SetupError(f"{what}\n{said}" if said else what, guest.evidence())
         if not self._host.booted:
             guest.module = MODULE
 
     def _build(self, guest: AgentGuest, folder: str) -> str:
-        """Build the module over there, for its running kernel, and keep it for the next time."""
+        """Build the module over there, for its running kernel, and cache it."""
         from pytest_iommu.images.artefacts import store_at
 
         kdir = HEADERS.format(guest.hello["kernel"])
         (there,) = guest.run([ops.stat(f"{kdir}/.")]).results
         if not there.ok:
-            raise SetupError(f"{self.name} has no test module, nor {kdir} to build it with: give --iommu-modules")
+            raise SetupError(f"{self.name} has no test module and no {kdir} to build it: give --iommu-modules")
         line = f'cd "$1" && mkdir m && tar -xf {SOURCES} -C m && make -C {kdir} M="$1/m" modules'
         (done,) = guest.run(
             [ops.run("/bin/sh", "-c", line, "sh", folder, timeout=BUILD_TIMEOUT)], BUILD_TIMEOUT + 10.0
@@ -255,7 +257,7 @@ class RunningTarget:
         return built
 
     def _devices(self, guest: AgentGuest) -> None:
-        """Which of the devices that the tests know are not there, or are behind another IOMMU than they reckon with."""
+        """Return the test devices that are missing, or behind another IOMMU than expected, with the reason."""
         listed, iommus = guest.run(
             [ops.read_file(f"{DEBUGFS}/{MODULE}/devices"), ops.list_directory("/sys/class/iommu")]
         ).results
@@ -264,14 +266,14 @@ class RunningTarget:
             have = set()
         name = self._machine.name
         guest.absent = {
-            device.name: f"{self.name} has no such device behind an IOMMU as that of {name}"
+            device.name: f"{self.name} has no device like {name} behind an IOMMU"
             for device in self._machine.devices
             if device.name not in have
         }
 
 
 def with_arch(machine: Machine, arch: str) -> Machine:
-    """A machine that programs are compiled for, ``arch`` being one of ARCHES."""
+    """A machine as a compilation target; ``arch`` is one of ARCHES."""
     make_arch, cross = ARCHES[arch]
     return replace(machine, name=arch, arch=arch, make_arch=make_arch, cross=cross)
 
@@ -281,7 +283,7 @@ def _has_smmu(listed: Result) -> bool:
 
 
 def _built_here(store: Store, key: str, tree: Path, there: There) -> Entry:
-    """The test module, built against the kernel's tree; nothing is written to that."""
+    """Return the test module, built against the kernel's tree without writing to it."""
     from pytest_iommu.core import process
     from pytest_iommu.images.progress import Progress
 
@@ -301,14 +303,14 @@ def _built_here(store: Store, key: str, tree: Path, there: There) -> Entry:
 
 
 def _source_files() -> list[Path]:
-    """Those of the test module, without what a build left."""
+    """Return the test module's sources, without build products."""
     found = sorted(paths.module(MODULE).iterdir())
     own = [path for path in found if path.suffix in (".c", ".h") and not path.name.endswith(".mod.c")]
     return [*own, *(path for path in found if path.name in ("Kbuild", "Makefile"))]
 
 
 def _sources() -> bytes:
-    """The test module's sources, as a tar file."""
+    """Return the test module's sources as a tar file."""
     found = io.BytesIO()
     with tarfile.open(fileobj=found, mode="w") as archive:
         for path in _source_files():
@@ -317,7 +319,7 @@ def _sources() -> bytes:
 
 
 def line(ours: socket.socket, deadline: Deadline, limit: int = 4096) -> str:
-    """One line, and no byte more. EOFError, TimeoutError."""
+    """Read one line, and not a byte more. EOFError, TimeoutError."""
     line = b""
     while not line.endswith(b"\n") and len(line) < limit:
         byte = receive(ours, 1, deadline)

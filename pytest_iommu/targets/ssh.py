@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The ssh target: a machine that the user's ssh reaches without asking anything. All else is ssh_config's."""
+"""The ssh target: a machine that the user's ssh reaches without a prompt. All options are in ssh_config."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import shutil
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.targets.stdio import RunningHost
 
-# A machine that is gone without a word is noticed after 15 s.
+# Detects after 15 s that a machine is gone without notice.
 OPTIONS = ("-T", "-oBatchMode=yes", "-oConnectTimeout=15", "-oServerAliveInterval=5", "-oServerAliveCountMax=3")
 
 _WHERE = re.compile(r"//(?P<host>(?:[^@/:\[\]]+@)?(?:[^@/:\[\]-][^@/:\[\]]*|\[[0-9a-fA-F:.]+\]))(?::(?P<port>\d+))?/?")
 
 
 class SshHost(RunningHost):
-    """``//[user@]host[:port]``, what follows ``ssh:`` in --iommu-target. SetupError when it is something else."""
+    """``//[user@]host[:port]``, the part after ``ssh:`` in --iommu-target. SetupError if it is malformed."""
 
     def __init__(self, where: str) -> None:
         found = _WHERE.fullmatch(where)
@@ -30,6 +30,6 @@ class SshHost(RunningHost):
         self._port = found["port"]
 
     def argv(self, command: str) -> list[str]:
-        """Run a line of shell there, whatever the user's login shell."""
+        """Run a shell command there, whatever the user's login shell."""
         port = ["-p", self._port] if self._port else []
         return ["ssh", *OPTIONS, *port, "--", self._host, f"sh -c {shlex.quote(command)}"]

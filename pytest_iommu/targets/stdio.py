@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A machine that we did not start and cannot look into: an agent at the other end of a child's stdin and stdout.
+"""A machine that was not started here and whose memory is not accessible: an agent behind a child's stdin and stdout.
 
-There is no console. What the kernel says comes with the agent's answers (/dev/kmsg), and once the agent is gone by
-asking the machine for its log, if it still answers.
+There is no console. Kernel messages come with the agent's answers (/dev/kmsg). After the agent is gone, the machine is
+asked for its log, if it still answers.
 """
 
 from __future__ import annotations
@@ -36,24 +36,23 @@ _WORD = re.compile(r"[\w-]+")
 class AgentGuest:
     """A machine through its agent.
 
-    ``log`` gives the whole kernel log of the machine, without the agent, or an empty text where it does not answer any
-    more. ``absent`` maps devices that the tests know and the machine does not have to the reason: a test that gives
-    the test module a command with one is skipped.
+    ``log`` returns the machine's whole kernel log without using the agent, or an empty text if it does not answer.
+    ``absent`` maps missing test devices to the reason: a test that gives the test module a command for one is skipped.
     """
 
     memory = None
     host_time = False
-    """Whether it is a guest of this host, and its clock the host's: that goes on while we both stand still."""
+    """Whether it is a guest of this host and uses the host's clock, which continues while both are stopped."""
 
     def __init__(self, name: str, child: Child, agent: Channel, log: Callable[[], str]) -> None:
         self.name = name
         self.child = child
         self.hello: dict[str, str] = {}
         self.kernel = ""
-        """In words, for reports."""
+        """A description for reports."""
         self.absent: dict[str, str] = {}
         self.module = ""
-        """The module that has to go with us."""
+        """The module to remove at the end."""
         self._agent = agent
         self._log = log
         self._since = 0.0
@@ -64,7 +63,7 @@ class AgentGuest:
         self._last = Evidence()
 
     def begin(self, timeout: float) -> None:
-        """Wait for the agent's HELLO, ``timeout`` in seconds. SetupError when none comes."""
+        """Wait for the agent's HELLO, ``timeout`` in seconds. SetupError if none arrives."""
         try:
             self.hello = self._agent.hello(timeout)
             (up,) = self._agent.run([operations.read_file("/proc/uptime")], timeout).results
@@ -75,7 +74,7 @@ class AgentGuest:
         self._taint = int(self.hello.get("taint", "0"), 0)
 
     def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
-        """Run a batch. ``timeout`` is in seconds. Skips the test when the batch is about a device that is not there."""
+        """Run a batch. ``timeout`` is in seconds. Skips the test if the batch uses a missing device."""
         __tracebackhide__ = True
         if self._closed:
             raise GuestLost(f"the connection to {self.name} was closed", self._last)
@@ -91,7 +90,7 @@ class AgentGuest:
         self._said = (self._said + reply.kmsg)[-KEPT:]
         splat = scan(reply.kmsg)
         bad = reply.taint & ~self._taint & TAINT_MASK
-        # It is not booted again: the next guest is the same kernel, and what it was tainted by is not its fault.
+        # It is not booted again: the next guest is the same kernel, and must not be blamed for an old taint.
         self._taint |= bad
         if splat is None and bad:
             splat = Splat("taint", f"the kernel is tainted: {taint_words(bad)}", reply.kmsg)
@@ -100,23 +99,23 @@ class AgentGuest:
         return reply
 
     def pause(self) -> None:
-        """It is not ours to stop."""
+        """Do nothing: the machine is not ours to stop."""
 
     def close(self) -> None:
-        """Take the module out if it is ours, and end the agent; never raises, may be called twice."""
+        """Remove the module if it is ours, and end the agent; never raises, may be called twice."""
         if self._closed:
             return
         if self.module:
             self._unload()
         self._last = self.evidence()
         self._closed = True
-        # Its end of file ends the agent, and whoever started it tidies up.
+        # The end of file ends the agent, and the shell that started it cleans up.
         self._agent.close()
         self.child.wait(5.0)
         self.child.close()
 
     def evidence(self) -> Evidence:
-        """What is known of it; after close() as it was then."""
+        """Return all that is known about the machine; after close(), its state at that time."""
         if self._closed:
             return self._last
         files = {"kmsg.txt": self._said.encode()}
@@ -139,7 +138,7 @@ class AgentGuest:
         try:
             (gone,) = self._agent.run([operations.rmmod(self.module)], 10.0).results
         except ChannelError:
-            return  # the machine is gone, or hangs: that was said
+            return  # the machine is gone or hangs, which has been reported
         if not gone.ok:
             errno = operations.errno_name(gone.value)
             warnings.warn(f"{self.module} stays loaded on {self.name}: {errno}", stacklevel=2)
@@ -153,7 +152,7 @@ class AgentGuest:
         return KernelCrash(f"{splat.kind} {when}: {splat.title}", self.evidence())
 
     def _ended(self, when: str, cause: Exception) -> IommuError:
-        """The agent is gone: an oops may have ended it alone, a panic all of the machine."""
+        """Explain the loss of the agent: an oops may have ended it alone, a panic the whole machine."""
         self.child.wait(2.0)
         splat = self._late_splat()
         if splat is not None:
@@ -163,11 +162,13 @@ class AgentGuest:
     def _hang(self, what: str) -> IommuError:
         log = self._log()
         if not log:
-            return GuestLost(f"{what}, and {self.name} does not answer otherwise{self._stderr()}", self.evidence())
+            return GuestLost(
+                f"{what}, and {self.name} does not answer a new connection{self._stderr()}", self.evidence()
+            )
         splat = scan(self._new(log))
         if splat is not None:
             return self._crash(splat, "and then hung")
-        return KernelHang(f"{what}; {self.name} still answers otherwise", self.evidence())
+        return KernelHang(f"{what}; {self.name} still answers a new connection", self.evidence())
 
     def _late_splat(self) -> Splat | None:
         new = self._new(self._log())
@@ -175,7 +176,7 @@ class AgentGuest:
         return scan(self._said)
 
     def _new(self, log: str) -> str:
-        """The part of a log, stamped with seconds since boot, that is from our time."""
+        """Return the part of a log, stamped with seconds since boot, that was written since we connected."""
         lines = log.splitlines(keepends=True)
         for number, line in enumerate(lines):
             stamp = _STAMP.match(line)
@@ -185,7 +186,7 @@ class AgentGuest:
 
 
 class RunningHost(ABC):
-    """A machine that runs already, reached by a program of this one."""
+    """A machine that is running already, reached by a program here."""
 
     name: str
     booted = False
@@ -193,10 +194,10 @@ class RunningHost(ABC):
 
     @abstractmethod
     def argv(self, command: str) -> list[str]:
-        """What runs a line of shell there, its stdin and stdout being ours."""
+        """Return the command that runs a shell command there, connected to our stdin and stdout."""
 
     def open(self, command: str) -> tuple[Child, socket.socket]:
-        """Run a line of shell there."""
+        """Run a shell command there."""
         ours, theirs = socket.socketpair()
         try:
             return Child(self.argv(command), wire=theirs.detach()), ours
@@ -205,15 +206,15 @@ class RunningHost(ABC):
             raise
 
     def guest(self, child: Child, agent: Channel) -> AgentGuest:
-        """The machine through the agent that is at the other end now."""
+        """Return the machine through the agent at the other end."""
         return AgentGuest(self.name, child, agent, self._log)
 
     def broken(self, child: Child, what: str) -> IommuError:
-        """Nothing more is known of it."""
+        """Nothing more is known about it."""
         return SetupError(what)
 
     def _log(self) -> str:
-        """The machine's kernel log over a connection of its own; empty when it does not answer."""
+        """Return the machine's kernel log over a separate connection; empty if it does not answer."""
         try:
             done = finished(self.argv("dmesg"), timeout=10)
         except (OSError, subprocess.SubprocessError):

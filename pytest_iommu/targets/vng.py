@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The vng target: virtme-ng boots a kernel with this machine's file system, behind an emulated VT-d.
 
-virtme-ng is called as a program. What it ends with is no verdict: without udev in the guest that is 255, always. So a
-port of our own leads to a shell in the guest, and that shell does as one on a machine that runs already.
+virtme-ng is called as a program. Its exit status is meaningless: without udev in the guest it is always 255. So a port
+of our own leads to a shell in the guest, which is used like one on a machine that is running already.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ START_TIMEOUT = 60.0
 BOOT_TIMEOUT = 180.0
 """Seconds until there is a shell: a distribution's kernel takes 20 without KVM, on a quiet host."""
 
-# Runs in the guest, and is on the kernel's command line: short. There is no udev, so nobody made a link to the port's
-# name. The host speaks when it was spoken to: what it says to a port that is not open is lost.
+# Runs in the guest, and must be short because it is on the kernel's command line. Without udev the port has no symlink
+# by name. The host writes only after the guest has: data for a port that is not open is lost.
 SHELL = (
     "modprobe -q virtio_console;for i in 1 2 3 4 5;do for p in /sys/class/virtio-ports/*;do "
     'read -r n<$p/name;[ "$n" = iommu.agent ]&&'
@@ -58,13 +58,14 @@ SHELL = (
 )
 
 PLACES = ("/usr/lib/modules/{}/vmlinuz", "/boot/vmlinuz-{}")
-"""Where distributions put a kernel, by its release; vng knows the same."""
+"""Paths of a distribution's kernel, by its release; vng knows the same."""
 
 _IN_TREE = re.compile(r"(?P<tree>.*)/arch/x86/boot/bzImage")
 
 
-class Boot(Child):
-    """vng, and all that it starts. ``console`` is the guest's, with what vng and QEMU said; ``folder`` goes with it.
+class VngProcess(Child):
+    """vng and its child processes. ``console`` has the guest's console and the output of vng and QEMU; ``folder`` is
+    removed at the end.
 
     QEMU is vng's grandchild: a signal to vng would not reach it, one to the process group does.
     """
@@ -73,16 +74,16 @@ class Boot(Child):
         self._folder = folder
         super().__init__(guarded(argv), env=env)
         self.argv = tuple(argv)
-        # QEMU opens it anew for the console; what vng has to say later must not be written into the middle.
+        # QEMU opens it anew for the console; vng's later output must not overwrite its middle.
         fcntl.fcntl(self._stderr, fcntl.F_SETFL, os.O_APPEND)
         self.console = Console(self._stderr)
 
     def stderr(self) -> str:
-        """Nothing: it is part of the console."""
+        """Return nothing: stderr is part of the console."""
         return ""
 
     def close(self) -> None:
-        """Kill the whole group, free what it held; may be called twice."""
+        """Kill the whole process group and free its resources; may be called twice."""
         if self._stderr < 0:
             return
         try:
@@ -94,23 +95,24 @@ class Boot(Child):
 
 
 class VngGuest(AgentGuest):
-    """A guest that vng booted: there is a console, and all that is on it is of this guest."""
+    """A guest booted by vng: it has a console of its own."""
 
     host_time = True
 
-    def __init__(self, name: str, child: Boot, agent: Channel) -> None:
+    def __init__(self, name: str, child: VngProcess, agent: Channel) -> None:
         super().__init__(name, child, agent, lambda: child.console.tail(KEPT))
         self._console = child.console
 
     def begin(self, timeout: float) -> None:
-        """Wait for the agent's HELLO. KernelCrash when something broke while the kernel booted."""
+        """Wait for the agent's HELLO. KernelCrash if the kernel reported a fault while booting."""
         super().begin(timeout)
         splat = self._console.scan_new()
         if splat is not None:
             raise self._crash(splat, "while booting")
 
     def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
-        """Run a batch; the console has what a flood washes out of the kernel's log before the agent reads it."""
+        """Run a batch; the console also has messages that a flood removes from the kernel log before the agent reads
+        them."""
         __tracebackhide__ = True
         reply = super().run(ops, timeout)
         splat = self._console.scan_new()
@@ -121,7 +123,7 @@ class VngGuest(AgentGuest):
         return reply
 
     def evidence(self) -> Evidence:
-        """What is known of it; after close() as it was then."""
+        """Return all that is known about the guest; after close(), its state at that time."""
         if self._closed:
             return self._last
         return _evidence(self.child, self._splat.text if self._splat else "", self._agent.output)
@@ -137,15 +139,17 @@ class VngGuest(AgentGuest):
 
 
 class VngHost:
-    """What boots the kernel that the settings name. SetupError when there is none, or no vng."""
+    """Boots the kernel that the settings name. SetupError if there is no kernel or no vng."""
 
     booted = True
 
     def __init__(self, settings: Settings, machine: Machine) -> None:
         if platform.machine() != "x86_64":
-            raise SetupError("--iommu-target=vng is for x86_64 machines: it boots kernels for their own file system")
+            raise SetupError(
+                "--iommu-target=vng requires an x86_64 machine: it boots a kernel with that machine's file system"
+            )
         if settings.target_argument or settings.kernel is not None:
-            raise SetupError("--iommu-target=vng builds nothing: the kernel to boot is --iommu-image=FILE")
+            raise SetupError("--iommu-target=vng builds nothing: name the kernel to boot with --iommu-image=FILE")
         # Beside the interpreter: a virtual environment need not be activated.
         self._vng = shutil.which("vng", path=os.pathsep.join((os.path.dirname(sys.executable), _path())))
         if self._vng is None:
@@ -160,9 +164,9 @@ class VngHost:
         self._machine = replace(self._machine, qemu_binary="qemu-system-x86_64", qemu_package="qemu-system-x86")
         self.name = f"vng ({self._image})"
 
-    def open(self, command: str) -> tuple[Boot, socket.socket]:
-        """Boot, and run a line of shell there."""
-        # An abstract name: nothing to remove, whatever happens.
+    def open(self, command: str) -> tuple[VngProcess, socket.socket]:
+        """Boot, and run a shell command there."""
+        # An abstract name leaves nothing to remove.
         name = f"pytest-iommu-{secrets.token_hex(16)}"
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(f"\0{name}")
@@ -186,19 +190,19 @@ class VngHost:
                 raise
 
     def guest(self, child: Child, agent: Channel) -> AgentGuest:
-        """The guest through the agent that is at the other end now."""
-        assert isinstance(child, Boot)
+        """Return the guest through the agent at the other end."""
+        assert isinstance(child, VngProcess)
         return VngGuest(self.name, child, agent)
 
     def broken(self, child: Child, what: str) -> IommuError:
-        """The console tells whether it was the kernel."""
+        """Look in the console for a kernel report."""
         return self._broken(child, SetupError(what, _evidence(child)), "while booting")
 
     def argv(self, name: str, program: Path) -> list[str]:
-        """vng's command line. ``name`` is the socket's, ``program`` starts QEMU."""
+        """Return vng's command line. ``name`` is the socket's, ``program`` starts QEMU."""
         image, tools = str(self._image), []
         if _IN_TREE.fullmatch(image):
-            tools = ["--skip-modules"]  # else it makes a directory of modules, in the tree
+            tools = ["--skip-modules"]  # otherwise it creates a directory of modules in the tree
         elif busybox := self._tools[1]:
             tools = ["--busybox", shlex.quote(str(busybox))]
         if not kvm.works(self._tools[0]):
@@ -206,13 +210,13 @@ class VngHost:
         qemu = [
             *("-machine", "q35", "-device", "intel-iommu,intremap=off"),
             *("-chardev", f"socket,id=iommu,path={name},abstract=on"),
-            # Both properties are needed for it to go through VT-d: a domain that is in use.
+            # Both properties are needed so that it uses VT-d: a domain that is in use.
             *("-device", "virtio-serial-pci,id=iommuports,disable-legacy=on,iommu_platform=on"),
             *("-device", "virtserialport,bus=iommuports.0,chardev=iommu,name=iommu.agent"),
             *self._settings.qemu_args,
         ]
         assert self._vng is not None
-        # vng pastes what is quoted here into a line of shell as it is; the others it quotes itself.
+        # vng inserts the words quoted here into a shell command verbatim; it quotes the others itself.
         return [
             *(self._vng, "--run", shlex.quote(image), "--qemu", shlex.quote(str(program)), "--verbose"),
             *("--memory", "512M", "--cpus", "2", "--disable-microvm", *tools),
@@ -222,7 +226,7 @@ class VngHost:
 
     @cached_property
     def _tools(self) -> tuple[Qemu, Path | None]:
-        """QEMU, and a static busybox where vng finds none itself."""
+        """Provide QEMU, and a static busybox where vng does not find one."""
         from pytest_iommu.images import busybox, qemu_binary
         from pytest_iommu.images.artefacts import store_at
         from pytest_iommu.images.progress import Progress
@@ -235,34 +239,34 @@ class VngHost:
         needed = not (_IN_TREE.fullmatch(str(self._image)) or shutil.which("busybox"))
         return emulator, busybox.find(store, machine, progress, settings.offline) if needed else None
 
-    def _start(self, folder: tempfile.TemporaryDirectory[str], name: str) -> Boot:
-        # A fetched QEMU is started by its own dynamic linker, and vng takes the path of one program.
+    def _start(self, folder: tempfile.TemporaryDirectory[str], name: str) -> VngProcess:
+        # A fetched QEMU is started by its own dynamic linker, but vng accepts only the path of one program.
         emulator = self._tools[0]
         program = Path(folder.name, "qemu")
         words = [*(f"{key}={value}" for key, value in emulator.env.items()), *emulator.argv_prefix]
         program.write_text(f'#!/bin/sh\nexec env {shlex.join(words)} "$@"\n')
         program.chmod(0o700)
         assert self._vng is not None
-        # vng calls a program of its own by name, and leaves files in $TMPDIR when it is killed.
+        # vng runs a program of its own by name, and leaves files in $TMPDIR when it is killed.
         env = {"PATH": os.pathsep.join((os.path.dirname(self._vng), _path())), "TMPDIR": folder.name}
-        return Boot(self.argv(name, program), env, folder)
+        return VngProcess(self.argv(name, program), env, folder)
 
-    def _connected(self, server: socket.socket, child: Boot) -> socket.socket:
-        """QEMU's end of the port."""
+    def _connected(self, server: socket.socket, child: VngProcess) -> socket.socket:
+        """Accept QEMU's connection to the port."""
         deadline = Deadline(START_TIMEOUT)
         while True:
             if ready(server, select.POLLIN, deadline, within=0.1):
                 wire, _ = server.accept()
                 if _peer(wire) == os.geteuid():
                     return wire
-                wire.close()  # the name can be read by everybody
+                wire.close()  # every user can see the name
             ended = child.poll() is not None
             if ended or deadline.over:
                 said = "\n".join(child.console.tail().strip().splitlines()[-5:])
                 how = child.how_it_ended() if ended else f"did not start QEMU within {START_TIMEOUT:g} s"
                 raise SetupError(f"no guest: vng {how}\n{said}\ncommand: {shlex.join(child.argv)}", _evidence(child))
 
-    def _booted(self, wire: socket.socket, child: Boot) -> None:
+    def _booted(self, wire: socket.socket, child: VngProcess) -> None:
         """Wait for the shell."""
         try:
             said = line(wire, Deadline(BOOT_TIMEOUT))
@@ -271,12 +275,14 @@ class VngHost:
             raise self._broken(child, late, "and then hung") from None
         except (OSError, EOFError):
             child.wait(2.0)
-            raise self.broken(child, f"{self.name} ended before there was a shell in it") from None
+            raise self.broken(child, f"{self.name} ended before its shell was ready") from None
         if said != "ready":
-            raise SetupError(f"{self.name} begins with {said!r}: what is at iommu.agent?", _evidence(child))
+            raise SetupError(
+                f"{self.name} began with unexpected output {said!r}: what uses the port iommu.agent?", _evidence(child)
+            )
 
     def _broken(self, child: Child, otherwise: IommuError, when: str) -> IommuError:
-        assert isinstance(child, Boot)
+        assert isinstance(child, VngProcess)
         splat = child.console.scan_all()
         if splat is None:
             return otherwise
@@ -284,14 +290,14 @@ class VngHost:
 
 
 def installed_kernel() -> Path:
-    """The kernel that runs here, else the newest one installed. SetupError when there is none that may be read."""
+    """Return the running kernel, else the newest one installed. SetupError if there is no readable one."""
     running = [Path(place.format(platform.release())) for place in PLACES]
     others = {path: place for place in PLACES for path in Path("/").glob(place.format("*")[1:])}
     newest = sorted(others, key=lambda path: _numbers(path, others[path]), reverse=True)
     for path in (*running, *newest):
         if path.is_file() and os.access(path, os.R_OK):
             return path
-    why = f"{newest[0]} may not be read" if newest else "no kernel is installed on this machine"
+    why = f"{newest[0]} is not readable" if newest else "no kernel is installed on this machine"
     raise SetupError(f"{why}: give --iommu-image=FILE, e.g. arch/x86/boot/bzImage of a tree")
 
 
@@ -301,7 +307,7 @@ def _numbers(path: Path, place: str) -> list[int]:
 
 
 def _peer(wire: socket.socket) -> int:
-    """The user at the other end."""
+    """Return the user id of the process at the other end."""
     _, uid, _ = struct.unpack("3i", wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return int(uid)
 
@@ -311,7 +317,7 @@ def _path() -> str:
 
 
 def _evidence(child: Child, splat: str = "", output: bytes = b"") -> Evidence:
-    assert isinstance(child, Boot)
+    assert isinstance(child, VngProcess)
     files = {"console.txt": child.console.tail(KEPT).encode()}
     printed = output.decode("utf-8", "backslashreplace")
     return Evidence(shlex.join(child.argv), child.console.tail(TAIL), splat, printed, files)

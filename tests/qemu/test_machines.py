@@ -130,5 +130,5 @@ def test_a_qemu_that_does_not_tell_its_device_tree(boot: Boot, machine: str) -> 
     from dataclasses import replace
 
     bad = replace(boot, machine=replace(boot.machine, qemu_machine="no-such-board"))
-    with pytest.raises(SetupError, match="does not tell the device tree of machine smmuv3ids: .*no-such-board"):
+    with pytest.raises(SetupError, match="does not dump the device tree of machine smmuv3ids: .*no-such-board"):
         bad.device_tree()

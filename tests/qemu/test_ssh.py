@@ -147,7 +147,9 @@ def test_a_board_whose_root_we_are_not(board: Board) -> None:
 
 def test_one_board_has_one_test_at_a_time(board: Board) -> None:
     result = board.run(paths.conformance() / "scenarios" / "basics.iommu.yaml", "-n2", "-x")
-    result.stdout.fnmatch_lines(["*setup-error: no guest of smmuv3/plain: there is one ssh://board*run without -n*"])
+    result.stdout.fnmatch_lines(
+        ["*setup-error: no guest of smmuv3/plain: there is only one ssh://board*run without -n*"]
+    )
 
 
 def test_the_module_is_loaded_where_it_is_not(guest: VirtualGuest, request: pytest.FixtureRequest) -> None:

@@ -232,10 +232,10 @@ def test_a_test_is_named_from_its_file_on(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_directory_that_is_none_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="is no recording"):
+    with pytest.raises(SetupError, match="is not a recording"):
         ReplayTarget(tmp_path, KEY)
     (tmp_path / "index-main.jsonl").write_text("{nonsense\n")
-    with pytest.raises(SetupError, match=r"index-main.jsonl:1: not a line of a recording"):
+    with pytest.raises(SetupError, match=r"index-main.jsonl:1: malformed line in the recording"):
         ReplayTarget(tmp_path, KEY)
 
 

@@ -158,7 +158,7 @@ def test_the_module_is_built_in_the_tree_of_the_kernel(
         start(image=image, cache=cache)
     makefile.write_text(f"modules:\n\tcat $(M)/Kbuild $(M)/main.c > $(M)/{running.KO}; echo x >> built\n")
     for _ in range(2):
-        with pytest.raises(SetupError, match=rf"{running.KO} cannot be loaded on vng .*: E[A-Z]+"):
+        with pytest.raises(SetupError, match=rf"cannot load {running.KO} on vng .*: E[A-Z]+"):
             start(image=image, cache=cache)
     assert (tmp_path / "built").read_text() == "x\n"
 
@@ -176,7 +176,7 @@ def test_no_vng(host: Callable[..., VngHost], programs: Path, monkeypatch: pytes
 
 def test_it_builds_nothing(host: Callable[..., VngHost], tmp_path: Path) -> None:
     for more in ({"kernel": tmp_path}, {"target_argument": "vmlinuz"}):
-        with pytest.raises(SetupError, match="builds nothing: the kernel to boot is --iommu-image=FILE"):
+        with pytest.raises(SetupError, match="builds nothing: name the kernel to boot with --iommu-image=FILE"):
             host(**more)
 
 
@@ -198,11 +198,11 @@ def test_the_kernel_that_is_installed(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ("fail", "", SetupError, r"(?s)no guest: vng ended with status 1\n.*vng: no such kernel\ncommand: "),
         ("loiter", "", SetupError, "no guest: vng did not start QEMU within 1 s"),
-        ("end", "", SetupError, r"vng \(.*vmlinuz\) ended before there was a shell in it"),
+        ("end", "", SetupError, r"vng \(.*vmlinuz\) ended before its shell was ready"),
         ("end", PANIC, KernelCrash, "panic while booting: Kernel panic - not syncing: VFS: Unable"),
         ("hang", "", KernelHang, r"vng \(.*vmlinuz\) did not boot within 1 s"),
         ("hang", PANIC, KernelCrash, "panic and then hung: Kernel panic"),
-        ("other", "", SetupError, "begins with 'login:'"),
+        ("other", "", SetupError, "began with unexpected output 'login:'"),
         ("", "WARNING: CPU: 0 PID: 1 at x.c:1", KernelCrash, "warning while booting: WARNING: CPU"),
     ],
 )
