@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Texts that kernels print for a page table, each read by one parser. A new one is a new file and a line here."""
+"""Text forms in which kernels dump a page table, with one parser each. Add one as a new file and a line here."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a dialect is: one parser from the text that some kernel prints to the words of model.py."""
+"""The interface of a dialect: a parser from the text that a kernel prints to the objects of model.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_iommu.core.model import Dump
 
 
 class DumpSyntaxError(ValueError):
-    """A line that does not follow the grammar, and the rule of abi.md that it breaks.
+    """A line that breaks the grammar, and the broken rule of abi.md.
 
     ``number`` counts lines from 1; ``line`` is the text without its newline.
     """
@@ -30,13 +30,13 @@ class Dialect(Protocol):
     name: str
     files: tuple[str, ...]
     place: str
-    """Where a file of a domain is, below the IOMMU's debugfs directory: ``{domain}`` is its id, ``{file}`` the file."""
+    """Path of a domain's file below the IOMMU's debugfs directory: ``{domain}`` is its id, ``{file}`` the file."""
 
     def probe(self, names: Set[str]) -> bool:
-        """Whether a directory of the guest with these names in it speaks this dialect."""
+        """Whether a guest directory with these names uses this dialect."""
 
     def parse(self, texts: Mapping[str, str]) -> Dump:
-        """All files of one domain, by name; files that are absent stay None. DumpSyntaxError at the first bad line."""
+        """Parse all files of one domain, by name; absent files stay None. DumpSyntaxError at the first bad line."""
 
     def read(self, texts: Mapping[str, str]) -> tuple[Dump, list[DumpSyntaxError]]:
-        """Like parse, but keeps what can be understood of bad lines and returns every error, in order of the files."""
+        """Like parse(), but keeps the readable parts of bad lines and returns every error, in order of the files."""

@@ -36,13 +36,13 @@ _ALIGNED = "right-aligned in 8 columns"
 
 @lru_cache(maxsize=4096)
 def size_text(size: int) -> str:
-    """A size as the dump prints it (RNG-4)."""
+    """Render a size as in the dump (RNG-4)."""
     return format_size(size)
 
 
 @lru_cache(maxsize=4096)
 def _padded(size: int) -> str:
-    """A size in its 8 columns of page_table."""
+    """Render a size in its 8 columns of page_table."""
     return f"{format_size(size):>8}"
 
 
@@ -53,7 +53,7 @@ def _size_value(text: str) -> int:
 
 @lru_cache(maxsize=1024)
 def _tail(prot: Prot, flags: tuple[str, ...]) -> str:
-    """Prot and flags, as a line ends."""
+    """Render prot and flags, the end of a line."""
     return " ".join((str(prot), *flags))
 
 
@@ -94,17 +94,19 @@ class IoPtdump:
 
 
 def split_lines(file: str, rule: str, text: str, errors: list[DumpSyntaxError]) -> list[str]:
-    """The lines of a file; a last line without a newline is reported and kept."""
+    """Return the lines of a file; a last line without a newline is reported and kept."""
     lines = text.split("\n")
     last = lines.pop()
     if last:
         lines.append(last)
-        errors.append(DumpSyntaxError(rule, file, len(lines), last, "the last line has no end: the file is cut"))
+        errors.append(
+            DumpSyntaxError(rule, file, len(lines), last, "the last line has no newline: the file is truncated")
+        )
     return lines
 
 
 def parse_ranges(text: str, errors: list[DumpSyntaxError]) -> Iterable[Range]:
-    """The lines of page_table; what is wrong in a line goes to ``errors`` with the rule of that column."""
+    """Parse the lines of page_table; faults of a line go to ``errors`` with the rule of the column."""
     match_line = RANGE.fullmatch
     rows: list[Range] = []
     for number, line in enumerate(split_lines("page_table", "RNG-2", text, errors), 1):
@@ -130,7 +132,7 @@ def parse_ranges(text: str, errors: list[DumpSyntaxError]) -> Iterable[Range]:
 
 
 def parse_entries(text: str, errors: list[DumpSyntaxError]) -> Iterable[Entry]:
-    """The lines of entries; what is wrong in a line goes to ``errors`` with the rule of that column."""
+    """Parse the lines of entries; faults of a line go to ``errors`` with the rule of the column."""
     match_line = ENTRY.fullmatch
     rows: list[Entry] = []
     for number, line in enumerate(split_lines("entries", "ENT-1", text, errors), 1):
@@ -143,7 +145,7 @@ def parse_entries(text: str, errors: list[DumpSyntaxError]) -> Iterable[Entry]:
         kind = _KINDS[kind_text]
         leaf = kind is Kind.LEAF
         if leaf is (size_word == "- ") or leaf is (prot is None):
-            why = "a leaf, and only a leaf, has size and prot"
+            why = "leaves, and no other entries, have size and prot"
             errors.append(DumpSyntaxError("ENT-1", "entries", number, line, why))
             continue
         size = None
@@ -170,7 +172,7 @@ def parse_entries(text: str, errors: list[DumpSyntaxError]) -> Iterable[Entry]:
 
 
 def _range_from_bad(number: int, line: str, errors: list[DumpSyntaxError]) -> Range | None:
-    """Name the first bad column of a line that is not a range; the range as far as its words can be understood."""
+    """Report the first bad column of a malformed range, and return the range as far as it is readable."""
 
     def fault(rule: str, why: str) -> None:
         errors.append(DumpSyntaxError(rule, "page_table", number, line, why))
@@ -194,7 +196,7 @@ def _range_from_bad(number: int, line: str, errors: list[DumpSyntaxError]) -> Ra
     if bad:
         fault(*bad[0])
     else:
-        fault("RNG-2", "columns are not parted as they should be")
+        fault("RNG-2", "wrong separation or alignment of columns")
     try:
         return Range(
             int(bounds[0], 16),
@@ -219,7 +221,7 @@ def _entry_fault(line: str) -> tuple[str, str]:
 
 
 def render_range(row: Range) -> str:
-    """One line of page_table, without newline."""
+    """Render one line of page_table, without newline."""
     first, last = row.first, row.last
     return (
         f"0x{first:016x}-0x{last:016x} 0x{row.oa:016x} {_padded(last - first + 1)} {row.level} "
@@ -228,14 +230,14 @@ def render_range(row: Range) -> str:
 
 
 def render_entry(row: Entry) -> str:
-    """One line of entries, without newline."""
+    """Render one line of entries, without newline."""
     size = "-" if row.size is None else size_text(row.size)
     line = f"{row.level} 0x{row.iova:016x} {row.kind.value:<5} {size:<2} 0x{row.oa:016x} raw 0x{row.raw:016x}"
     return line if row.prot is None else f"{line} {_tail(row.prot, row.flags)}"
 
 
 def render(dump: Dump) -> dict[str, str]:
-    """The files of a dump as text: what a kernel that keeps the contract prints for it."""
+    """Render the files of a dump as text, as a correct kernel prints it."""
     texts: dict[str, str] = {}
     if dump.info is not None:
         texts["info"] = render_info(dump.info)

@@ -29,21 +29,21 @@ STATS_HEADER = ("level", "tables", "leaves", "bytes")
 
 
 def parse_info(text: str, errors: list[DumpSyntaxError]) -> Info | None:
-    """The info file; None when a key is missing or unreadable."""
+    """Parse the info file; None if a key is missing or unreadable."""
     before = len(errors)
     values: dict[str, str] = {}
     lines = text.split("\n")
     if lines.pop():
-        errors.append(DumpSyntaxError("INF-3", "info", len(lines) + 1, text.split("\n")[-1], "the file is cut"))
+        errors.append(DumpSyntaxError("INF-3", "info", len(lines) + 1, text.split("\n")[-1], "the file is truncated"))
     for number, line in enumerate(lines, 1):
         key, colon, value = line.partition(": ")
         wanted = list(INFO_KEYS)[number - 1] if number <= len(INFO_KEYS) else "no line"
         if key != wanted or not colon:
             rule = INFO_KEYS.get(wanted, INFO_KEYS.get(key, "INF-1"))
-            errors.append(DumpSyntaxError(rule, "info", number, line, f"{wanted} should be here"))
+            errors.append(DumpSyntaxError(rule, "info", number, line, f"expected {wanted} here"))
         if key in _VALUES:
             if not re.fullmatch(_VALUES[key], value):
-                errors.append(DumpSyntaxError(INFO_KEYS[key], "info", number, line, f"not a value that {key} can have"))
+                errors.append(DumpSyntaxError(INFO_KEYS[key], "info", number, line, f"not a valid value of {key}"))
             values[key] = value
     for key in INFO_KEYS:
         if key not in values and len(errors) == before:
@@ -67,7 +67,7 @@ def parse_info(text: str, errors: list[DumpSyntaxError]) -> Info | None:
 
 
 def render_info(info: Info) -> str:
-    """The info file as text."""
+    """Render the info file."""
     first, last = info.aperture
     sizes = " ".join(format_size(size) for size in info.page_sizes)
     return (
@@ -77,10 +77,10 @@ def render_info(info: Info) -> str:
 
 
 def parse_stats(text: str, errors: list[DumpSyntaxError]) -> Stats | None:
-    """The stats file; None when it cannot be understood."""
+    """Parse the stats file; None if it is unreadable."""
     lines = text.split("\n")
     if lines.pop() or not lines:
-        errors.append(DumpSyntaxError("ENT-2", "stats", len(lines) + 1, text.split("\n")[-1], "the file is cut"))
+        errors.append(DumpSyntaxError("ENT-2", "stats", len(lines) + 1, text.split("\n")[-1], "the file is truncated"))
         return None
     if tuple(lines[0].split()) != STATS_HEADER:
         errors.append(DumpSyntaxError("ENT-2", "stats", 1, lines[0], "not the header `level tables leaves bytes`"))
@@ -102,7 +102,7 @@ def parse_stats(text: str, errors: list[DumpSyntaxError]) -> Stats | None:
 
 
 def render_stats(stats: Stats) -> str:
-    """The stats file as text."""
+    """Render the stats file."""
     rows = [*stats.levels, stats.total]
     body = (f"{'total' if r.level < 0 else r.level} {r.tables} {r.leaves} {r.bytes}\n" for r in rows)
     return " ".join(STATS_HEADER) + "\n" + "".join(body)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The files ``ste`` and ``cd`` of a stream: debugfs/iommu/arm_smmu_v3/<iommu>/stream_table/<sid>/, as abi.md has them.
+"""The files ``ste`` and ``cd`` of a stream: debugfs/iommu/arm_smmu_v3/<iommu>/stream_table/<sid>/, as in abi.md.
 
-Each line is read exactly, two spaces deep below the head and four for the words: what differs in a space is an error.
+Lines are matched exactly, indented by two spaces below the head and by four for the words: every space counts.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _GRANULES = {"4K": 4096, "16K": 16384, "64K": 65536, "reserved": None}
 
 
 def parse_ste(text: str) -> Ste:
-    """The file ``ste``. DumpSyntaxError (STE-2) at the first line that is not as it must be."""
+    """Parse the file ``ste``. DumpSyntaxError (STE-2) at the first wrong line."""
     lines = _lines("ste", "STE-2", text)
     values = _block("ste", "STE-2", STE_LINES, lines, 0)
     if len(lines) > len(STE_LINES):
         number = len(STE_LINES) + 1
-        raise DumpSyntaxError("STE-2", "ste", number, lines[number - 1], "here should be no line")
+        raise DumpSyntaxError("STE-2", "ste", number, lines[number - 1], "unexpected line")
     sid, valid, config, context, s2ttb, domain, *words = values
     return Ste(
         sid=int(sid),
@@ -70,7 +70,7 @@ def parse_ste(text: str) -> Ste:
 
 
 def parse_cd(text: str) -> tuple[Cd, ...]:
-    """The file ``cd``, which may be empty. DumpSyntaxError (STE-6) at the first line that is not as it must be."""
+    """Parse the file ``cd``, which may be empty. DumpSyntaxError (STE-6) at the first wrong line."""
     lines = _lines("cd", "STE-6", text)
     found: list[Cd] = []
     for start in range(0, len(lines), len(CD_LINES)):
@@ -106,25 +106,25 @@ def _lines(file: str, rule: str, text: str) -> list[str]:
     lines = text.split("\n")
     last = lines.pop()
     if last:
-        why = "the last line has no end: the file is cut"
+        why = "the last line has no newline: the file is truncated"
         raise DumpSyntaxError(rule, file, len(lines) + 1, last, why)
     return lines
 
 
 def _block(file: str, rule: str, grammar: Grammar, lines: Sequence[str], start: int) -> list[str]:
-    """The values of the lines from ``start`` on, one for each line but ``Raw Data``, and two where it has two."""
+    """Return the values of the lines from ``start`` on: one per line except ``Raw Data``, or two if it has two."""
     values: list[str] = []
     for number, (name, pattern) in enumerate(grammar, start):
         line = lines[number] if number < len(lines) else ""
         match = re.fullmatch(pattern, line) if number < len(lines) else None
         if match is None:
-            raise DumpSyntaxError(rule, file, number + 1, line, f"here should be {name}")
+            raise DumpSyntaxError(rule, file, number + 1, line, f"expected {name} here")
         values += match.groups()
     return values
 
 
 def render_ste(ste: Ste) -> str:
-    """The file ``ste`` for this entry."""
+    """Render the file ``ste`` for this entry."""
     return (
         f"STE for Stream ID {ste.sid}\n"
         f"  Valid: {_yes(ste.valid)}\n"
@@ -137,7 +137,7 @@ def render_ste(ste: Ste) -> str:
 
 
 def render_cd(cds: Iterable[Cd]) -> str:
-    """The file ``cd`` for these descriptors."""
+    """Render the file ``cd`` for these descriptors."""
     return "".join(
         f"CD for Stream ID {cd.sid} SSID {cd.ssid}\n"
         f"  Valid: {_yes(cd.valid)}\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Page-table formats by name. A new one is a new file here with a FORMATS tuple, or register() from elsewhere."""
+"""Page-table formats by name. Add a format as a new file here with a FORMATS tuple, or with register()."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _FORMATS: dict[str, Format] = {}
 
 
 def register(fmt: Format) -> None:
-    """Make a format known under its name, replacing one of the same name."""
+    """Register a format under its name, replacing one of the same name."""
     _FORMATS[fmt.name] = fmt
 
 
 def get(name: str) -> Format:
-    """The format of that name. ConfigError when there is none."""
+    """Return the format of that name. ConfigError if there is none."""
     try:
         return _FORMATS[name]
     except KeyError:
@@ -39,12 +39,13 @@ def get(name: str) -> Format:
 
 
 def names() -> tuple[str, ...]:
-    """All known formats, sorted."""
+    """Return all known formats, sorted."""
     return tuple(sorted(_FORMATS))
 
 
 def configure(name: str, **parameters: object) -> TableConfig:
-    """The configuration of a table of that format; parameters are the format's own. ConfigError when refused."""
+    """Return the configuration of a table of that format; parameters depend on the format. ConfigError if they are
+    invalid."""
     return get(name).configure(**parameters)
 
 

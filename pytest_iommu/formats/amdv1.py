@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """AMD's I/O page table for host translations (generic_pt format amdv1).
 
-Bits: AMD I/O Virtualization Technology (IOMMU) Specification, 2.2.3, tables 14 and 15. A leaf whose next level is 7
-is a group of contiguous items; its size stands in the low ones of the address. The top grows with the IOVAs.
+Bits: AMD I/O Virtualization Technology (IOMMU) Specification, 2.2.3, tables 14 and 15. A leaf with next level 7 is a
+group of contiguous items, whose size is encoded in the low address bits. The top grows with the IOVAs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POSSIBLE = bits(51, 12) & ~(1 << 39)
 
 
 class AmdV1(Format):
-    """``levels`` at birth (2 to 6), ``vasz`` and ``oasz`` in bits."""
+    """``levels`` of a new table (2 to 6), ``vasz`` and ``oasz`` in bits."""
 
     name = "amdv1"
     signature = ("levels", "vasz", "oasz")
@@ -36,7 +36,7 @@ class AmdV1(Format):
         if not 2 <= levels <= MAX_TOP + 1:
             raise ConfigError(f"amdv1 has 2 to {MAX_TOP + 1} levels, not {levels}")
         if not GRANULE_LG2 + INDEX_BITS * (levels - 1) < vasz <= 64 or not 32 <= oasz <= 52:
-            raise ConfigError(f"amdv1 with {levels} levels has no vasz {vasz}, oasz {oasz}")
+            raise ConfigError(f"amdv1 with {levels} levels does not support vasz {vasz}, oasz {oasz}")
         # The kernel is built with PT_FORCE_ENABLED_FEATURES, so FC is in every leaf whatever the caller asks
         features = frozenset({"force_coherence"})
         return TableConfig(self.name, 4096, vasz, oasz, generic_sizes(POSSIBLE, vasz, oasz), levels, features)

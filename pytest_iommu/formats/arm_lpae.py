@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Arm's long-descriptor (VMSAv8-64) format as io-pgtable-arm makes it: stage 1 and 2, granules of 4K, 16K and 64K.
+"""Arm's long-descriptor (VMSAv8-64) format as used by io-pgtable-arm: stage 1 and 2, granules of 4K, 16K and 64K.
 
-Bits: Arm ARM DDI 0487, D8.3 "Translation table descriptor formats". Arm's level 3 is level 0 here. What the kernel
-writes for a request: drivers/iommu/io-pgtable-arm.c, arm_lpae_prot_to_pte().
+Bits: Arm ARM DDI 0487, D8.3 "Translation table descriptor formats". Arm's level 3 is level 0 here. The kernel's
+encoding of a request: drivers/iommu/io-pgtable-arm.c, arm_lpae_prot_to_pte().
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GRANULES = {
 
 
 class ArmLpae(Format):
-    """What both stages share."""
+    """Common base of both stages."""
 
     signature = ("granule", "ias", "oas")
     options_word = "quirks"
@@ -48,20 +48,20 @@ class ArmLpae(Format):
     max_ias, max_oas = 52, 52
 
     def configure(self, **parameters: object) -> TableConfig:
-        """``granule`` in bytes, ``ias`` and ``oas`` in bits, ``options`` the quirks; as arm_lpae_alloc_pgtable()."""
+        """``granule`` in bytes, ``ias`` and ``oas`` in bits, ``options`` are quirks; as in arm_lpae_alloc_pgtable()."""
         granule = take(parameters, "granule", 4096)
         oas = take(parameters, "oas", min(48, self.max_oas))
         ias = take(parameters, "ias", self.default_ias(oas))
         features = take_options(parameters, self.options)
         no_more(parameters, self.name)
         if granule not in GRANULES or (self.max_ias < 48 and granule != 4096):
-            raise ConfigError(f"{self.name} has no granule of {granule} bytes")
+            raise ConfigError(f"{self.name} does not support a granule of {granule} bytes")
         if not (granule.bit_length() < ias <= self.max_ias and 32 <= oas <= self.max_oas):
-            raise ConfigError(f"{self.name} has at most ias {self.max_ias} and oas {self.max_oas}")
+            raise ConfigError(f"{self.name} supports at most ias {self.max_ias} and oas {self.max_oas}")
         limit = 52 if granule == 65536 else 48
         ias, oas = min(ias, limit), min(oas, limit)
         if oas not in OUTPUT_SIZES:
-            raise ConfigError(f"Arm has no output size of {oas} bits")
+            raise ConfigError(f"Arm does not support an output size of {oas} bits")
         sizes = GRANULES[granule] + ((1 << 42,) if granule == 65536 and oas > 48 else ())
         index_bits = lg2(granule) - 3
         levels = -(-(ias - lg2(granule)) // index_bits)
@@ -71,11 +71,11 @@ class ArmLpae(Format):
         return config
 
     def default_ias(self, oas: int) -> int:
-        """The input size in bits, when none is given."""
+        """The default input size in bits."""
         return min(48, self.max_ias)
 
     def concatenates(self, config: TableConfig) -> bool:
-        """Whether the top level must be dropped for concatenated tables below it."""
+        """Whether concatenated tables below the top replace it."""
         return False
 
     def geometry(self, config: TableConfig) -> Geometry:
@@ -157,7 +157,7 @@ class Stage1(ArmLpae):
 
 
 class Stage2(ArmLpae):
-    """Stage 2, where the top may be up to 16 concatenated tables."""
+    """Stage 2, where the top may consist of up to 16 concatenated tables."""
 
     options = frozenset({"fwb"})
     flags = (
@@ -169,14 +169,16 @@ class Stage2(ArmLpae):
     def configure(self, **parameters: object) -> TableConfig:
         config = super().configure(**parameters)
         if config.ias > config.oas:
-            raise ConfigError(f"stage 2 translates what stage 1 puts out: no ias {config.ias} over oas {config.oas}")
+            raise ConfigError(
+                f"stage 2 translates the output of stage 1, so ias {config.ias} must not exceed oas {config.oas}"
+            )
         return config
 
     def default_ias(self, oas: int) -> int:
         return min(48, self.max_ias, oas)
 
     def concatenates(self, config: TableConfig) -> bool:
-        """Arm ARM R_DXBSH and R_SRKBC: these widths have no initial lookup at the level that would be theirs."""
+        """Arm ARM R_DXBSH and R_SRKBC: with these widths, the initial lookup cannot be at its regular level."""
         if config.granule == 16384:
             return (config.levels == 4 and 48 in (config.oas, config.ias)) or (config.levels == 3 and config.oas == 40)
         return config.granule == 4096 and config.levels == 4 and config.oas in (40, 42)

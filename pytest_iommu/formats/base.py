@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a page-table format is, and the algorithm that all of them share.
+"""The interface of a page-table format, and the algorithm that all of them share.
 
-A format file holds data: the bits of a leaf and of a table item, the order of the flags, which sizes a level can
-map. Encoding a request, decoding a raw item and the arithmetic of levels are written once, here. Levels are those of
-the kernel's generic_pt (level 0 holds the smallest leaves), addresses and sizes are bytes, address widths are bits.
+A format file holds data: the bits of a leaf and of a table item, the order of the flags, the leaf sizes of a level.
+Encoding a request, decoding a raw item and the arithmetic of levels are implemented once, here. Levels are those of the
+kernel's generic_pt (level 0 holds the smallest leaves), addresses and sizes are bytes, address widths are bits.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ NO_PROT = Prot()
 
 
 class ConfigError(ValueError):
-    """A format cannot be configured like that; the message says which parameter and why."""
+    """A format does not support the configuration; the message names the parameter and the reason."""
 
 
 def bits(high: int, low: int | None = None) -> int:
-    """The mask of bits ``high`` down to ``low`` (only bit ``high`` without ``low``), as a specification writes it."""
+    """Return the mask of bits ``high`` down to ``low`` (only bit ``high`` without ``low``), as a specification writes
+    it."""
     low = high if low is None else low
     return (1 << (high + 1)) - (1 << low)
 
 
 def lg2(size: int) -> int:
-    """The exact binary logarithm. ValueError when ``size`` is not a power of two."""
+    """Return the exact binary logarithm. ValueError if ``size`` is not a power of two."""
     if size <= 0 or size & (size - 1):
         raise ValueError(f"{size} is not a power of two")
     return size.bit_length() - 1
@@ -38,10 +39,10 @@ def lg2(size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One word of the flags column and the bits it stands for (abi.md, PRT-3).
+    """One word of the flags column and the bits it represents (abi.md, PRT-3).
 
-    A single bit is shown as its name when it is set. A field (``number``) is shown as NAME<value>, when it is not
-    zero or ``always``. With ``names`` a value has its own word; a value without one is not shown.
+    A single bit is shown as its name if it is set. A field (``number``) is shown as NAME<value> if it is not zero, or
+    ``always``. ``names`` maps values to words; a value without one is not shown.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Flag:
     names: Mapping[int, str] = field(default_factory=dict)
 
     def text(self, raw: int) -> str | None:
-        """The word for this raw item, or None where it has none."""
+        """Return the word for this raw item, or None."""
         value = (raw & self.mask) >> ((self.mask & -self.mask).bit_length() - 1)
         if self.names:
             return self.names.get(value)
@@ -62,10 +63,10 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The shape of one configured table.
+    """The geometry of one configured table.
 
-    ``top`` is the level of the top at birth and ``highest`` the level it may grow to; ``vasz`` the bits of input
-    address that the table decodes.
+    ``top`` is the level of a new table's top and ``highest`` the level up to which it may grow. ``vasz`` is the number
+    of input address bits that the table decodes.
     """
 
     granule_lg2: int
@@ -75,15 +76,15 @@ class Geometry:
     vasz: int
 
     def item_lg2(self, level: int) -> int:
-        """How many bits of address one item of a table at ``level`` covers."""
+        """Return the number of address bits that one item of a table at ``level`` covers."""
         return self.granule_lg2 + self.index_bits * level
 
     def level_of(self, leaf: int) -> int:
-        """The level whose items map a leaf of that many bytes."""
+        """Return the level whose items map a leaf of that many bytes."""
         return (lg2(leaf) - self.granule_lg2) // self.index_bits
 
     def covers_lg2(self, level: int, top: int) -> int:
-        """How many bits of address a whole table at ``level`` covers, while ``top`` is the top."""
+        """Return the number of address bits that a whole table at ``level`` covers, while ``top`` is the top."""
         full = self.item_lg2(level + 1)
         if level < top:
             return full
@@ -91,11 +92,11 @@ class Geometry:
         return min(full, self.vasz) if top < self.highest else self.vasz
 
     def items(self, level: int, top: int) -> int:
-        """The number of items of a table at ``level``; a top may have fewer, or more (concatenated tables)."""
+        """Return the number of items of a table at ``level``; a top may have fewer, or more (concatenated tables)."""
         return 1 << (self.covers_lg2(level, top) - self.item_lg2(level))
 
     def table_bytes(self, level: int, top: int) -> int:
-        """The architectural size of a table at ``level``."""
+        """Return the architectural size of a table at ``level``."""
         return self.items(level, top) * ITEM_BYTES
 
     def can_grow(self, top: int) -> bool:
@@ -105,7 +106,7 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is the same for all leaves that one request makes at one level: the decoded columns and the raw bits."""
+    """The common part of all leaves that one request makes at one level: the decoded columns and the raw bits."""
 
     requested: Prot
     prot: Prot
@@ -129,8 +130,8 @@ class Decoded:
 class Format(ABC):
     """A page-table format; each is a subclass with its bits, in a file of its own.
 
-    ``flags`` are the words that page_table shows, in order; ``volatile`` those that only entries shows, after them.
-    ``signature`` are the parameters of the test module's ``domain`` command, in order (but the list of options).
+    ``flags`` are the words that page_table shows, in order; ``volatile`` are further ones that only entries shows.
+    ``signature`` are the parameters of the test module's ``domain`` command, in order (without the list of options).
     """
 
     name: str = ""
@@ -145,64 +146,64 @@ class Format(ABC):
 
     @abstractmethod
     def configure(self, **parameters: object) -> TableConfig:
-        """The configuration the kernel would come to. ConfigError when it would refuse, or for unknown parameters."""
+        """Return the configuration the kernel would choose. ConfigError if it would refuse or a name is unknown."""
 
     def geometry(self, config: TableConfig) -> Geometry:
-        """The shape of the table: 4K pages, 512 items a table and a top that stays, where a format does not differ."""
+        """Return the geometry of the table; the default has 4K pages, 512 items per table and a fixed top."""
         return _plain_geometry(config)
 
     def aperture(self, config: TableConfig) -> tuple[int, int]:
-        """First and last IOVA of the domain's aperture."""
+        """Return first and last IOVA of the domain's aperture."""
         return 0, (1 << self.geometry(config).vasz) - 1
 
     @abstractmethod
     def request_bits(self, config: TableConfig, prot: Prot) -> int:
-        """The attribute bits that the kernel writes for a request (no ``execute`` is IOMMU_NOEXEC)."""
+        """Return the attribute bits that the kernel writes for a request (``execute`` False is IOMMU_NOEXEC)."""
 
     @abstractmethod
     def prot(self, config: TableConfig, raw: int) -> Prot:
-        """The six columns of a leaf, from the raw item alone (PRT-2)."""
+        """Return the six columns of a leaf, from the raw item alone (PRT-2)."""
 
     @abstractmethod
     def kind(self, config: TableConfig, level: int, raw: int) -> Kind | None:
-        """What the item is; None when it is empty."""
+        """Return the kind of the item; None if it is empty."""
 
     @abstractmethod
     def leaf_bits(self, config: TableConfig, level: int, size: int) -> int:
-        """The bits that say "leaf of ``size`` bytes at ``level``", without address and attributes."""
+        """Return the bits that encode "leaf of ``size`` bytes at ``level``", without address and attributes."""
 
     @abstractmethod
     def table_bits(self, config: TableConfig, level: int) -> int:
-        """All bits of a table item at ``level`` but the address."""
+        """Return all bits of a table item at ``level`` except the address."""
 
     @abstractmethod
     def address_mask(self, config: TableConfig) -> int:
-        """The bits of an item that hold an address."""
+        """Return the address bits of an item."""
 
     def pack(self, config: TableConfig, address: int) -> int:
-        """An address as it stands in an item."""
+        """Encode an address for an item."""
         return address & self.address_mask(config)
 
     def unpack(self, config: TableConfig, raw: int) -> int:
-        """The address that stands in an item."""
+        """Decode the address in an item."""
         return raw & self.address_mask(config)
 
     def leaf_span(self, config: TableConfig, level: int, raw: int) -> tuple[int, int]:
-        """OA and size in bytes of the leaf entry (of the whole group, where items are contiguous)."""
+        """Return OA and size in bytes of the leaf entry (of the whole group, if items are contiguous)."""
         return self.unpack(config, raw), 1 << self.geometry(config).item_lg2(level)
 
     # What follows is the algorithm, the same for all.
 
     def attributes(self, config: TableConfig, level: int, size: int, prot: Prot) -> Attributes:
-        """What leaves of ``size`` bytes mapped with ``prot`` look like: encode, then decode."""
+        """Return the appearance of leaves of ``size`` bytes mapped with ``prot``: encode, then decode."""
         return _attributes(self, config, level, size, prot)
 
     def encode(self, config: TableConfig, level: int, size: int, oa: int, prot: Prot) -> int:
-        """The raw item for a leaf of ``size`` bytes at ``oa`` (of the first item, where items are contiguous)."""
+        """Return the raw item for a leaf of ``size`` bytes at ``oa`` (the first item, if items are contiguous)."""
         return self.attributes(config, level, size, prot).raw | self.pack(config, oa)
 
     def decode(self, config: TableConfig, level: int, raw: int) -> Decoded | None:
-        """What a raw item at ``level`` says; None when it is empty."""
+        """Decode a raw item at ``level``; None if it is empty."""
         kind = self.kind(config, level, raw)
         if kind is None:
             return None
@@ -212,7 +213,7 @@ class Format(ABC):
         return Decoded(kind, oa, size, self.prot(config, raw), words(self.flags, raw), words(self.volatile, raw))
 
     def encode_table(self, config: TableConfig, level: int, address: int) -> int:
-        """The raw item at ``level`` that points to a table at the physical ``address``."""
+        """Return the raw item at ``level`` that points to a table at the physical ``address``."""
         return self.table_bits(config, level) | self.pack(config, address)
 
 
@@ -222,7 +223,7 @@ def _plain_geometry(config: TableConfig) -> Geometry:
 
 
 def words(flags: tuple[Flag, ...], raw: int) -> tuple[str, ...]:
-    """The words of those flags that are to be shown for ``raw``, in order."""
+    """Return the words of those flags to show for ``raw``, in order."""
     return tuple(text for flag in flags if (text := flag.text(raw)) is not None)
 
 
@@ -233,10 +234,10 @@ def _attributes(fmt: Format, config: TableConfig, level: int, size: int, prot: P
 
 
 def take(parameters: dict[str, object], name: str, default: int) -> int:
-    """Remove the integer parameter ``name`` and return it. ConfigError when it is no integer."""
+    """Remove the integer parameter ``name`` and return it. ConfigError if it is not an integer."""
     value = parameters.pop(name, default)
     if not isinstance(value, int):
-        raise ConfigError(f"{name} takes a number, not {value!r}")
+        raise ConfigError(f"{name} must be a number, not {value!r}")
     return value
 
 
@@ -246,18 +247,18 @@ def take_options(
     """Remove ``options`` (a list of words) and return it as a set. ConfigError for a word that is not in ``known``."""
     value = parameters.pop("options", default)
     if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(word, str) for word in value):
-        raise ConfigError("options takes a list of words")
+        raise ConfigError("options must be a list of words")
     if not set(value) <= known:
         raise ConfigError(f"unknown option {', '.join(sorted(set(value) - known))}; known: {', '.join(sorted(known))}")
     return frozenset(value)
 
 
 def no_more(parameters: dict[str, object], name: str) -> None:
-    """ConfigError when parameters are left that the format does not know."""
+    """ConfigError if parameters are left that the format does not know."""
     if parameters:
         raise ConfigError(f"{name} has no parameter {', '.join(sorted(parameters))}")
 
 
 def generic_sizes(possible: int, vasz: int, oasz: int) -> tuple[int, ...]:
-    """The page sizes of a generic_pt table: a whole-table size is hidden (iommu_pt.h, get_info: the -1)."""
+    """Return the page sizes of a generic_pt table: that of a whole table is hidden (iommu_pt.h, get_info: the -1)."""
     return tuple(1 << bit for bit in range(min(vasz - 1, oasz)) if possible >> bit & 1)

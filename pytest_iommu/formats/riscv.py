@@ -41,7 +41,7 @@ class RiscV64(Format):
         features = take_options(parameters, frozenset({"svnapot", "svpbmt", "sign_extend"}), self.default_options)
         no_more(parameters, self.name)
         if LEVELS.get(vasz) != levels or not 32 <= oasz <= 56:
-            raise ConfigError(f"riscv_64 has no {levels} levels, vasz {vasz}, oasz {oasz}")
+            raise ConfigError(f"riscv_64 with {levels} levels does not support vasz {vasz}, oasz {oasz}")
         possible = sum(1 << 12 + 9 * level for level in range(LEVELS[vasz])) | (1 << 16 if "svnapot" in features else 0)
         sizes = generic_sizes(possible, vasz, oasz)
         return TableConfig(self.name, 4096, vasz, oasz, sizes, LEVELS[vasz], features)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What an Arm SMMUv3 keeps in memory beside page tables: stream table entries, context descriptors, event records.
+"""In-memory structures of an Arm SMMUv3 besides page tables: stream table entries, context descriptors, event records.
 
-Fields: Arm System Memory Management Unit Architecture Specification, IHI 0070, 5.1 to 5.4 (descriptors), 7.3 (events);
-bit N of a descriptor there is bit N % 64 of word N / 64 here. Decoding needs the words alone, and the configuration of
-a page table follows from them too.
+Fields: Arm System Memory Management Unit Architecture Specification, IHI 0070, 5.1 to 5.4 (descriptors), 7.3 (events).
+Bit N of a descriptor there is bit N % 64 of word N / 64 here. Decoding needs only the words, and they also determine
+the configuration of a page table.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Field:
     low: int
 
     def of(self, words: Sequence[int]) -> int:
-        """The field's value, moved down to bit 0."""
+        """Return the field's value, shifted down to bit 0."""
         return (words[self.word] & bits(self.high, self.low)) >> self.low
 
     def address(self, words: Sequence[int]) -> int:
-        """The address that the field holds: its bits where they stand."""
+        """Return the address in the field: its bits in place."""
         return words[self.word] & bits(self.high, self.low)
 
 
@@ -123,7 +123,7 @@ _WITH_FETCH = ("F_STE_FETCH", "F_CD_FETCH", "F_VMS_FETCH", "F_WALK_EABT")
 
 
 def decode_ste(sid: int, words: Sequence[int]) -> Ste:
-    """A stream table entry (5.2) from its eight words; its Config is decoded whatever V says."""
+    """Decode a stream table entry (5.2) from its eight words; Config is decoded regardless of V."""
     config = CONFIGS.get(STE["Config"].of(words), UNKNOWN)
     return Ste(
         sid=sid,
@@ -136,7 +136,7 @@ def decode_ste(sid: int, words: Sequence[int]) -> Ste:
 
 
 def decode_cd(sid: int, ssid: int, words: Sequence[int]) -> Cd:
-    """A context descriptor (5.4) from its eight words."""
+    """Decode a context descriptor (5.4) from its eight words."""
     return Cd(
         sid=sid,
         ssid=ssid,
@@ -153,7 +153,7 @@ def decode_cd(sid: int, ssid: int, words: Sequence[int]) -> Cd:
 
 
 def decode_event(words: Sequence[int]) -> Event:
-    """An event record (7.3) from its four words."""
+    """Decode an event record (7.3) from its four words."""
     number = EVENT["type"].of(words)
     name = EVENTS.get(number, f"0x{number:02x}")
     fault, ssv = name in _FAULTS, EVENT["SSV"].of(words)
@@ -176,11 +176,11 @@ def decode_event(words: Sequence[int]) -> Event:
 
 
 def stage1_table(cd: Cd) -> tuple[TableConfig, int]:
-    """Configuration and top of the table that TTB0 points to. ConfigError where the SMMU would find C_BAD_CD."""
+    """Return configuration and top of the table at TTB0. ConfigError if the SMMU would report C_BAD_CD."""
     if not cd.valid or not CD["AA64"].of(cd.words) or CD["ENDI"].of(cd.words):
-        raise ConfigError("no valid context descriptor of a little-endian AArch64 table")
+        raise ConfigError("not a valid context descriptor of a little-endian AArch64 table")
     if cd.epd0 or cd.tg0 is None:
-        raise ConfigError("walks of TTB0 are off" if cd.epd0 else "TG0 has the reserved value")
+        raise ConfigError("TTB0 walks are disabled" if cd.epd0 else "TG0 has the reserved value")
     ias = _input_bits("T0SZ", cd.t0sz, cd.tg0)
     item_bits = lg2(cd.tg0) - 3
     levels = -(-(ias - lg2(cd.tg0)) // item_bits)
@@ -189,10 +189,10 @@ def stage1_table(cd: Cd) -> tuple[TableConfig, int]:
 
 
 def stage2_table(ste: Ste) -> tuple[TableConfig, int]:
-    """Configuration and top of the table that S2TTB points to. ConfigError where the SMMU would find C_BAD_STE."""
+    """Return configuration and top of the table at S2TTB. ConfigError if the SMMU would report C_BAD_STE."""
     words = ste.words
     if not ste.valid or not STE["S2AA64"].of(words) or STE["S2ENDI"].of(words) or ste.config not in WITH_STAGE2:
-        raise ConfigError("no valid stream table entry of a little-endian AArch64 stage 2")
+        raise ConfigError("not a valid stream table entry of a little-endian AArch64 stage 2")
     granule, start = TG.get(STE["S2TG"].of(words)), STE["S2SL0"].of(words)
     if granule is None or start == 3:
         raise ConfigError("S2TG has the reserved value" if granule is None else "S2SL0 has the reserved value")
@@ -201,7 +201,7 @@ def stage2_table(ste: Ste) -> tuple[TableConfig, int]:
     levels = start + (2 if granule == 4096 else 1)
     top_bits = ias - lg2(granule) - (lg2(granule) - 3) * (levels - 1)
     if not 0 < top_bits <= lg2(granule) - 3 + 4:
-        raise ConfigError(f"S2SL0 {start} starts a table of {1 << max(0, top_bits)} items for {ias} bits")
+        raise ConfigError(f"S2SL0 {start} would need a table of {1 << max(0, top_bits)} items for {ias} bits")
     features = frozenset({"fwb"} if STE["S2FWB"].of(words) else ())
     oas = OUTPUT_BITS[STE["S2PS"].of(words)]
     return _config("arm_64_lpae_s2", granule, ias, oas, levels, features), ste.s2ttb
@@ -215,7 +215,7 @@ def _input_bits(name: str, tsz: int, granule: int) -> int:
 
 
 def _limit(granule: int) -> int:
-    """Input and output bits without LPA2."""
+    """Return input and output bits without LPA2."""
     return 52 if granule == 65536 else 48
 
 

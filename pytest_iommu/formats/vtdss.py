@@ -35,7 +35,7 @@ class VtdSs(Format):
         features = take_options(parameters, frozenset({"force_coherence", "force_writeable"}))
         no_more(parameters, self.name)
         if not 3 <= levels <= 5 or not 3 + 9 * levels < vasz <= 12 + 9 * levels or not 32 <= oasz <= 52:
-            raise ConfigError(f"vtdss has no table of {levels} levels, vasz {vasz}, oasz {oasz}")
+            raise ConfigError(f"vtdss with {levels} levels does not support vasz {vasz}, oasz {oasz}")
         sizes = generic_sizes(1 << 12 | 1 << 21 | 1 << 30, vasz, oasz)
         return TableConfig(self.name, 4096, vasz, oasz, sizes, levels, features)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The x86 page table as AMD and VT-d IOMMUs use it for first-stage translation (generic_pt format x86_64).
+"""The x86 page table as used by AMD and VT-d IOMMUs for first-stage translation (generic_pt format x86_64).
 
 Bits: Intel SDM volume 3, 4.5 "4-Level Paging and 5-Level Paging". With the option ``sign_extend`` the upper half of the
 table holds sign-extended IOVAs (RNG-5).
@@ -40,7 +40,7 @@ class X8664(Format):
         features = take_options(parameters, frozenset({"sign_extend"}), self.default_options)
         no_more(parameters, self.name)
         if not 4 <= levels <= 5 or not 3 + 9 * levels < vasz <= 12 + 9 * levels or not 32 <= oasz <= 52:
-            raise ConfigError(f"x86_64 has no table of {levels} levels, vasz {vasz}, oasz {oasz}")
+            raise ConfigError(f"x86_64 with {levels} levels does not support vasz {vasz}, oasz {oasz}")
         sizes = generic_sizes(1 << 12 | 1 << 21 | 1 << 30, vasz, oasz)
         return TableConfig(self.name, 4096, vasz, oasz, sizes, levels, features)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What must be: EXPECTED from a list of mappings, IN RAM from memory and registers, the transfers that DONE needs."""
+"""The expected results: EXPECTED from a list of mappings, IN RAM from memory and registers, the transfers for DONE."""
 
 from __future__ import annotations
 
-from pytest_iommu.oracle.expected import Expected, Run, count, merge, merge_entries
+from pytest_iommu.oracle.expected import Expected, LeafRun, count, merge, merge_entries
 from pytest_iommu.oracle.tables import MappingError, TableModel, cut
 
-__all__ = ["Expected", "MappingError", "Run", "TableModel", "count", "cut", "merge", "merge_entries"]
+__all__ = ["Expected", "LeafRun", "MappingError", "TableModel", "count", "cut", "merge", "merge_entries"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""DONE: which transfers of a device tell whether a page table is what was asked for, and what each must come to.
+"""DONE: the device transfers that show whether a page table is as requested, and their expected results.
 
 One page before and one after every range, its first, middle and last page, and each permission of it. Events are those
-of the SMMU (IHI 0070, section 7.3): F_TRANSLATION where nothing is mapped, F_PERMISSION where access is not allowed.
+of the SMMU (IHI 0070, section 7.3): F_TRANSLATION if nothing is mapped, F_PERMISSION if the access is not allowed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TRANSLATION, PERMISSION = "F_TRANSLATION", "F_PERMISSION"
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One DMA at ``iova``. ``event`` is what it must end in, None where it must get through to ``oa``."""
+    """One DMA at ``iova``. ``event`` is the expected fault, None if it must reach ``oa``."""
 
     iova: int
     write: bool
@@ -31,9 +31,10 @@ class Transfer:
 
 
 def transfers(expected: Expected, limit: int, harmless: Callable[[int, bool], bool]) -> list[Transfer]:
-    """At most ``limit`` transfers, spread over the ranges. ``harmless(oa, write)`` says what a device may touch.
+    """Return at most ``limit`` transfers, spread over the ranges. ``harmless(oa, write)`` says what a device may
+    access.
 
-    Those that are not allowed come first: QEMU checks and reports less of them once it has cached a leaf
+    Forbidden transfers come first: QEMU checks and reports less about them once it has cached a leaf
     (docs/findings.md).
     """
     chosen: dict[tuple[int, bool], Transfer] = {}
@@ -46,7 +47,7 @@ def transfers(expected: Expected, limit: int, harmless: Callable[[int, bool], bo
 
 
 def _by_worth(expected: Expected) -> Iterator[Transfer]:
-    """What is told by the first transfer of every range comes before the second of any."""
+    """Interleave: the first transfer of every range precedes the second of any."""
     page = min(expected.config.page_sizes)
     first, last = expected.format.aperture(expected.config)
     rows = expected.ranges
@@ -58,7 +59,7 @@ def _by_worth(expected: Expected) -> Iterator[Transfer]:
 
 
 def _of_range(row: Range, page: int, before: int, after: int) -> Iterator[Transfer]:
-    """Six transfers about one range; those that say nothing (a neighbour is mapped, too) have neither event nor OA."""
+    """Return six transfers for one range; useless ones (a neighbour is mapped, too) have neither event nor OA."""
     middle = row.first + (row.size // page // 2) * page
     end = row.last + 1 - page
     yield _inside(row, row.first, write=True)

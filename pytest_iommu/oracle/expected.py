@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a dump must say: leaves, merged ranges (RNG-3), entries and stats of a known page table.
+"""The expected dump of a known page table: leaves, merged ranges (RNG-3), entries and stats.
 
-Nothing here comes from a dump. The addresses of table pages are the only thing that cannot be known; an expected table
-entry carries address 0 and, in ``raw``, all bits but the address.
+Nothing here is taken from a dump. Only the addresses of tables cannot be predicted: an expected table entry has address
+0 and, in ``raw``, all bits except the address.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pytest_iommu.formats import Attributes
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """``count`` leaves of ``leaf`` bytes each, that follow each other in IOVA and OA and look the same."""
+class LeafRun:
+    """``count`` leaves of ``leaf`` bytes each, contiguous in IOVA and OA and otherwise identical."""
 
     iova: int
     oa: int
@@ -32,19 +32,19 @@ class Run:
     def last(self) -> int:
         return self.iova + self.leaf * self.count - 1
 
-    def slice(self, begin: int, end: int) -> Run:
-        """The leaves ``begin`` up to, not including, ``end``."""
+    def slice(self, begin: int, end: int) -> LeafRun:
+        """Return the leaves ``begin`` up to, not including, ``end``."""
         offset = self.leaf * begin
-        return Run(self.iova + offset, self.oa + offset, self.leaf, end - begin, self.level, self.attributes)
+        return LeafRun(self.iova + offset, self.oa + offset, self.leaf, end - begin, self.level, self.attributes)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A page table at one moment: ``top`` is the level of its top, ``tables`` the numbers of the tables a level."""
+    """A page table at one moment: ``top`` is the level of its top, ``tables`` the numbers of the tables per level."""
 
     config: TableConfig
     top: int
-    runs: tuple[Run, ...]
+    runs: tuple[LeafRun, ...]
     tables: Mapping[int, frozenset[int]]
 
     @property
@@ -53,7 +53,7 @@ class Expected:
 
     @cached_property
     def ranges(self) -> tuple[Range, ...]:
-        """The lines of page_table."""
+        """Return the lines of page_table."""
         return merge(
             Range(
                 run.iova,
@@ -69,7 +69,7 @@ class Expected:
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
-        """The lines of entries, depth first: a table before what it holds."""
+        """Return the lines of entries, depth first: a table before its entries."""
         fmt, geometry = self.format, self.format.geometry(self.config)
         found: list[tuple[int, int, Entry]] = []
         for level, numbers in self.tables.items():
@@ -92,7 +92,7 @@ class Expected:
 
     @cached_property
     def stats(self) -> Stats:
-        """The lines of stats."""
+        """Return the lines of stats."""
         leaves = dict.fromkeys(range(self.top + 1), 0)
         for run in self.runs:
             leaves[run.level] += run.count
@@ -101,13 +101,13 @@ class Expected:
 
     @property
     def info(self) -> Info:
-        """The lines of info, its ``top`` unknown (0)."""
+        """Return the lines of info, its ``top`` unknown (0)."""
         aperture = self.format.aperture(self.config)
         sizes = tuple(sorted(self.config.page_sizes))
         return Info(self.config.format, "unmanaged", aperture, sizes, self.top + 1, 0)
 
     def leaves(self) -> Iterator[Leaf]:
-        """Every leaf, ascending."""
+        """Yield every leaf, ascending."""
         for run in self.runs:
             look = run.attributes
             for index in range(run.count):
@@ -116,12 +116,13 @@ class Expected:
                 yield Leaf(iova, oa, run.level, run.leaf, look.prot, look.flags, look.volatile, raw)
 
     def requested(self, iova: int) -> Prot | None:
-        """The prot that was asked for where ``iova`` is mapped, None where nothing is."""
+        """Return the requested prot of the mapping at ``iova``, None if nothing is mapped there."""
         at = bisect_right(self.runs, iova, key=lambda run: run.iova) - 1
         return self.runs[at].attributes.requested if at >= 0 and self.runs[at].last >= iova else None
 
     def dump(self, top: int = 0) -> Dump:
-        """All of it as a dump; table addresses are invented, one page each from ``top`` on (for tests and replays)."""
+        """Return everything as a dump; table addresses are invented, one page each from ``top`` on (for tests and
+        replays)."""
         entries: list[Entry] = []
         address = top or 0x40000000
         info = self.info
@@ -140,7 +141,7 @@ def _place(item: tuple[int, int, Entry]) -> tuple[int, int]:
 
 
 def merge(parts: Iterable[Range]) -> tuple[Range, ...]:
-    """Ascending ranges, neighbours that continue each other made one (RNG-3)."""
+    """Return ascending ranges, with adjacent ones that continue each other merged (RNG-3)."""
     merged: list[Range] = []
     for part in parts:
         if merged and continues(merged[-1], part):
@@ -151,7 +152,8 @@ def merge(parts: Iterable[Range]) -> tuple[Range, ...]:
 
 
 def leaves(entries: Iterable[Entry], fmt: formats.Format) -> Iterator[Range]:
-    """The leaves among the entries as lines of page_table; one that a reader's place has cut begins there (LVL-2)."""
+    """Return the leaves among the entries as lines of page_table; one split by the reader's position begins there
+    (LVL-2)."""
     volatile = {flag.name for flag in fmt.volatile}
     for entry in entries:
         if entry.kind is Kind.LEAF and entry.size is not None and entry.prot is not None:
@@ -161,12 +163,12 @@ def leaves(entries: Iterable[Entry], fmt: formats.Format) -> Iterator[Range]:
 
 
 def merge_entries(entries: Iterable[Entry], fmt: formats.Format) -> tuple[Range, ...]:
-    """The leaves among the entries as ranges: what page_table must be made of (ENT-2)."""
+    """Return the leaves among the entries as ranges, which page_table must consist of (ENT-2)."""
     return merge(leaves(entries, fmt))
 
 
 def continues(before: Range, after: Range) -> bool:
-    """Whether RNG-3 wants these two neighbours as one line."""
+    """Whether RNG-3 requires these two adjacent ranges as one line."""
     return (
         before.last + 1 == after.first
         and before.oa + before.size == after.oa
@@ -178,7 +180,7 @@ def continues(before: Range, after: Range) -> bool:
 
 
 def count(config: TableConfig, top: int, tables: Mapping[int, int], leaves: Mapping[int, int]) -> Stats:
-    """The stats of a table with that many tables and leaves a level."""
+    """Return the stats of a table with that many tables and leaves per level."""
     geometry = formats.get(config.format).geometry(config)
     rows = []
     for level in range(top, -1, -1):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""IN RAM: a page table read from the guest's memory by the format's own definition, as a dump has to show it.
+"""IN RAM: a page table read from the guest's memory by the format's own definition, in the form of a dump.
 
-Only ``formats`` knows what an item means. Leaves that follow each other in one table stay together as one piece: a
-table full of pages costs one comparison, and lines are only written where somebody reads them.
+Only ``formats`` knows the meaning of an item. Contiguous leaves of one table stay together as one piece: a table full
+of pages costs one comparison, and lines are rendered only on demand.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from pytest_iommu.oracle.expected import count as counted
 FILES = ("page_table", "entries", "stats")
 ITEM_BITS = 8 * ITEM_BYTES
 NOTHING = -1
-"""What no item and no address is."""
+"""Neither an item nor an address."""
 
 LineKey = tuple[int, int, Prot, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """What is the same in items that differ by their address alone.
+    """The common part of items that differ only by their address.
 
-    ``size`` in bytes and ``items`` are of one leaf entry; ``step`` is what the next leaf has more in its raw item.
-    ``line`` is one and the same object for all leaves that RNG-3 may put on one line.
+    ``size`` in bytes and ``items`` are those of one leaf entry; ``step`` is the difference between the raw items of
+    adjacent leaves. ``line`` is the identical object for all leaves that RNG-3 may merge into one line.
     """
 
     kind: Kind
@@ -59,7 +59,7 @@ Line = tuple[Look, int, int, int]
 
 @dataclass(frozen=True)
 class Walk:
-    """What a page table holds: ``levels`` in use, ``top`` the address of its top, ``pieces`` depth first."""
+    """The contents of a page table: ``levels`` in use, ``top`` the address of its top, ``pieces`` depth first."""
 
     config: TableConfig
     top: int
@@ -68,7 +68,7 @@ class Walk:
 
     @cached_property
     def ranges(self) -> tuple[Range, ...]:
-        """The lines of page_table."""
+        """Return the lines of page_table."""
         with _no_collection():
             rows = [
                 Range(first, end - 1, oa, look.level, look.size, look.prot, look.flags)
@@ -78,12 +78,12 @@ class Walk:
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
-        """The lines of entries, a table before what it holds. The address of a bad item is what its bits would say."""
+        """Return the lines of entries, a table before its entries. A bad item's address is decoded from its bits."""
         return tuple(self._entries())
 
     @cached_property
     def stats(self) -> Stats:
-        """The lines of stats."""
+        """Return the lines of stats."""
         tables, leaves = dict.fromkeys(range(self.levels), 0), dict.fromkeys(range(self.levels), 0)
         tables[self.levels - 1] = 1
         for look, _, _, _, count in self.pieces:
@@ -94,11 +94,11 @@ class Walk:
         return counted(self.config, self.levels - 1, tables, leaves)
 
     def texts(self) -> dict[str, str]:
-        """The files page_table, entries and stats of a true dump."""
+        """Return the files page_table, entries and stats of a true dump."""
         return {name: self.text(name) for name in FILES}
 
     def text(self, file: str) -> str:
-        """One of those files; each is written once. KeyError for a name that is none."""
+        """Return one of those files; each is rendered once. KeyError for another name."""
         if file == "page_table":
             return self._page_table
         if file == "entries":
@@ -109,7 +109,7 @@ class Walk:
 
     @cached_property
     def _lines(self) -> list[Line]:
-        """RNG-3: one line of what goes on in IOVA and OA and looks the same."""
+        """Merge by RNG-3: one line for leaves that are contiguous in IOVA and OA and look the same."""
         rows: list[Line] = []
         look, first, end, oa = Look(Kind.BAD, 0), NOTHING, NOTHING, NOTHING
         for here, iova, address, _, count in self.pieces:
@@ -171,8 +171,8 @@ class Walk:
 def walk(memory: Memory, config: TableConfig, top: int, levels: int | None = None) -> Walk:
     """Read the page table whose top is at the physical address ``top``.
 
-    ``levels`` are those in use; without it, those of the configuration. A table item that leads outside RAM is ``bad``;
-    OutsideMemory when the top itself is not in RAM.
+    ``levels`` are those in use; by default, those of the configuration. A table item that points outside RAM is
+    ``bad``; OutsideMemory if the top itself is not in RAM.
     """
     reader = _Reader(memory, config, levels or config.levels)
     with _no_collection():
@@ -219,11 +219,11 @@ class _Reader:
             self._table(level, data, base)
 
     def _data(self, address: int, level: int) -> bytes:
-        """A copy of one table: the guest may be writing to it."""
+        """Return a copy of one table: the guest may be writing to it."""
         return bytes(self._memory.read(address, self._geometry.table_bytes(level, self.levels - 1)))
 
     def _table(self, level: int, data: bytes, base: int) -> None:
-        """Read what ``data`` holds, items of ``level`` from the IOVA ``base`` on."""
+        """Read the items in ``data``, at ``level`` and from the IOVA ``base`` on."""
         whole = int.from_bytes(data, "little")
         if not whole:
             return
@@ -239,7 +239,7 @@ class _Reader:
         self._items(level, struct.unpack(f"<{number}Q", data), base)
 
     def _items(self, level: int, items: tuple[int, ...], base: int) -> None:
-        """Read items one by one. What it needs is at hand: this runs for every item of a table that is not uniform."""
+        """Read items one by one. Optimized, because it runs for every item of a table that is not uniform."""
         rest, looks, shift, add = self._rest, self._looks[level], self._geometry.item_lg2(level), self.pieces.append
         plain, address, up, unpack = self._plain, self._address, self._up, self._unpack
         want, count, step, more, iova, oa, began = NOTHING, 0, 0, 0, 0, 0, 0
@@ -290,11 +290,11 @@ class _Reader:
             self._items(look.level, tuple(items), iova + fitting * look.size)
 
     def _fitting(self, look: Look, raw: int) -> int:
-        """How many leaves from this one on the address field can count up."""
+        """Return how many leaves from this one on the address field can count up."""
         return ((raw | self._linear) - raw) // look.step + 1
 
     def _other(self, look: Look, iova: int, raw: int) -> None:
-        """Add a table and what it holds, or a bad item."""
+        """Add a table and its contents, or a bad item."""
         address = self._unpack(raw)
         if look.kind is Kind.TABLE:
             try:
@@ -308,7 +308,7 @@ class _Reader:
         self.pieces.append((look, iova, address, raw, 1))
 
     def _look(self, level: int, raw: int) -> Look:
-        """What an item is, by the bits that are no address; a leaf whose size stands in the address has step 0."""
+        """Classify an item by its bits except the address; a leaf with its size encoded in the address has step 0."""
         key = raw & self._rest
         kind = self._format.kind(self._config, level, raw) or Kind.BAD
         look = self._bad[level]
@@ -324,7 +324,7 @@ class _Reader:
         return look
 
     def _group(self, level: int, raw: int, index: int, number: int) -> tuple[int, Look]:
-        """OA and look of a leaf that is a group of items; bad where it has no such size or begins elsewhere."""
+        """Return OA and look of a leaf that is a group of items; bad if it has no such size or begins elsewhere."""
         oa, size = self._format.leaf_span(self._config, level, raw)
         key = level, raw & self._rest, size
         look = self._groups.get(key)
@@ -346,7 +346,7 @@ class _Reader:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep the collector of cycles away: there are none, and looking for some takes a third of the time."""
+    """Disable cyclic garbage collection: there are no cycles, and the search takes a third of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -358,13 +358,13 @@ def _no_collection() -> Iterator[None]:
 
 @lru_cache(maxsize=64)
 def _ones(number: int) -> int:
-    """A table of ``number`` items that are all 1, as one large number."""
+    """Return a table of ``number`` items that are all 1, as one large number."""
     return int.from_bytes(struct.pack(f"<{number}Q", *[1] * number), "little")
 
 
 @lru_cache(maxsize=64)
 def _ramp(number: int) -> int:
-    """A table of items 0, 1, 2 and so on, as one large number."""
+    """Return a table of items 0, 1, 2 and so on, as one large number."""
     return int.from_bytes(struct.pack(f"<{number}Q", *range(number)), "little")
 
 
@@ -375,12 +375,12 @@ def _padded(size: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _line_end(look: Look) -> str:
-    """A line of page_table from the level on."""
+    """Render a line of page_table from the level on."""
     return " ".join((str(look.level), _padded(look.size), str(look.prot), *look.flags))
 
 
 @lru_cache(maxsize=1024)
 def _around(look: Look) -> tuple[str, str]:
-    """A line of entries between IOVA and OA, and from the end of the raw item on."""
+    """Render a line of entries between IOVA and OA, and from the end of the raw item on."""
     words_shown = " ".join((str(look.prot), *look.flags, *look.volatile))
     return f" leaf  {size_text(look.size):<2} 0x", f" {words_shown}\n"

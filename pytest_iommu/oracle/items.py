@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where single items of a page table stand in the guest's memory, and the tables that are reached through one."""
+"""Locate single items of a page table in the guest's memory, and the tables below an item."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item: its physical ``address``, the ``table`` it stands in, the first IOVA it covers, its value."""
+    """One item: its physical ``address``, its ``table``, the first IOVA it covers, its value."""
 
     address: int
     table: Table
@@ -36,14 +36,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A page table as the hardware would be told it: ``top`` is a physical address, ``levels`` are those in use."""
+    """A page table as described to the hardware: ``top`` is a physical address, ``levels`` are those in use."""
 
     config: TableConfig
     top: int
     levels: int
 
     def path(self, memory: Memory, iova: int) -> list[Item]:
-        """The items on the way to an IOVA, the top's first; the last one is a leaf, bad or empty."""
+        """Return the items on the path to an IOVA, the top's first; the last one is a leaf, bad or empty."""
         fmt = formats.get(self.config.format)
         geometry = fmt.geometry(self.config)
         level, address = self.levels - 1, self.top
@@ -64,7 +64,7 @@ class Root:
             level, address = level - 1, fmt.unpack(self.config, raw)
 
     def below(self, memory: Memory, item: Item) -> Iterator[Table]:
-        """The table that an item points to, and all that are reached from there; none for any other item."""
+        """Return the table that an item points to, and all tables below it; none for any other item."""
         if item.kind is not Kind.TABLE:
             return
         fmt = formats.get(self.config.format)
@@ -82,7 +82,7 @@ class Root:
                 yield from self.below(memory, Item(table.address + index * ITEM_BYTES, table, iova, raw, Kind.TABLE))
 
     def tables(self, memory: Memory) -> Iterator[Table]:
-        """Every table, the top first."""
+        """Return every table, the top first."""
         fmt = formats.get(self.config.format)
         size = fmt.geometry(self.config).table_bytes(self.levels - 1, self.levels - 1)
         # The top hangs on an item that nobody has: all its own items lead to the others.
@@ -95,9 +95,9 @@ class Root:
 
 
 def item_address(memory: Memory, root: Root, iova: int, level: int) -> Item:
-    """The item of the table at ``level`` on the way to an IOVA. LookupError when the way ends above it."""
+    """Return the item of the table at ``level`` on the path to an IOVA. LookupError if the path ends above it."""
     path = root.path(memory, iova)
     found = next((item for item in path if item.table.level == level), None)
     if found is None:
-        raise LookupError(f"the way to 0x{iova:x} ends at level {path[-1].table.level}, there is no item at {level}")
+        raise LookupError(f"the path to 0x{iova:x} ends at level {path[-1].table.level}, there is no item at {level}")
     return found

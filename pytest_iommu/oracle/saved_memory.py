@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest's memory in a file: what the walkers read of a live one, kept to be walked again when the guest is gone.
+"""A guest's memory in a file: the pages that the walkers read, for walking again when the guest is gone.
 
-An image is a ZIP archive, so that nothing that copies or uploads it makes gigabytes of holes. It has a member for each
-run of pages that was kept, named by its address, and ABOUT: where RAM begins, what the SMMU's registers held, where the
-tables of the test's domains are. Images of RAM byte for byte, with ABOUT's JSON in a file beside them, are read, too.
+An image is a ZIP archive, so that copying or uploading it does not turn holes into gigabytes. It has a member for each
+run of saved pages, named by its address, and ABOUT: the start of RAM, the SMMU's registers, and the tables of the
+test's domains. Byte-for-byte images of RAM, with ABOUT's JSON in a file beside them, are accepted, too.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _MAGIC = b"PK\x03\x04"
 
 
 class SavedMemoryError(ValueError):
-    """A file that is no saved memory; the message says what is wrong with it."""
+    """The file is not a saved memory; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedDomain:
-    """A domain of the test that an image is of: its table, the streams that lead to it, whether the test failed by it.
+    """A domain of the test in an image: its table, the streams that lead to it, whether it made the test fail.
 
-    ``levels`` are those in use, None where the format has no choice.
+    ``levels`` are those in use, None if the format has no choice.
     """
 
     name: str
@@ -51,7 +51,7 @@ class SavedDomain:
 
 class _Ram(Protocol):
     def read(self, address: int, size: int) -> memoryview:
-        """OutsideMemory when not all of it is there."""
+        """Read bytes. OutsideMemory if not all of them are there."""
 
 
 class _Whole:
@@ -73,7 +73,7 @@ class _Whole:
 
 
 class _Runs:
-    """Pages that were kept, by the address where a run of them begins."""
+    """Saved pages, by the start address of each run."""
 
     def __init__(self, runs: Mapping[int, bytes]) -> None:
         self._starts = sorted(runs)
@@ -88,9 +88,9 @@ class _Runs:
 
 
 class SavedMemory:
-    """Memory from a file, and ``registers`` by physical address. Neither can be written.
+    """Memory from a file, and ``registers`` by physical address. Both are read-only.
 
-    ``smmu`` is where the registers of an SMMU begin, None where none were saved; ``domains`` are those of the test.
+    ``smmu`` is the address of an SMMU's registers, None if none were saved; ``domains`` are those of the test.
     """
 
     def __init__(
@@ -106,28 +106,28 @@ class SavedMemory:
         self._ram = ram
 
     def read(self, address: int, size: int) -> memoryview:
-        """RAM, read only. OutsideMemory when not all of it is in the file."""
+        """Return RAM, read only. OutsideMemory if not all of it is in the file."""
         return self._ram.read(address, size)
 
     def write(self, address: int, data: bytes) -> None:
-        """A saved memory stays as it is: TypeError."""
-        raise TypeError("a saved memory cannot be written")
+        """TypeError: a saved memory is read-only."""
+        raise TypeError("a saved memory is read-only")
 
     def register(self, address: int, size: int = 4) -> int:
-        """What a register held; 0 for one that was not saved."""
+        """Return the value of a register; 0 if it was not saved."""
         return self._registers.get(address, 0) & (1 << 8 * size) - 1
 
     def set_register(self, address: int, value: int, size: int = 4) -> None:
-        """A saved memory stays as it is: TypeError."""
-        raise TypeError("a saved memory cannot be written")
+        """TypeError: a saved memory is read-only."""
+        raise TypeError("a saved memory is read-only")
 
     def with_registers(self, registers: Mapping[int, int]) -> SavedMemory:
-        """The same with other registers, by their offsets in an SMMU."""
+        """Return the same memory with other registers, by their offsets in an SMMU."""
         return SavedMemory(self._ram, registers, 0, self.domains.values())
 
 
 class _Noted:
-    """A memory that notes which pages were read of it."""
+    """A memory that records which of its pages were read."""
 
     def __init__(self, memory: Memory) -> None:
         self.pages: set[int] = set()
@@ -150,9 +150,9 @@ def save_image(
 ) -> None:
     """Save what an IOMMU reads of ``memory``, for ``pytest-iommu walk``, in ``path``.
 
-    RAM has ``size`` bytes from ``ram_base`` on. Kept are the pages that the walkers read: of the SMMU at ``smmu_base``
-    (None: there is none) stream table, context descriptors, page tables and event queue, and the tables of ``domains``,
-    which no stream need lead to.
+    RAM has ``size`` bytes from ``ram_base`` on. The image has the pages that the walkers read: stream table, context
+    descriptors, page tables and event queue of the SMMU at ``smmu_base`` (None: there is none), and the tables of
+    ``domains``, even if no stream leads to them.
     """
     noted, domains = _Noted(memory), list(domains)
     said: dict[str, object] = {"ram": f"{ram_base:#x}"}
@@ -179,7 +179,7 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Pages that follow each other, as the first and the last of them."""
+    """Return runs of adjacent pages, as the first and the last of each."""
     ordered = sorted(pages)
     breaks = [at for at, (one, other) in enumerate(pairwise(ordered), 1) if other != one + 1]
     for first, last in pairwise([0, *breaks, len(ordered)]):
@@ -193,7 +193,7 @@ def _as_json(domain: SavedDomain) -> dict[str, Any]:
 
 
 def _domain(said: Mapping[str, Any]) -> SavedDomain:
-    """What _as_json() made. KeyError, TypeError or ValueError where it did not."""
+    """Parse the output of _as_json(). KeyError, TypeError or ValueError if it is malformed."""
     config = dict(said["config"])
     config |= {"page_sizes": tuple(config["page_sizes"]), "features": frozenset(config["features"])}
     levels = None if said["levels"] is None else int(said["levels"])
@@ -226,10 +226,10 @@ def _read_table(memory: Memory, config: TableConfig, top: int, levels: int | Non
 
 
 def open_image(image: Path, registers: Path | None = None, base: int | None = None) -> SavedMemory:
-    """A saved memory. ``registers`` is a JSON file to be used instead of the image's own, or of the one beside it.
+    """Load a saved memory. ``registers`` is a JSON file to use instead of the image's own, or of the one beside it.
 
-    ``base`` overrides where RAM begins in an image that is not packed. SavedMemoryError where a file is missing or not
-    what it should be, or nobody says where RAM begins.
+    ``base`` overrides the start of RAM of an unpacked image. SavedMemoryError if a file is missing or malformed, or if
+    the start of RAM is unknown.
     """
     try:
         with image.open("rb") as file:
@@ -239,7 +239,7 @@ def open_image(image: Path, registers: Path | None = None, base: int | None = No
         beside = registers or image.with_name(image.name + SUFFIX)
         if registers is None and not beside.exists():
             if base is None:
-                raise SavedMemoryError(f"{image}: no {beside.name} beside it, so give --base, where RAM begins")
+                raise SavedMemoryError(f"{image}: no {beside.name} beside it, so --base must give the start of RAM")
             return SavedMemory(_Whole(image, base), {})
         said, smmu, held, domains = _about(beside, beside.read_text)
         return SavedMemory(_Whole(image, int(said["ram"], 0) if base is None else base), held, smmu, domains)
@@ -253,7 +253,7 @@ def _packed(image: Path, registers: Path | None) -> SavedMemory:
     with zipfile.ZipFile(image) as archive:
         names = archive.namelist()
         if ABOUT not in names:
-            raise SavedMemoryError(f"{image}: an archive without {ABOUT}")
+            raise SavedMemoryError(f"{image}: the archive has no {ABOUT}")
         runs = {int(name, 0): archive.read(name) for name in names if name.startswith("0x")}
         about = (registers, registers.read_text) if registers else (image, lambda: archive.read(ABOUT).decode())
         _, smmu, held, domains = _about(*about)
@@ -263,7 +263,7 @@ def _packed(image: Path, registers: Path | None) -> SavedMemory:
 def _about(
     where: Path, read: Callable[[], str]
 ) -> tuple[dict[str, Any], int | None, dict[int, int], list[SavedDomain]]:
-    """The JSON, and of that the SMMU, its registers and the domains."""
+    """Return the JSON, and from it the SMMU, its registers and the domains."""
     try:
         said = json.loads(read())
         int(said["ram"], 0)

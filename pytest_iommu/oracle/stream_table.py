@@ -2,7 +2,7 @@
 """IN RAM, before the page table: from an SMMUv3's registers to stream table entry, context descriptor and table.
 
 Sources: IHI 0070, 3.3 "Stream table lookup", 3.3.2 "StreamIDs to Context Descriptors", 3.5 "Command and Event queues",
-6.3 "Register formats". Nothing is remembered but how far the event queue was read: every look is at memory as it is.
+6.3 "Register formats". The only state is the read position in the event queue: everything else reads current memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OVERFLOW = bits(31)
 
 
 class SmmuV3:
-    """One SMMUv3, its registers at the physical address ``base``. ``lost`` counts overflows of the event queue seen."""
+    """One SMMUv3 with registers at the physical address ``base``. ``lost`` counts overflows of the event queue seen."""
 
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory
@@ -43,12 +43,12 @@ class SmmuV3:
         self.lost = 0
 
     def streams(self, sids: Iterable[int]) -> dict[int, Ste]:
-        """Those of the streams that have an entry."""
+        """Return those of the streams that have an entry."""
         found = ((sid, self.ste(sid)) for sid in sids)
         return {sid: ste for sid, ste in found if ste is not None}
 
     def sids(self) -> Iterator[int]:
-        """The streams whose entry is valid and translates, ascending."""
+        """Return the streams with a valid, translating entry, ascending."""
         for first, address, number in self._ste_arrays():
             words = self._words(address, number * smmuv3.WORDS) or ()
             for at in range(0, len(words), smmuv3.WORDS):
@@ -57,13 +57,13 @@ class SmmuV3:
                     yield ste.sid
 
     def ste(self, sid: int) -> Ste | None:
-        """The entry of a stream; None where the table has none: out of range, in no level-2 table, outside RAM."""
+        """Return the entry of a stream; None if the table has none: out of range, in no level-2 table, outside RAM."""
         address = self.ste_address(sid)
         words = None if address is None else self._words(address, smmuv3.WORDS)
         return None if words is None else smmuv3.decode_ste(sid, words)
 
     def ste_address(self, sid: int) -> int | None:
-        """Where the entry of a stream is; None where the table has no place for it."""
+        """Return the address of a stream's entry; None if the table has no place for it."""
         config = [self._register(STRTAB_BASE_CFG)]
         size, base = _LOG2SIZE.of(config), self._stream_table(config)
         if sid < 0 or sid >> size:
@@ -78,7 +78,7 @@ class SmmuV3:
         return found[0] + at * smmuv3.STE_BYTES
 
     def cd(self, sid: int, ssid: int = 0) -> Cd | None:
-        """A stream's context descriptor, valid or not; None where it has no table of them, or none for that SSID.
+        """Return a stream's context descriptor, valid or not; None if it has no table of them, or none for that SSID.
 
         With S1+S2 the pointer is an IPA of a guest, and nothing behind it is read (STE-2).
         """
@@ -87,14 +87,14 @@ class SmmuV3:
         return None if words is None else smmuv3.decode_cd(sid, ssid, words)
 
     def cd_address(self, sid: int, ssid: int = 0) -> int | None:
-        """Where a context descriptor is; None where the stream has no table of them, or none for that SSID."""
+        """Return a context descriptor's address; None if the stream has no table of them, or none for that SSID."""
         for first, address, number in self._cd_arrays(sid, ssid):
             if ssid < first + number:
                 return address + (ssid - first) * smmuv3.CD_BYTES
         return None
 
     def cds(self, sid: int) -> Iterator[Cd]:
-        """A stream's valid context descriptors, in SSID order."""
+        """Return a stream's valid context descriptors, in SSID order."""
         for first, address, number in self._cd_arrays(sid):
             words = self._words(address, number * smmuv3.WORDS) or ()
             valid = bits(smmuv3.CD["V"].high)
@@ -104,9 +104,10 @@ class SmmuV3:
                     yield smmuv3.decode_cd(sid, first + at, words[start : start + smmuv3.WORDS])
 
     def table(self, sid: int, ssid: int = 0) -> tuple[TableConfig, int] | None:
-        """Configuration and top of a stream's page table, of stage 2 where it has both; None where it has none.
+        """Return configuration and top of a stream's page table, of stage 2 if it has both stages; None if it has no
+        table.
 
-        None too for what the SMMU itself refuses as a bad stream table entry or context descriptor.
+        Also None if the SMMU itself rejects the stream table entry or context descriptor.
         """
         ste = self.ste(sid)
         try:
@@ -118,7 +119,7 @@ class SmmuV3:
             return None
 
     def texts(self, sid: int, domains: Mapping[int, int]) -> dict[str, str]:
-        """The files ``ste`` and ``cd`` of a stream, none without an entry; ``domains`` are ids by top."""
+        """Return the files ``ste`` and ``cd`` of a stream, none without an entry; ``domains`` maps tops to ids."""
         ste = self.ste(sid)
         if ste is None:
             return {}
@@ -128,10 +129,10 @@ class SmmuV3:
         return {"ste": render_ste(ste), "cd": render_cd(cds)}
 
     def events(self) -> tuple[Event, ...]:
-        """The records that came into the event queue since the last call (at first: since it was set up), oldest first.
+        """Return the records added to the event queue since the last call (at first: since its setup), oldest first.
 
-        The kernel takes records out by moving an index, and they stay where they are until the queue comes round. When
-        some were overwritten before they were seen, or the SMMU had to drop some, ``lost`` is one more.
+        The kernel removes records by moving an index; the records stay until the queue wraps around. If some were
+        overwritten before they were read here, or dropped by the SMMU, ``lost`` is incremented.
         """
         base, prod = self._register(EVENTQ_BASE), self._register(EVENTQ_PROD)
         if base != self._queue:
@@ -154,14 +155,14 @@ class SmmuV3:
         return self._memory.register(self._base + offset, size)
 
     def _words(self, address: int, number: int) -> tuple[int, ...] | None:
-        """A copy of so many 64-bit words; None when they are not RAM."""
+        """Return a copy of so many 64-bit words; None if they are not in RAM."""
         try:
             return struct.unpack(f"<{number}Q", bytes(self._memory.read(address, number * 8)))
         except OutsideMemory:
             return None
 
     def _stream_table(self, config: Sequence[int]) -> int:
-        """The address of the stream table (of its level 1). Low bits that its size makes superfluous are not used."""
+        """Return the address of the stream table (of its level 1). Low bits below the table's size are ignored."""
         size = _LOG2SIZE.of(config)
         if _FMT.of(config) == TWO_LEVEL:
             length = smmuv3.L1_BYTES << max(0, size - _split(config))
@@ -170,7 +171,7 @@ class SmmuV3:
         return _BASE.address([self._register(STRTAB_BASE)]) & -max(length, smmuv3.STE_BYTES)
 
     def _level2(self, base: int, index: int, split: int) -> tuple[int, int] | None:
-        """Address and number of the entries that a level-1 descriptor leads to, None when it is not valid."""
+        """Return address and number of the entries that a level-1 descriptor points to, None if it is not valid."""
         word = self._words(base + index * smmuv3.L1_BYTES, 1)
         if word is None:
             return None
@@ -181,7 +182,7 @@ class SmmuV3:
         return smmuv3.L1STD_L2PTR.address(word) & -number * smmuv3.STE_BYTES, number
 
     def _ste_arrays(self) -> Iterator[tuple[int, int, int]]:
-        """First stream, address and number of entries of every array of them."""
+        """Yield first stream, address and number of entries of every array of entries."""
         config = [self._register(STRTAB_BASE_CFG)]
         size, base = _LOG2SIZE.of(config), self._stream_table(config)
         if _FMT.of(config) != TWO_LEVEL:
@@ -194,7 +195,8 @@ class SmmuV3:
                 yield index << split, found[0], min(found[1], 1 << size)
 
     def _cd_arrays(self, sid: int, ssid: int | None = None) -> Iterator[tuple[int, int, int]]:
-        """First SSID, address and number of descriptors of every array of a stream, or only of that with ``ssid``."""
+        """Yield first SSID, address and number of descriptors of every array of a stream, or only of the one with
+        ``ssid``."""
         ste = self.ste(sid)
         if ste is None or not ste.valid or ste.config != "only S1_TRANS":
             return
@@ -216,6 +218,7 @@ class SmmuV3:
 
 
 def _split(config: Sequence[int]) -> int:
-    """The bits of a stream id that level 2 decodes; reserved values behave as 6 (IHI 0070, SMMU_STRTAB_BASE_CFG)."""
+    """Return the bits of a stream id that level 2 decodes; reserved values behave as 6 (IHI 0070,
+    SMMU_STRTAB_BASE_CFG)."""
     split = _SPLIT.of(config)
     return split if split in SPLITS else SPLITS[0]

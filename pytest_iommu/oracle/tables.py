@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A page table as a list of mappings: how Linux cuts them into leaves, and which tables exist.
+"""A page table as a list of mappings: how Linux splits them into leaves, and which tables exist.
 
 Written from the algorithms of Linux 7.3 (drivers/iommu/iommu.c iommu_pgsize(); generic_pt/pt_iter.h
 pt_compute_best_pgsize() and pt_pgsz_count(); io-pgtable-arm.c and generic_pt/iommu_pt.h for the life of tables) and
-sharing no code with them. Both families cut greedily: at each step the largest page size that IOVA and OA are aligned
-to and that is left.
+sharing no code with them. Both families are greedy: each step uses the largest page size that fits the remaining length
+and the alignment of IOVA and OA.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pytest_iommu import formats
 from pytest_iommu.core.model import Prot, TableConfig, format_size
 from pytest_iommu.formats import Attributes
-from pytest_iommu.oracle.expected import Expected, Run
+from pytest_iommu.oracle.expected import Expected, LeafRun
 
 
 class MappingError(ValueError):
-    """The kernel, or the test module for it, refuses this; ``errno`` is the name of its errno."""
+    """The kernel, or the test module on its behalf, refuses this; ``errno`` is the name of its errno."""
 
     def __init__(self, errno: str, message: str) -> None:
         super().__init__(f"{errno}: {message}")
@@ -38,7 +38,7 @@ class Cut:
 
 
 def cut(iova: int, oa: int, size: int, page_sizes: tuple[int, ...]) -> Iterator[Cut]:
-    """Cut a range into steps of the largest page size that fits; ``page_sizes`` ascending, all in bytes."""
+    """Split a range into steps of the largest page size that fits; ``page_sizes`` ascending, all in bytes."""
     while size > 0:
         merged = iova | oa
         step = 0
@@ -61,10 +61,10 @@ def cut(iova: int, oa: int, size: int, page_sizes: tuple[int, ...]) -> Iterator[
 
 
 class TableModel:
-    """One page table: what is mapped, in leaves, and which tables there are.
+    """One page table: its mappings as leaves, and its tables.
 
     ``map`` and ``unmap`` do what one command of the test module does (one call of iommu_map() or iommu_unmap(), or one
-    for each ``leaf`` bytes). They raise MappingError where that is refused, and have then changed nothing.
+    for each ``leaf`` bytes). They raise MappingError if that is refused, without changing anything.
     """
 
     def __init__(self, config: TableConfig) -> None:
@@ -75,18 +75,18 @@ class TableModel:
         self._sizes = tuple(sorted(config.page_sizes))
         self._aperture = self.format.aperture(config)
         self._starts: list[int] = []
-        self._runs: dict[int, Run] = {}
+        self._runs: dict[int, LeafRun] = {}
         # for each level below the top, the numbers of its tables (IOVA divided by what a table covers)
         self._tables: dict[int, set[int]] = {level: set() for level in range(self.geometry.highest)}
 
     def snapshot(self) -> Expected:
-        """What a dump of the table as it is now must say."""
+        """Return the expected dump of the table in its current state."""
         runs = tuple(self._runs[start] for start in self._starts)
         tables = {level: frozenset(self._tables[level]) for level in range(self.top)}
         return Expected(self.config, self.top, runs, tables)
 
     def map(self, iova: int, oa: int, size: int, prot: Prot, leaf: int | None = None) -> None:
-        """Map ``size`` bytes; with ``leaf`` in calls of that many bytes. MappingError when it would be refused."""
+        """Map ``size`` bytes; with ``leaf`` in calls of that many bytes. MappingError if it would be refused."""
         self._check_map(iova, oa, size, prot, leaf)
         pieces = cut(iova, oa, size, self._sizes) if leaf is None else iter((Cut(iova, oa, leaf, size // leaf),))
         for number, piece in enumerate(pieces):
@@ -96,7 +96,7 @@ class TableModel:
             self._install(piece, prot)
 
     def unmap(self, iova: int, size: int, leaf: int | None = None) -> None:
-        """Unmap ``size`` bytes; with ``leaf`` in calls of that many bytes. MappingError when it would be refused."""
+        """Unmap ``size`` bytes; with ``leaf`` in calls of that many bytes. MappingError if it would be refused."""
         self._check_unmap(iova, size, leaf)
         self._remove(iova, iova + size - 1)
         step = leaf or size
@@ -113,9 +113,11 @@ class TableModel:
     def _check_range(self, iova: int, size: int, leaf: int | None, oa: int = 0) -> None:
         page = self._sizes[0]
         if size <= 0 or (iova | size) & (page - 1):
-            raise MappingError("EINVAL", f"IOVA and size must be multiples of {format_size(page)}, and not zero")
+            raise MappingError("EINVAL", f"IOVA and size must be non-zero multiples of {format_size(page)}")
         if leaf is not None and (leaf not in self._sizes or (iova | size) & (leaf - 1)):
-            raise MappingError("EINVAL", f"no page size {format_size(leaf)}, or IOVA and size are not multiples of it")
+            raise MappingError(
+                "EINVAL", f"{format_size(leaf)} is not a page size, or IOVA and size are not multiples of it"
+            )
         if not self._in_table(iova, iova + size - 1):
             raise MappingError("ERANGE", f"0x{iova:x}-0x{iova + size - 1:x} is outside the aperture")
         # io-pgtable-arm has 4T among its page sizes where the whole table is no larger, and WARNs when it is used
@@ -139,7 +141,7 @@ class TableModel:
             raise MappingError("ERANGE", f"PA 0x{oa:x} has more than {self.config.oas} bits")
         at = bisect_right(self._starts, iova + size - 1) - 1
         if at >= 0 and self._runs[self._starts[at]].last >= iova:
-            raise MappingError("EEXIST", f"0x{iova:x}-0x{iova + size - 1:x} is mapped already, in part or in all")
+            raise MappingError("EEXIST", f"0x{iova:x}-0x{iova + size - 1:x} is already mapped, partly or completely")
 
     def _check_unmap(self, iova: int, size: int, leaf: int | None) -> None:
         self._check_range(iova, size, leaf)
@@ -179,10 +181,10 @@ class TableModel:
         if level:
             self._free(piece.iova, last, level)
         attributes: Attributes = self.format.attributes(self.config, level, piece.size, prot)
-        self._insert(Run(piece.iova, piece.oa, piece.size, piece.count, level, attributes))
+        self._insert(LeafRun(piece.iova, piece.oa, piece.size, piece.count, level, attributes))
 
     def _free(self, first: int, last: int, level: int) -> None:
-        """Free the tables below ``level`` that lie wholly in the range."""
+        """Free the tables below ``level`` that are completely in the range."""
         for below in range(level):
             tables = self._tables[below]
             if not tables:
@@ -194,7 +196,7 @@ class TableModel:
             elif end > begin:
                 self._tables[below] = {number for number in tables if not begin <= number < end}
 
-    def _insert(self, run: Run) -> None:
+    def _insert(self, run: LeafRun) -> None:
         if not self._starts or run.iova > self._starts[-1]:
             self._starts.append(run.iova)
         else:
@@ -202,10 +204,10 @@ class TableModel:
         self._runs[run.iova] = run
 
     def _remove(self, first: int, last: int) -> None:
-        """Drop the leaves of a range that begins and ends at leaves."""
+        """Remove the leaves of a range that begins and ends at leaf boundaries."""
         low = bisect_right(self._starts, first) - 1
         high = bisect_right(self._starts, last)
-        kept: list[Run] = []
+        kept: list[LeafRun] = []
         for start in self._starts[low:high]:
             run = self._runs.pop(start)
             if run.iova < first:

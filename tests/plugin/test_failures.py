@@ -111,7 +111,7 @@ def test_lost_twice_is_no_verdict_on_the_kernel(bench: Bench) -> None:
 def test_a_broken_set_up_has_its_own_exit_status(bench: Bench) -> None:
     result = bench.run()
     result.assert_outcomes(skipped=1)  # the run ends there
-    result.stdout.fnmatch_lines(["*no guest*", "setup-error: no guest of smmuv3/plain: *is no recording*"])
+    result.stdout.fnmatch_lines(["*no guest*", "setup-error: no guest of smmuv3/plain: *is not a recording*"])
     assert result.ret == 6
 
 

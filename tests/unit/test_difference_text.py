@@ -117,7 +117,7 @@ FAULTS = {
     "last before first": page(0x8000, "-0x0000000000008fff", "-0x0000000000007fff", "RNG-2", "last is before first"),
     "size": page(0x1000, "     12K", "     16K", "RNG-4", "line 1: size is not 12K, which first and last give"),
     "size on the left": page(
-        0x1000, "     12K", "12K     ", "RNG-2", "line 1: columns are not parted as they should be"
+        0x1000, "     12K", "12K     ", "RNG-2", "line 1: wrong separation or alignment of columns"
     ),
     "leaf in another unit": page(
         0x200000, "      2M rw", "   2048K rw", "RNG-4", "line 4: leaf is not 2M, in the largest unit"
@@ -137,7 +137,7 @@ FAULTS = {
         "page_table",
         lambda text: text[:-1],
         "RNG-2",
-        "line 5: the last line has no end: the file is cut",
+        "line 5: the last line has no newline: the file is truncated",
         SILENT,
         LINES[0x40000000],
     ),
@@ -272,7 +272,7 @@ FAULTS = {
         None,
         "4 1 0 4096",
     ),
-    "no stats": Fault("stats", lambda text: "", "ENT-2", "line 1: the file is cut"),
+    "no stats": Fault("stats", lambda text: "", "ENT-2", "line 1: the file is truncated"),
     "format": line("info", "format: arm_64_lpae_s1", "format: arm_64_lpae_s2", "INF-1", "format is wrong"),
     "type": line("info", "type: unmanaged", "type: dma", "INF-2", "type is wrong"),
     "levels": line("info", "levels: 4", "levels: 3", "INF-3", "levels is wrong"),
@@ -296,7 +296,7 @@ FAULTS = {
         "info",
         replaced("type: unmanaged\n", ""),
         "INF-2",
-        "line 2: type should be here",
+        "line 2: expected type here",
         SILENT,
         "aperture: 0x0000000000000000-0x0000ffffffffffff",
     ),

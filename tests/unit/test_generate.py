@@ -168,7 +168,7 @@ def test_a_refusal_that_is_another_one_fails(tmp_path: Path) -> None:
                     raise
 
     search = Search(Lenient(config_of(S1, tmp_path)), S1, "smmuv3", tmp_path)
-    with pytest.raises(CheckFailed, match="gives success, should give EEXIST") as failed:
+    with pytest.raises(CheckFailed, match="got success, expected EEXIST") as failed:
         search.run(38, 1)
     assert failed.value.files[NAME].count(b"map: ") == 2
 

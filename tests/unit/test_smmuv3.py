@@ -184,11 +184,11 @@ def test_bad_line_of_cd(right: str) -> None:
 
 def test_cut_and_longer_files() -> None:
     for parse, text in ((parse_ste, STE_TEXT), (parse_cd, CD_TEXT)):
-        with pytest.raises(DumpSyntaxError, match="the file is cut"):
+        with pytest.raises(DumpSyntaxError, match="the file is truncated"):
             parse(text[:-1])
         with pytest.raises(DumpSyntaxError):
             parse(text + "\n")
-    with pytest.raises(DumpSyntaxError, match="no line"):
+    with pytest.raises(DumpSyntaxError, match="unexpected line"):
         parse_ste(STE_TEXT + STE_TEXT)
     with pytest.raises(DumpSyntaxError):
         parse_ste("")

@@ -25,7 +25,7 @@ from pytest_iommu.core.settings import Settings
 from pytest_iommu.guest import ops
 from pytest_iommu.targets import running, vng
 from pytest_iommu.targets.running import RunningTarget
-from pytest_iommu.targets.vng import Boot, VngGuest, VngHost
+from pytest_iommu.targets.vng import VngGuest, VngHost, VngProcess
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="vng boots x86_64 kernels on x86_64 machines")
 
@@ -61,9 +61,9 @@ sys.exit(255)
 
 BOOT = """\
 import os, subprocess, tempfile, time
-from pytest_iommu.targets.vng import Boot
+from pytest_iommu.targets.vng import VngProcess
 script = "sh -c 'exec 9>{folder}/alive; flock 9; sleep 60' & wait"
-boot = Boot(["sh", "-c", script], {{}}, tempfile.TemporaryDirectory())
+boot = VngProcess(["sh", "-c", script], {{}}, tempfile.TemporaryDirectory())
 while subprocess.run({taken}).returncode == 0:
     time.sleep(0.01)
 open("{folder}/taken", "x")
@@ -270,7 +270,7 @@ def test_a_guest_that_died(
 )
 def test_a_guest_that_hangs(start: Callable[..., VngGuest], late: bytes, kind: type[IommuError], match: str) -> None:
     guest = start()
-    assert isinstance(guest.child, Boot)
+    assert isinstance(guest.child, VngProcess)
     os.write(guest.child._stderr, late)
     with pytest.raises(kind, match=match):
         guest.run([ops.sleep(5000)], timeout=0.3)
@@ -280,7 +280,7 @@ def test_a_guest_that_hangs(start: Callable[..., VngGuest], late: bytes, kind: t
 
 def test_what_only_the_console_has(start: Callable[..., VngGuest], monkeypatch: pytest.MonkeyPatch) -> None:
     guest = start()
-    assert isinstance(guest.child, Boot)
+    assert isinstance(guest.child, VngProcess)
     os.write(guest.child._stderr, b"WARNING: CPU: 1 PID: 1 at x.c:1\n")
     with pytest.raises(KernelCrash, match="warning while it ran a batch: WARNING: CPU: 1"):
         guest.run(READ)

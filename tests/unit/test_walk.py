@@ -243,7 +243,7 @@ def test_images_that_are_none(tmp_path: Path, say: Say) -> None:
     image.write_bytes(b"")
     assert "cannot mmap an empty file" in say(image, "--base", 0)[2]
     image.write_bytes(bytes(4096))
-    assert "give --base" in say(image, "--all")[2]
+    assert "--base must give" in say(image, "--all")[2]
     assert "no SMMU" in say(image, "--base", 0, "--all")[2]
     for text in ("[]", "{", "{}", '{"ram": 5}', '{"ram": "0", "registers": []}', '{"ram": "0", "domains": [{}]}'):
         (tmp_path / "ram.json").write_text(text)
@@ -257,7 +257,7 @@ def test_archives_that_are_no_images(machine: Machine, tmp_path: Path, say: Say)
     assert "ram.img: File is not a zip file" in say(image, "--all")[2]
     with zipfile.ZipFile(image, "w") as archive:
         archive.writestr("hello.txt", "hello")
-    assert "an archive without about.json" in say(image, "--all")[2]
+    assert "the archive has no about.json" in say(image, "--all")[2]
     with zipfile.ZipFile(image, "w") as archive:
         archive.writestr("about.json", "{}")
     assert "ram.img: KeyError: 'ram'" in say(image, "--all")[2]

@@ -29,7 +29,7 @@ from pytest_iommu.check.generate.drawn import (
 )
 from pytest_iommu.core.model import Prot, TableConfig
 from pytest_iommu.oracle import MappingError, TableModel
-from pytest_iommu.oracle.expected import Run
+from pytest_iommu.oracle.expected import LeafRun
 from pytest_iommu.oracle.tables import cut
 
 LEAVES = 720
@@ -88,7 +88,7 @@ class _Table:
             self._change(action)
 
     @property
-    def _runs(self) -> tuple[Run, ...]:
+    def _runs(self) -> tuple[LeafRun, ...]:
         return self._model.snapshot().runs
 
     def _map(self, action: Map) -> None:
