@@ -312,8 +312,7 @@ class Iommu:
         return self._software(format, parameters)
 
     def table_of_own_pages(self, format: str) -> Domain:
-        """Create a table of an io-pgtable format that does not free tables through RCU: it has no dump and no
-        directory."""
+        """Create a table of an io-pgtable format that does not free tables through RCU: no dump and no directory."""
         return self._software(format, {}, " pages=own")
 
     def _software(self, format: str, parameters: Mapping[str, int], more: str = "") -> Domain:

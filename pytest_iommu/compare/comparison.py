@@ -80,8 +80,7 @@ class Comparison:
 
     @property
     def text(self) -> str:
-        """The lines that differ, those of the primary rule first; repeated kinds are folded, further kinds only
-        counted."""
+        """The lines that differ, those of the primary rule first; repeated kinds are folded, further kinds counted."""
         return "\n".join(folded(self._ordered()))
 
     @property

@@ -201,8 +201,7 @@ class RangeDiffer:
         return total == row.size and at < len(self._want) and self._want[at] is not want
 
     def _missing(self) -> Iterator[Difference]:
-        """Report mapped IOVAs that are in no line, beside a line that shows others of the same expected line if there
-        is one."""
+        """Report mapped IOVAs that are in no line, beside a line of the same expected line if there is one."""
         rows = sorted(self._have, key=lambda row: (row.first, row.last))
         at, reach = 0, -1
         for want in self._want:

@@ -64,8 +64,7 @@ class _Held:
 
 
 def _keys(file: str, line: str) -> list[tuple[str, ...]]:
-    """Return keys of a line's subject, closest first: the first IOVA; for entries IOVA and kind, with and without
-    level."""
+    """Return keys of a line's subject, closest first: first IOVA; for entries IOVA and kind, with or without level."""
     words = line.split()
     if file == "page_table":
         return [("first", line.partition("-")[0])]

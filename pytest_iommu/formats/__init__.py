@@ -44,8 +44,7 @@ def names() -> tuple[str, ...]:
 
 
 def configure(name: str, **parameters: object) -> TableConfig:
-    """Return the configuration of a table of that format; parameters depend on the format. ConfigError if they are
-    invalid."""
+    """Return the configuration of a table of that format; parameters depend on it. ConfigError if invalid."""
     return get(name).configure(**parameters)
 
 

@@ -104,7 +104,7 @@ class ArmLpae(Format):
         return ADDRESS
 
     def pack(self, config: TableConfig, address: int) -> int:
-        # 64K granule: OA[51:48] stand in bits 15:12, which a 64K-aligned address leaves free (D8.3, 52-bit OA)
+        # 64K granule: OA[51:48] are in bits 15:12, which a 64K-aligned address leaves free (D8.3, 52-bit OA)
         return (address | address >> 36) & ADDRESS
 
     def unpack(self, config: TableConfig, raw: int) -> int:

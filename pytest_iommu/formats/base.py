@@ -24,8 +24,7 @@ class ConfigError(ValueError):
 
 
 def bits(high: int, low: int | None = None) -> int:
-    """Return the mask of bits ``high`` down to ``low`` (only bit ``high`` without ``low``), as a specification writes
-    it."""
+    """Return the mask of bits ``high`` down to ``low`` (only ``high`` without ``low``), as in a specification."""
     low = high if low is None else low
     return (1 << (high + 1)) - (1 << low)
 

@@ -98,8 +98,7 @@ class Channel:
         return found
 
     def run(self, ops: Sequence[Op], timeout: float, look: Callable[[], None] | None = None) -> Reply:
-        """Run a batch; ``timeout`` in seconds covers all of it. ``look`` is called periodically while output is
-        streamed."""
+        """Run a batch; ``timeout`` in seconds covers all of it. ``look`` is called periodically while it streams."""
         deadline = Deadline(timeout)
         self._seq = (self._seq + 1) & 0xFFFFFFFF
         self._printed = bytearray()
@@ -229,8 +228,7 @@ class Channel:
 
 
 def decode_reply(payload: bytes) -> Reply:
-    """Parse a REPLY's payload: taint, kernel messages, count, value and data of each result. ValueError if it is
-    malformed."""
+    """Parse a REPLY's payload: taint, kernel messages, count, value and data of each result. ValueError."""
     try:
         taint, size = struct.unpack_from("<II", payload, 0)
         kmsg = payload[8 : 8 + size].decode("utf-8", "backslashreplace")

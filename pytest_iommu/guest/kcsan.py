@@ -29,8 +29,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One side of a race: ``marked`` for READ_ONCE() and atomics. ``who`` is the call chain, innermost first, no
-    modules."""
+    """One side of a race: ``marked`` for READ_ONCE() and atomics; ``who`` is the call chain, innermost first."""
 
     marked: bool
     functions: tuple[str, ...]

@@ -61,8 +61,7 @@ class Code(IntEnum):
 
 
 def read_file(path: str, chunk: int = 0, limit: int = 0) -> Op:
-    """Read to the end, ``chunk`` bytes per read(2) (0: 64 KiB), ``limit`` bytes at most (0: 64 MiB) -> bytes; the
-    bytes.
+    """Read to the end, ``chunk`` bytes per read(2) (0: 64 KiB), ``limit`` at most (0: 64 MiB) -> bytes; the bytes.
 
     The data includes what was read before an error.
     """

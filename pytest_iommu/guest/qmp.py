@@ -64,8 +64,7 @@ class Qmp:
         return str(self.command("human-monitor-command", timeout, **{"command-line": line}))
 
     def wait(self, name: str, timeout: float, **data: Any) -> QmpEvent | None:
-        """Take the first event with that name and data, waiting ``timeout`` seconds if necessary; None if there is
-        none."""
+        """Take the first event with that name and data, waiting up to ``timeout`` seconds; None if there is none."""
         deadline = Deadline(timeout)
         while True:
             for event in self.events:

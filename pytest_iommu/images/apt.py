@@ -287,8 +287,7 @@ class Apt:
         return str(folder / "usr/share/keyrings" / f"{KEYRING}.gpg")
 
     def find(self, names: Sequence[str], suites: Sequence[str] = ()) -> Package | None:
-        """Return the first of ``names`` in any suite; names take precedence over suites, and suites are read only when
-        needed."""
+        """Return the first of ``names`` in any suite; names precede suites, and suites are read only when needed."""
         for name in names:
             for suite in suites or self.suites:
                 if not self.update(suite):

@@ -36,8 +36,7 @@ from pytest_iommu.images.store import Entry, Store, digest
 
 @dataclass(frozen=True, slots=True)
 class Artefacts:
-    """Everything that starts a guest. ``kernel`` describes the kernel; ``reference``: its dump is the reference
-    implementation.
+    """Everything that starts a guest. ``kernel`` describes the kernel, ``reference`` says that its dump is ours.
 
     ``vmlinux`` and ``config`` are None for a ready image; ``timings`` maps each executed step to its seconds.
     """
@@ -87,8 +86,7 @@ def store_at(root: Path) -> Store:
 def prepare(
     settings: Settings, machine: Machine, flavour: str, progress: Progress | None = None, shell: bool = False
 ) -> Artefacts:
-    """Prepare a kernel, its initramfs and a QEMU. With a warm cache this takes a tenth of a second and starts no
-    program.
+    """Prepare a kernel, its initramfs and a QEMU. With a warm cache it takes 0.1 s and starts no program.
 
     ``shell`` adds a busybox to the initramfs. SetupError with all necessary advice if it fails.
     """

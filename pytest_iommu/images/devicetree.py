@@ -168,8 +168,7 @@ def iommu_map(moved: Mapping[int, int], smmu: int) -> list[int]:
 
 
 def with_stream_ids(blob: bytes, moved: Mapping[int, int], iommus: Mapping[str, Sequence[int]]) -> bytes:
-    """Return the board's device tree with ``moved`` requester ids, and with stream ids for platform devices by node
-    name.
+    """Return the board's device tree with ``moved`` requester ids, and stream ids for platform devices by node name.
 
     ValueError if there is no SMMU in front of PCI, or no such node.
     """

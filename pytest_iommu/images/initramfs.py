@@ -45,8 +45,7 @@ def _padded(data: bytes) -> bytes:
 
 
 def build(sources: Mapping[str, Path], modules: Sequence[Path], manifest: Path | None = None) -> bytes:
-    """Build the archive. ``sources`` are the products the manifest names (``agent``, ``busybox``), ``modules`` in load
-    order.
+    """Build the archive. ``sources``: products in the manifest (``agent``, ``busybox``); ``modules``: in load order.
 
     SetupError if the manifest is wrong or names a missing product.
     """

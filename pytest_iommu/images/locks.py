@@ -33,8 +33,7 @@ class Locks:
 
     @contextmanager
     def hold(self, name: str, what: str, progress: Progress, shared: bool = False) -> Iterator[None]:
-        """Hold a lock during the block. Waiting sessions are shown ``what`` it is for, as this one is shown their
-        purposes.
+        """Hold a lock during the block. Waiting sessions are shown ``what`` it is for, as this one is shown theirs.
 
         SetupError if the cache is not writable.
         """

@@ -20,8 +20,7 @@ FLAGS = ("-D__user=", "-D__counted_by(x)=")
 
 
 def build(store: Store, machine: Machine, progress: Progress, tree: Path) -> Entry | None:
-    """Return the program for this machine, as ``iommu-owner`` in the entry; None for a kernel tree that is too old for
-    it.
+    """Return this machine's program, as ``iommu-owner`` in the entry; None if the kernel tree is too old for it.
 
     SetupError with the compiler's output if it fails.
     """

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The cache: finished things are stored under the hash of their inputs, by one rename; incomplete ones are never
-visible.
+"""The cache: finished things under the hash of their inputs, stored by one rename; incomplete ones are not visible.
 
 ``<cache>/artefacts/<kind>-<hash>/`` holds a finished thing and its manifest.json. ``sources/``, ``trees/``, ``builds/``
 and ``qemu/`` hold the inputs. ``tmp/`` holds incomplete things, ``locks/`` the locks of their makers.

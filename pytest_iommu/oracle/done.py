@@ -31,8 +31,7 @@ class Transfer:
 
 
 def transfers(expected: Expected, limit: int, harmless: Callable[[int, bool], bool]) -> list[Transfer]:
-    """Return at most ``limit`` transfers, spread over the ranges. ``harmless(oa, write)`` says what a device may
-    access.
+    """Return at most ``limit`` transfers, spread over the ranges. ``harmless(oa, write)``: what a device may access.
 
     Forbidden transfers come first: QEMU checks and reports less about them once it has cached a leaf
     (docs/findings.md).

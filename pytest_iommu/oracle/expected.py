@@ -121,8 +121,7 @@ class Expected:
         return self.runs[at].attributes.requested if at >= 0 and self.runs[at].last >= iova else None
 
     def dump(self, top: int = 0) -> Dump:
-        """Return everything as a dump; table addresses are invented, one page each from ``top`` on (for tests and
-        replays)."""
+        """Return everything as a dump; table addresses are invented, one page each from ``top`` on (for tests)."""
         entries: list[Entry] = []
         address = top or 0x40000000
         info = self.info
@@ -152,8 +151,7 @@ def merge(parts: Iterable[Range]) -> tuple[Range, ...]:
 
 
 def leaves(entries: Iterable[Entry], fmt: formats.Format) -> Iterator[Range]:
-    """Return the leaves among the entries as lines of page_table; one split by the reader's position begins there
-    (LVL-2)."""
+    """Return the leaves among the entries as lines of page_table; one split by the reader begins there (LVL-2)."""
     volatile = {flag.name for flag in fmt.volatile}
     for entry in entries:
         if entry.kind is Kind.LEAF and entry.size is not None and entry.prot is not None:

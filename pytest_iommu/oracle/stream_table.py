@@ -104,8 +104,7 @@ class SmmuV3:
                     yield smmuv3.decode_cd(sid, first + at, words[start : start + smmuv3.WORDS])
 
     def table(self, sid: int, ssid: int = 0) -> tuple[TableConfig, int] | None:
-        """Return configuration and top of a stream's page table, of stage 2 if it has both stages; None if it has no
-        table.
+        """Return configuration and top of a stream's page table, of stage 2 if it has both; None if it has no table.
 
         Also None if the SMMU itself rejects the stream table entry or context descriptor.
         """
@@ -195,8 +194,7 @@ class SmmuV3:
                 yield index << split, found[0], min(found[1], 1 << size)
 
     def _cd_arrays(self, sid: int, ssid: int | None = None) -> Iterator[tuple[int, int, int]]:
-        """Yield first SSID, address and number of descriptors of every array of a stream, or only of the one with
-        ``ssid``."""
+        """Yield first SSID, address and number of each array of descriptors of a stream, or of that with ``ssid``."""
         ste = self.ste(sid)
         if ste is None or not ste.valid or ste.config != "only S1_TRANS":
             return
@@ -218,7 +216,6 @@ class SmmuV3:
 
 
 def _split(config: Sequence[int]) -> int:
-    """Return the bits of a stream id that level 2 decodes; reserved values behave as 6 (IHI 0070,
-    SMMU_STRTAB_BASE_CFG)."""
+    """Return the stream id bits that level 2 decodes; reserved values behave as 6 (SMMU_STRTAB_BASE_CFG)."""
     split = _SPLIT.of(config)
     return split if split in SPLITS else SPLITS[0]

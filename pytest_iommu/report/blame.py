@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Attributes an exception that is not in pytest_iommu.core.outcomes: to the test, to this package, or to another
-plugin.
+"""Attributes an exception outside pytest_iommu.core.outcomes: to the test, to this package, or to another plugin.
 
 Only a test's own assertion says something about the rules the test is marked with. A timeout of another plugin, an
 error in the test or a full table of open files does not.

@@ -88,8 +88,7 @@ def evidence_files(evidence: Evidence) -> dict[str, bytes]:
 
 
 def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
-    """Return the rules that a failure counts against: the broken ones, or all that the test declares if it did not get
-    so far."""
+    """Return the rules that a failure counts against: the broken ones, or all of the test if it ended before."""
     if isinstance(error, CheckFailed):
         return tuple(dict.fromkeys([*error.rules, *error.related]))
     if error.kind not in ("kernel-crash", "kernel-hang"):

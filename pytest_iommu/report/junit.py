@@ -57,8 +57,7 @@ def _writer(config: pytest.Config) -> LogXML | None:
 
 
 def properties(guests: Iterable[Mapping[str, str | None]], run: Mapping[str, str]) -> dict[str, str]:
-    """Return the suite's properties: iommu_<name> of the run, and iommu_guest.<machine>/<flavour>.<what> of every
-    guest."""
+    """Return the suite's properties: iommu_<name> of the run, iommu_guest.<machine>/<flavour>.<what> of guests."""
     found = {f"iommu_{name}": value for name, value in run.items() if value}
     for guest in guests:
         name = f"iommu_guest.{guest['machine']}/{guest['flavour']}"

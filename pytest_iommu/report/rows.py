@@ -188,8 +188,7 @@ def _skipped(report: pytest.CollectReport) -> str:
 
 
 def guests_of(rows: Iterable[Row], kernels: Mapping[str, tuple[str, str]]) -> list[dict[str, str | None]]:
-    """Return the guests that tests ran on: name, machine, flavour, and descriptions of kernel and QEMU, None if
-    unknown.
+    """Return the guests that tests ran on: name, machine, flavour, descriptions of kernel and QEMU (None: unknown).
 
     ``kernels`` maps the name, machine/flavour, to those descriptions; otherwise a guest may have reported its kernel.
     Boot modes are not distinguished here.

@@ -20,8 +20,7 @@ FILES = ("rules.json", "rules.md")
 
 
 def outcome_of(rule: str, rows: Iterable[Row], later: Mapping[str, str]) -> str:
-    """Return the outcome of a rule. It passed only if a test of it passed; if all failed, for whatever reason, it
-    failed."""
+    """Return the outcome of a rule: passed only if a test of it passed, failed if all failed for whatever reason."""
     rows = list(rows)
     own = {row.outcome for row in rows if rule in row.rules}
     if any(rule in row.broke for row in rows) or ("failed" in own and "passed" not in own):
@@ -37,8 +36,7 @@ def document(
     later: Mapping[str, str],
     kernels: Mapping[str, tuple[str, str]],
 ) -> dict[str, Any]:
-    """Return rules.json. ``known`` maps every rule to its one-line text, ``kernels`` a guest to kernel and QEMU in
-    words.
+    """Return rules.json. ``known`` maps rules to their one-line text, ``kernels`` guests to kernel and QEMU in words.
 
     A test that did not run says nothing about a rule and is not among its tests.
     """

@@ -99,8 +99,7 @@ def table(rules: Mapping[str, Count], known: Mapping[str, str], later: Collectio
 
 
 def reasons(skips: Mapping[str, int]) -> list[str]:
-    """Return the most common reasons with the number of tests. Reasons that differ only in names and numbers are
-    merged."""
+    """Return the most common reasons and their number of tests, merging those that differ only in names and numbers."""
     groups: dict[str, Counter[str]] = {}
     for reason, count in skips.items():
         line = reason.partition("\n")[0]

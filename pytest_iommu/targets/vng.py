@@ -64,8 +64,7 @@ _IN_TREE = re.compile(r"(?P<tree>.*)/arch/x86/boot/bzImage")
 
 
 class VngProcess(Child):
-    """vng and its child processes. ``console`` has the guest's console and the output of vng and QEMU; ``folder`` is
-    removed at the end.
+    """vng and its child processes. ``console`` is the guest's, with the programs' output; ``folder`` is temporary.
 
     QEMU is vng's grandchild: a signal to vng would not reach it, one to the process group does.
     """
@@ -111,8 +110,7 @@ class VngGuest(AgentGuest):
             raise self._crash(splat, "while booting")
 
     def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
-        """Run a batch; the console also has messages that a flood removes from the kernel log before the agent reads
-        them."""
+        """Run a batch; the console keeps messages that a flood pushes out of the kernel log."""
         __tracebackhide__ = True
         reply = super().run(ops, timeout)
         splat = self._console.scan_new()

@@ -36,7 +36,6 @@ def anchors(config: TableConfig) -> tuple[int, ...]:
 
 
 def window_of(config: TableConfig, address: int, size: int) -> tuple[int, int] | None:
-    """Return the window that contains the range, else the first one large enough, else None; nearest to ``address``
-    first."""
+    """Return the window around the range, else the first one large enough, else None; nearest to ``address`` first."""
     fitting = [window for window in windows(config) if window[1] - window[0] >= size]
     return min(fitting, key=lambda window: max(window[0] - address, address - window[1], 0), default=None)

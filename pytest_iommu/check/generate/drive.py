@@ -68,8 +68,7 @@ class Search:
     _last_id: int | None = None
 
     def run(self, examples: int, seed: int, again: str = "") -> None:
-        """Run ``examples`` scenarios. CheckFailed with the smallest one that fails; other exceptions are raised
-        unchanged.
+        """Run ``examples`` scenarios. CheckFailed with the smallest one that fails; other exceptions pass unchanged.
 
         ``again`` is the line that tells how to generate the same scenarios again.
         """

@@ -24,8 +24,7 @@ _HARNESS = ("lib.mk", "kselftest.h", "kselftest_harness.h", "kselftest/ktap_help
 
 @dataclass(frozen=True, slots=True)
 class Selftest:
-    """Maps relative guest paths to local files. ``lacks`` says why there are no programs, ``no_shell`` why there is no
-    shell."""
+    """Relative guest path -> local file. ``lacks`` says why there are no programs, ``no_shell`` why no shell."""
 
     files: Mapping[str, Path] = field(default_factory=dict)
     lacks: str = ""
@@ -66,7 +65,7 @@ def _prepare(
     files = {name: entry[name] for name in entry.files}
     if not shell:
         return Selftest(files)
-    # A user with his own tree may have no apt. He gets a busybox only if one is cached already.
+    # A user with a tree of their own may have no apt: use a busybox only if one is cached already.
     offline = settings.offline or settings.kernel is not None
     try:
         return Selftest(files | {BUSYBOX: busybox.find(store, machine, progress, offline)})

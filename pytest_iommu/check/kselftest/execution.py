@@ -52,8 +52,7 @@ def run(guest: Guest, selftest: Selftest, program: Program, chosen: Sequence[str
 
 
 def _folder(guest: Guest) -> str:
-    """Return the directory for our files: beside the agent, which is removed with the agent; anywhere in our own
-    guests."""
+    """Return the directory for our files: beside the agent, removed with it; anywhere in our own guests."""
     (agent,) = guest.run([ops.readlink("/proc/self/exe")]).results
     parent = str(PurePosixPath(ops.text_of(agent)).parent) if agent.ok else "/"
     return "/tmp" if parent == "/" else parent

@@ -80,8 +80,7 @@ def add_target(tree: Path) -> bool:
 
 @contextmanager
 def _for_make(selftests: Path) -> Iterator[Path]:
-    """Return a tree's tools/testing/selftests at a path that make accepts: the original, or a copy of the parts lib.mk
-    uses."""
+    """Return tools/testing/selftests at a path that make accepts: the original, or a copy of what lib.mk uses."""
     if paths.make_takes(selftests):
         yield selftests
         return

@@ -61,8 +61,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The output of a program. ``rest`` holds the lines after the last result: of the test that was running, or the
-    totals.
+    """The output of a program. ``rest`` has the lines after the last result: of the running test, or the totals.
 
     ``version`` is empty without a header, ``planned`` is None without a plan, ``bail`` is None unless it bailed out.
     ``skipped`` is the reason of a plan that skips everything, ``cut`` a last line without a newline.

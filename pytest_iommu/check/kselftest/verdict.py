@@ -50,8 +50,7 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict of one test: ``reason`` explains a skip, a test not run or an expected failure; ``error`` is its
-    failure."""
+    """The verdict of a test: ``reason`` of a skip, an expected failure or a test not run; ``error`` is its failure."""
 
     outcome: Literal["passed", "failed", "skipped", "xfailed", "not-run"]
     reason: str = ""

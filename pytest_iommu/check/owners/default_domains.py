@@ -29,8 +29,7 @@ def group_types(guest: GuestHandle) -> dict[str, str]:
 
 
 def group_of(guest: GuestHandle, device: str) -> str:
-    """Return the sysfs directory of a device's IOMMU group; ``device`` is the device's directory. SetupError without
-    one."""
+    """Return the sysfs directory of the IOMMU group of a device, given by its own. SetupError without a group."""
     (link,) = guest.run([ops.readlink(f"{device}/iommu_group")]).results
     if not link.ok:
         raise SetupError(f"{device} has no IOMMU group: {ops.errno_name(link.value)}")

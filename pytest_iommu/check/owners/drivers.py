@@ -25,8 +25,7 @@ def driver_of(guest: GuestHandle, device: str) -> str | None:
 
 @contextmanager
 def driven_by(guest: GuestHandle, bus: str, name: str, driver: str) -> Iterator[str]:
-    """Bind the device ``name`` of a bus to ``driver``, and restore the old driver at the end; yields its sysfs
-    directory.
+    """Bind the device ``name`` of a bus to ``driver``, and back at the end; yields its sysfs directory.
 
     Skips without the driver; SetupError if the driver does not bind. If the old driver does not bind again, the guest
     is replaced, because other tests need the device as it was.

@@ -31,8 +31,7 @@ class OwnerError(Exception):
 
 
 class Owner:
-    """One owner process, for the duration of a ``with`` block. It closes everything at the end, so its directories must
-    go.
+    """One owner process, for a ``with`` block. It closes everything at the end, so its directories must go.
 
     Skips if the guest lacks the program: an initramfs of a ready image, or of a kernel that is too old for it.
     """
@@ -61,8 +60,7 @@ class Owner:
             self._guest.run([ops.run(PROGRAM, "tell", PLACE, "quit")])
 
     def tell(self, *lines: str) -> list[dict[str, str]]:
-        """Send commands; returns the values of each answer. OwnerError for the first refused one; the others are
-        executed."""
+        """Send commands; returns the values of each answer. OwnerError for the first refusal; the others are run."""
         __tracebackhide__ = True
         (said,) = self._guest.run([ops.run(PROGRAM, "tell", PLACE, *lines)]).results
         answers = ops.text_of(said).splitlines()

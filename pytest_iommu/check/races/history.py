@@ -145,8 +145,7 @@ class _Judge:
         return f"had this {' and this '.join(never)} at no time of the line's window"
 
     def _cut(self, row: Range, look: Columns, window: Interval) -> None:
-        """Check LVL-2: a line ends where its leaf ends. It may begin inside a leaf only where the reader's cursor can
-        have been."""
+        """Check LVL-2: a line ends with its leaf; it begins inside one only where the reader's cursor can have been."""
         if (row.last + 1) % row.leaf:
             self._fail("LVL-2", "the line ends inside a leaf", row, window, self._history.segment(row.last))
         if not row.first % row.leaf or self._cursor(row.first, look, window):

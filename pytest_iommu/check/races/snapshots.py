@@ -55,8 +55,7 @@ class TableUpdate:
         return self.first <= last and first <= self.last
 
     def item_by_item(self, first: int, last: int, clears: bool) -> bool:
-        """Whether it changes single items of the table for [first, last], rather than only the item that points to that
-        table."""
+        """Whether it changes single items of the table for [first, last], not only the item that points to it."""
         whole = self.first <= first and last <= self.last
         return clears or not whole or (self.leaf is not None and self.leaf <= last - first)
 

@@ -53,8 +53,7 @@ class Trap:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Let the guest run. CheckFailed if the point was not reached; GuestLost or the guest's own failure if it
-        broke."""
+        """Let the guest run. CheckFailed if the point was not reached; GuestLost or the guest's failure if it broke."""
         failure = self.close()
         if isinstance(error, NotReached):
             raise failure or CheckFailed(f"window not reached: {error}") from error
@@ -150,8 +149,7 @@ class Trap:
         self._answer()
 
     def preempt(self, wake: Sequence[Op]) -> None:
-        """Let all processors run once the batch ``wake`` has sent CPU an interrupt, which it takes before its next
-        instruction."""
+        """Let all run once the batch ``wake`` has sent CPU an interrupt, which it takes before its next instruction."""
         self._registers = self._gdb.registers(CPU)[: arm64.SAVED]
         self.freeze()
         self._run(wake)

@@ -84,8 +84,7 @@ class Window:
         self._files: dict[str, bytes] = {}
 
     def open(self) -> None:
-        """Start the reader and hold it. CheckFailed if it does not reach its point; skips if the target cannot hold
-        readers."""
+        """Start the reader and hold it. CheckFailed if it misses its point; skips if the target cannot hold readers."""
         if self._hold.inside and self._memory is not None:
             self._make_other()
         self._reader.hold()
@@ -217,8 +216,7 @@ class Window:
         self._other = Root(config, row.top, row.levels)
 
     def _with_others(self, line: str) -> str:
-        """Return the command plus, in the same write, mappings of the other domain, which reuse pages that the command
-        freed."""
+        """Return the command and, for the same write, mappings of the other domain, which reuse pages it freed."""
         if self._other is None or TableUpdate.of(line, self._place.name) is None:
             return line
         first = self._time * OTHERS << 21

@@ -118,8 +118,7 @@ class Done:
         return problems
 
     def _prepare(self, rows: Sequence[_Row]) -> dict[int, bytes]:
-        """Fill the scratch memory of these transfers and discard earlier events. Returns the content of that memory, by
-        OA."""
+        """Fill the scratch memory of these transfers, drop earlier events, and return the memory's content by OA."""
         played = [row for row in rows if row.oa is not None and self._scratch(row.oa, row.size)]
         if self._memory is None or self._smmu is None:
             return {}

@@ -42,8 +42,7 @@ class InRam:
     walked: dict[str, SavedDomain] = field(default_factory=dict, compare=False)
 
     def save(self, folder: Path, failed: Collection[str] = ()) -> None:
-        """Save the memory that the walks read, and the stream table, for `pytest-iommu walk`. OSError if the disk is
-        full.
+        """Save the memory that the walks read, and the stream table, for `pytest-iommu walk`. OSError: disk full.
 
         ``failed`` names the domains that made the test fail.
         """
@@ -79,8 +78,7 @@ class InRam:
         return {**found_walk.texts(), "info": f"levels: {found_walk.levels}\ntop: 0x{top:016x}\n"}
 
     def _hold_memory_types(self, device: str) -> None:
-        """Check the MAIR, which defines the meaning of AttrIndx: with another one, columns c and m would be
-        meaningless."""
+        """Check the MAIR, which defines AttrIndx: columns c and m would be meaningless with another one."""
         cd = self.smmu.cd(self.machine.device(device).sid) if self.smmu is not None else None
         # The format uses four of the eight attributes.
         if cd is not None and cd.mair & 0xFFFFFFFF != MAIR:
@@ -92,8 +90,7 @@ class InRam:
 
 
 def _hold(device: str, have: TableConfig, want: TableConfig) -> None:
-    """Compare the stream's own table parameters with the domain's: a wrong T0SZ, for example, shows the hardware
-    another table."""
+    """Compare the stream's own table parameters with the domain's: a wrong T0SZ selects another table, for example."""
     for key in ("format", "granule", "ias", "oas", "levels"):
         left, right = getattr(have, key), getattr(want, key)
         if left != right:

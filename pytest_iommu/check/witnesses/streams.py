@@ -237,8 +237,7 @@ class Streams:
                 yield self._attached(f"stream {sid} of {want.device}: {what}", "STE-3", "STE-4")
 
     def _attached(self, what: str, rule: str, *also: str) -> CheckFailed:
-        """Return the failure of a stream that shows another attachment; it has been checked that memory agrees with the
-        dump."""
+        """Return the failure of a stream with another attachment; that memory agrees with the dump was checked."""
         if self._smmu is None:
             return CheckFailed(what, (rule,), also, verdict=Verdict.UNDECIDED)
         return CheckFailed(what, (rule,), also, verdict=Verdict.STREAM, because="memory is as dumped")
