@@ -282,7 +282,7 @@ class Domain:
 class Iommu:
     """Creates domains in one guest."""
 
-    def __init__(self, guest: GuestHandle, compared: reading.Compared = reading.unheard) -> None:
+    def __init__(self, guest: GuestHandle, compared: reading.Compared = reading.ignore_comparison) -> None:
         self._guest = guest
         self._compared = compared
         self._domains: dict[str, Domain] = {}

@@ -53,7 +53,7 @@ class Where:
         return f"{DEBUGFS}/{place}".rstrip("/")
 
 
-def unheard(comparison: Comparison) -> None:
+def ignore_comparison(comparison: Comparison) -> None:
     """Ignore the comparison."""
 
 

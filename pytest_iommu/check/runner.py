@@ -47,7 +47,7 @@ class Scenario:
         guest: Guest,
         machine: Machine,
         dialect: Dialect,
-        compared: reading.Compared = reading.unheard,
+        compared: reading.Compared = reading.ignore_comparison,
     ) -> None:
         self._instance = instance
         self._guest = guest
@@ -93,7 +93,7 @@ class Scenario:
 
     def _race(self, plan: RacePlan) -> None:
         """Hold a reader and run the steps that must happen meanwhile."""
-        from pytest_iommu.check.races.held import Place
+        from pytest_iommu.check.races.held import DumpFile
         from pytest_iommu.check.races.window import Window
 
         config = self._instance.domains[plan.domain].config
@@ -147,7 +147,7 @@ class Scenario:
             pytest.skip("no two storms are the same, so a recording has none")
         config = self._instance.domains[plan.domain].config
         directory = self._where().path(plan.domain, "").rstrip("/")
-        table = storm.Table(plan.domain, directory, config, plan.start)
+        table = storm.StormTable(plan.domain, directory, config, plan.start)
         outcome = storm.run(self._guest.run, self._dialect, table, plan.storm)
         for failure in outcome.failures:
             self.files |= failure.files

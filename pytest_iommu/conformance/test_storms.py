@@ -15,7 +15,7 @@ import pytest
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races import lifetimes, storm
 from pytest_iommu.check.races.lifetimes import WatchedFile, same
-from pytest_iommu.check.races.storm import Table
+from pytest_iommu.check.races.storm import StormTable
 from pytest_iommu.check.reading import joined
 from pytest_iommu.conformance.helpers import FILES, make
 from pytest_iommu.core.model import Cd, Ste
@@ -75,7 +75,7 @@ def blow(guest: GuestHandle, domain: Domain, one: Storm) -> None:
     __tracebackhide__ = True
 
     ranges = domain.model.snapshot().ranges
-    outcome = storm.run(guest.run, guest.dialect, Table(domain.name, domain.path(), domain.config, ranges), one)
+    outcome = storm.run(guest.run, guest.dialect, StormTable(domain.name, domain.path(), domain.config, ranges), one)
     if outcome.failures:
         raise joined(outcome.failures, {})
     left = IO_PTDUMP.parse({"page_table": guest.read(domain.path("page_table")).decode()}).ranges

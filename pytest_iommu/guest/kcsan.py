@@ -28,7 +28,7 @@ _LINE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class RacingAccess:
     """One side of a race: ``marked`` for READ_ONCE() and atomics; ``who`` is the call chain, innermost first."""
 
     marked: bool
@@ -45,7 +45,7 @@ def is_of_dump(function: str) -> bool:
     return _DUMP.fullmatch(function) is not None
 
 
-def accesses(report: str) -> Iterator[Access]:
+def accesses(report: str) -> Iterator[RacingAccess]:
     """Return the two accesses of a report; only one if the other's origin is unknown."""
     marked, functions = None, list[str]()
     for found in _LINE.finditer(report):
@@ -53,10 +53,10 @@ def accesses(report: str) -> Iterator[Access]:
             functions.append(found["function"])
             continue
         if marked is not None:
-            yield Access(marked, tuple(functions))
+            yield RacingAccess(marked, tuple(functions))
         marked, functions = "marked" in (found["how"] or ""), []
     if marked is not None:
-        yield Access(marked, tuple(functions))
+        yield RacingAccess(marked, tuple(functions))
 
 
 def concerns_dump(report: str) -> bool:

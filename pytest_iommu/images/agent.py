@@ -7,7 +7,7 @@ from pytest_iommu.core import paths
 from pytest_iommu.core.machines import Machine
 from pytest_iommu.images import program
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import Entry, Store, tree_digest
+from pytest_iommu.images.store import Store, StoreEntry, tree_digest
 
 
 def build_id() -> str:
@@ -15,7 +15,7 @@ def build_id() -> str:
     return tree_digest(paths.agent())
 
 
-def build(store: Store, machine: Machine, progress: Progress) -> Entry:
+def build(store: Store, machine: Machine, progress: Progress) -> StoreEntry:
     """Return this machine's agent, as ``agent`` in the entry. SetupError with the compiler's output if it fails."""
     flags = ("-pthread", f'-DAGENT_BUILD="{build_id()}"')
     return program.build(store, machine, progress, program.Program("agent", "the guest agent", paths.agent(), flags))

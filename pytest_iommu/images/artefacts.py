@@ -31,7 +31,7 @@ from pytest_iommu.images import (
 )
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.qemu_binary import Qemu
-from pytest_iommu.images.store import Entry, Store, digest
+from pytest_iommu.images.store import Store, StoreEntry, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def _prepare(
     )
 
 
-def _initramfs(store: Store, sources: Mapping[str, Path], modules: Sequence[Path]) -> Entry:
+def _initramfs(store: Store, sources: Mapping[str, Path], modules: Sequence[Path]) -> StoreEntry:
     manifest = paths.qemu_images() / "initramfs.yaml"
     inputs: list[object] = [manifest.read_bytes()]
     for name, path in [*sorted(sources.items()), *((path.name, path) for path in modules)]:

@@ -9,7 +9,7 @@ from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images.apt import Apt, unpack
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import Entry, Store
+from pytest_iommu.images.store import Store, StoreEntry
 
 PACKAGE = "busybox-static"
 DEBIAN_ARCH = {"aarch64": "arm64", "x86_64": "amd64"}
@@ -26,7 +26,7 @@ def find(store: Store, machine: Machine, progress: Progress, offline: bool) -> P
     return found["busybox"]
 
 
-def _fetch(store: Store, apt: Apt, arch: str, progress: Progress) -> Entry:
+def _fetch(store: Store, apt: Apt, arch: str, progress: Progress) -> StoreEntry:
     package = apt.find([PACKAGE], [apt.mirror.codename])
     if package is None:
         raise SetupError(f"{apt.mirror.codename} of this machine's mirror has no {PACKAGE} for {arch}")

@@ -18,7 +18,7 @@ from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images import builderrors, config, toolchain, tree
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.source import Source
-from pytest_iommu.images.store import Entry, Store, digest, tree_digest
+from pytest_iommu.images.store import Store, StoreEntry, digest, tree_digest
 
 MODULE = paths.MODULE
 _LINE = re.compile(r"^\s+\[?[A-Z][A-Z0-9_]+\b")
@@ -105,7 +105,7 @@ class Builder:
     def _name(self) -> str:
         return f"{self.plan.machine.make_arch} {self.plan.flavour}"
 
-    def kernel(self) -> Entry:
+    def kernel(self) -> StoreEntry:
         """Return the finished kernel; builds it if the store has none."""
         found = self.store.get("kernel", self.plan.key)
         if found is None:
@@ -114,7 +114,7 @@ class Builder:
                 found = self.store.get("kernel", self.plan.key) or self._kernel()
         return found
 
-    def _kernel(self) -> Entry:
+    def _kernel(self) -> StoreEntry:
         with self._tree() as where:
             self._build(where)
         symbols = self.plan.symbols
@@ -126,7 +126,7 @@ class Builder:
         files = {"Image": self.out / self.plan.machine.image, "config": self.out / ".config"}
         return self.store.put("kernel", self.plan.key, files, about)
 
-    def modules(self) -> Entry:
+    def modules(self) -> StoreEntry:
         """Return the finished test module; builds it if the store has none."""
         found = self.store.get("modules", self.plan.modules_key)
         if found is None:
@@ -135,7 +135,7 @@ class Builder:
                 found = self.store.get("modules", self.plan.modules_key) or self._modules()
         return found
 
-    def _modules(self) -> Entry:
+    def _modules(self) -> StoreEntry:
         with self._tree() as where:
             if self._read_state().get("built") != self.plan.key:
                 self._build(where)

@@ -9,7 +9,7 @@ from pytest_iommu.core import paths
 from pytest_iommu.core.machines import Machine
 from pytest_iommu.images import program
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import Entry, Store
+from pytest_iommu.images.store import Store, StoreEntry
 
 #: taken from the tree, because those of the cross compiler's C library are older
 HEADERS = ("linux/iommufd.h", "linux/vfio.h")
@@ -19,7 +19,7 @@ NEEDED = b"IOMMU_HWPT_ALLOC_NEST_PARENT"
 FLAGS = ("-D__user=", "-D__counted_by(x)=")
 
 
-def build(store: Store, machine: Machine, progress: Progress, tree: Path) -> Entry | None:
+def build(store: Store, machine: Machine, progress: Progress, tree: Path) -> StoreEntry | None:
     """Return this machine's program, as ``iommu-owner`` in the entry; None if the kernel tree is too old for it.
 
     SetupError with the compiler's output if it fails.

@@ -12,7 +12,7 @@ from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images import toolchain
 from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import Entry, Store, digest, tree_digest
+from pytest_iommu.images.store import Store, StoreEntry, digest, tree_digest
 
 FLAGS = ("-static", "-O2", "-Wall")
 
@@ -33,7 +33,7 @@ class Program:
         return tree_digest(self.sources)
 
 
-def build(store: Store, machine: Machine, progress: Progress, program: Program) -> Entry:
+def build(store: Store, machine: Machine, progress: Progress, program: Program) -> StoreEntry:
     """Return this machine's program, by its name in the entry. SetupError with the compiler's output if it fails."""
     name, what = program.name, program.what
     flags = (*FLAGS, *program.flags)
@@ -52,7 +52,7 @@ def build(store: Store, machine: Machine, progress: Progress, program: Program) 
 
 def _compile(
     store: Store, machine: Machine, progress: Progress, program: Program, key: str, sources: Sequence[Path]
-) -> Entry:
+) -> StoreEntry:
     name, what = program.name, program.what
     with progress.step(f"compiling {what} for {machine.name}"), store.scratch(f"{name}-{key}") as work:
         for header, content in program.headers.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images.kernel import MODULE
-from pytest_iommu.images.store import Entry, Store, digest
+from pytest_iommu.images.store import Store, StoreEntry, digest
 
 
 def _stat(path: Path) -> str:
@@ -16,7 +16,7 @@ def _stat(path: Path) -> str:
     return f"{path} {stat.st_size} {stat.st_mtime_ns}"
 
 
-def modules(store: Store, given: Path) -> Entry:
+def modules(store: Store, given: Path) -> StoreEntry:
     """Copy the test module from a directory or a tar file into the store. SetupError if it is not in there."""
     name = f"{MODULE}.ko"
     if given.is_dir():

@@ -55,7 +55,7 @@ def tree_digest(root: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoreEntry:
     """One finished thing: its directory, its stored files, and its metadata."""
 
     path: Path
@@ -80,7 +80,7 @@ class Store:
     def path(self, *parts: str) -> Path:
         return self.root.joinpath(*parts)
 
-    def get(self, kind: str, key: str) -> Entry | None:
+    def get(self, kind: str, key: str) -> StoreEntry | None:
         """Return the finished entry, or None; a damaged one counts as absent, and put() replaces it."""
         path = self.path("artefacts", f"{kind}-{key}")
         try:
@@ -100,7 +100,7 @@ class Store:
             return None
         self._used[path] = guard
         touch(path)
-        return Entry(path, manifest["files"], manifest["about"])
+        return StoreEntry(path, manifest["files"], manifest["about"])
 
     def hold(self, path: Path) -> None:
         """Protect a directory with a manifest from `cache prune` for the lifetime of this session."""
@@ -109,7 +109,7 @@ class Store:
             fcntl.flock(guard, fcntl.LOCK_SH)
             self._used[path] = guard
 
-    def put(self, kind: str, key: str, files: Mapping[str, Path | bytes], about: Mapping[str, Any]) -> Entry:
+    def put(self, kind: str, key: str, files: Mapping[str, Path | bytes], about: Mapping[str, Any]) -> StoreEntry:
         """Store files (a path is copied) under the hash of their inputs, by one rename. SetupError: disk full."""
         final = self.path("artefacts", f"{kind}-{key}")
         with self.lock(f"artefacts-{final.name}", f"storing {kind}", Progress(None)):
@@ -117,7 +117,7 @@ class Store:
 
     def _put(
         self, final: Path, kind: str, key: str, files: Mapping[str, Path | bytes], about: Mapping[str, Any]
-    ) -> Entry:
+    ) -> StoreEntry:
         with self.making(final) as work:
             sums = {}
             for name, source in files.items():

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_iommu.core.process import Child
     from pytest_iommu.core.protocol import Result
     from pytest_iommu.core.settings import Settings
-    from pytest_iommu.images.store import Entry, Store
+    from pytest_iommu.images.store import Store, StoreEntry
 
 DEBUGFS = "/sys/kernel/debug"
 FILESYSTEMS = "/proc/filesystems"
@@ -282,7 +282,7 @@ def _has_smmu(listed: Result) -> bool:
     return any(name.startswith("smmu3.") for name in ops.text_of(listed).splitlines())
 
 
-def _built_here(store: Store, key: str, tree: Path, there: There) -> Entry:
+def _built_here(store: Store, key: str, tree: Path, there: There) -> StoreEntry:
     """Return the test module, built against the kernel's tree without writing to it."""
     from pytest_iommu.core import process
     from pytest_iommu.images.progress import Progress

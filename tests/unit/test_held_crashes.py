@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_iommu.check.races.held import HeldReader, Place
+from pytest_iommu.check.races.held import DumpFile, HeldReader
 from pytest_iommu.check.races.trap import Trap
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash
 from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
@@ -65,7 +65,7 @@ class Guest:
 
 def catch(gdb: Gdbstub, guest: Guest) -> HeldReader:
     """A reader whose item is known already."""
-    place = Place("d", "/f", "page_table", None, ())  # type: ignore[arg-type]
+    place = DumpFile("d", "/f", "page_table", None, ())  # type: ignore[arg-type]
     made = HeldReader(guest.run, gdb, object(), None, place, Hold("leaf-loaded"))  # type: ignore[arg-type]
     made._aim = lambda memory: None  # type: ignore[method-assign]
     made._virtual = lambda trap: 0x1234  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.check.kselftest.ktap import Output, Result, parse
+from pytest_iommu.check.kselftest.ktap import KtapResult, Output, parse
 
 DATA = Path(__file__).parents[1] / "data" / "kselftest"
 HEAD = "TAP version 13\n"
@@ -45,21 +45,21 @@ def test_an_output_with_failures() -> None:
 @pytest.mark.parametrize(
     ("line", "result"),
     [
-        ("ok 1 a", Result("a", 1, True)),
-        ("ok 1 - a", Result("a", 1, True)),
-        ("not ok 1 a", Result("a", 1, False)),
-        ("ok 1 a # SKIP no device", Result("a", 1, True, "SKIP", "no device")),
-        ("not ok 1 a # skip no device", Result("a", 1, False, "SKIP", "no device")),
-        ("ok 1 # SKIP a", Result("a", 1, True, "SKIP", "a")),
-        ("ok 1 a # SKIP", Result("a", 1, True, "SKIP", "")),
-        ("not ok 1 a # XFAIL known", Result("a", 1, False, "XFAIL", "known")),
-        ("ok 1 a # XPASS", Result("a", 1, True, "XPASS", "")),
-        ("not ok 1 a # TIMEOUT 45 seconds", Result("a", 1, False, "TIMEOUT", "45 seconds")),
-        ("ok 1 a#1 # SKIPPED is no directive", Result("a#1 # SKIPPED is no directive", 1, True)),
-        ("ok 12", Result("", 12, True)),
+        ("ok 1 a", KtapResult("a", 1, True)),
+        ("ok 1 - a", KtapResult("a", 1, True)),
+        ("not ok 1 a", KtapResult("a", 1, False)),
+        ("ok 1 a # SKIP no device", KtapResult("a", 1, True, "SKIP", "no device")),
+        ("not ok 1 a # skip no device", KtapResult("a", 1, False, "SKIP", "no device")),
+        ("ok 1 # SKIP a", KtapResult("a", 1, True, "SKIP", "a")),
+        ("ok 1 a # SKIP", KtapResult("a", 1, True, "SKIP", "")),
+        ("not ok 1 a # XFAIL known", KtapResult("a", 1, False, "XFAIL", "known")),
+        ("ok 1 a # XPASS", KtapResult("a", 1, True, "XPASS", "")),
+        ("not ok 1 a # TIMEOUT 45 seconds", KtapResult("a", 1, False, "TIMEOUT", "45 seconds")),
+        ("ok 1 a#1 # SKIPPED is no directive", KtapResult("a#1 # SKIPPED is no directive", 1, True)),
+        ("ok 12", KtapResult("", 12, True)),
     ],
 )
-def test_a_result(line: str, result: Result) -> None:
+def test_a_result(line: str, result: KtapResult) -> None:
     assert parse(f"{HEAD}1..1\n{line}\n").results == (result,)
 
 

@@ -12,7 +12,7 @@ import pytest
 from pytest_iommu.check.races import lifetimes, storm
 from pytest_iommu.check.races.history import Interval
 from pytest_iommu.check.races.lifetimes import WatchedFile, same
-from pytest_iommu.check.races.storm import Reader, Storm, Table
+from pytest_iommu.check.races.storm import Reader, Storm, StormTable
 from pytest_iommu.check.races.storm_log import StormLog, parse_storm
 from pytest_iommu.core.model import Prot, Range
 from pytest_iommu.core.outcomes import CheckFailed, SetupError
@@ -114,7 +114,7 @@ def data_of(reads: Sequence[Read]) -> bytes:
 
 
 def judged(pieces: Sequence[Read], file: str = "page_table", log: StormLog | None = None) -> list[CheckFailed]:
-    judge = storm.Judge(IO_PTDUMP, Table("d0", "/d", S1, (SENTINEL,)), log or parse_storm(LOG))
+    judge = storm.Judge(IO_PTDUMP, StormTable("d0", "/d", S1, (SENTINEL,)), log or parse_storm(LOG))
     return judge.round(file, pieces)
 
 
@@ -148,7 +148,7 @@ def test_entries_and_info_are_judged_too() -> None:
     torn = texts["entries"].replace(" raw 0x0060080004", " raw 0x0060080006").encode()
     assert torn != entries
     assert judged(cut_up(torn, 1 << 16, whole), "entries")[0].rules == ("CON-4",)
-    judge = storm.Judge(IO_PTDUMP, Table("d0", "/d", S1, (SENTINEL,)), parse_storm(LOG))
+    judge = storm.Judge(IO_PTDUMP, StormTable("d0", "/d", S1, (SENTINEL,)), parse_storm(LOG))
     info = texts["info"].encode()
     assert judge.round("info", cut_up(info, 1 << 16, whole)) == []
     assert judge.round("info", cut_up(info, 1 << 16, whole)) == []
@@ -211,7 +211,7 @@ class FakeGuest:
 
 
 STORM = Storm(BASE, 2 * M, 2, 4 * M, 1, 4, 77)
-TABLE = Table("d0", "/domains/3", S1, (SENTINEL,))
+TABLE = StormTable("d0", "/domains/3", S1, (SENTINEL,))
 GOOD = cut_up(dumped(SENTINEL, PAGES, HALF), 1 << 16, [1500, 2500, 2600])
 
 

@@ -22,7 +22,7 @@ FAULTS = ("over", "hole", "part", "outside")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Destination:
     """The target of a mapping: ``output`` indexes OUTPUTS, ``prot`` indexes PROTS."""
 
     output: int = 0
@@ -46,7 +46,7 @@ class Map:
     forced: bool
     count: int
     odd: int
-    target: Target
+    target: Destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Remap:
     which: int
     portion: int
     leaves: int
-    target: Target
+    target: Destination
 
 
 @dataclass(frozen=True, slots=True)

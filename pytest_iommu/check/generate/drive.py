@@ -17,7 +17,7 @@ from pytest_iommu.check import reading
 from pytest_iommu.check.generate.drawn import Action
 from pytest_iommu.check.generate.resolve import resolve
 from pytest_iommu.check.generate.written import Variant, written
-from pytest_iommu.check.reading import Compared, unheard
+from pytest_iommu.check.reading import Compared, ignore_comparison
 from pytest_iommu.core.outcomes import CheckFailed, IommuError, Verdict
 from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
@@ -61,7 +61,7 @@ class Search:
     variant: Variant
     machine: str
     folder: Path
-    compared: Compared = unheard
+    compared: Compared = ignore_comparison
     executed: int = 0
     _verdicts: dict[str, CheckFailed | None] = field(default_factory=dict)
     _failed: tuple[str, CheckFailed] | None = None

@@ -21,10 +21,10 @@ from pytest_iommu.check.generate.drawn import (
     PROTS,
     SLOTS,
     Action,
+    Destination,
     Map,
     Refused,
     Remap,
-    Target,
     Unmap,
 )
 from pytest_iommu.core.model import Prot, TableConfig
@@ -136,7 +136,7 @@ class _Table:
         iova = max(window[0], min(iova, window[1] - span))
         return iova & -unit
 
-    def _output(self, target: Target, iova: int, size: int, pstep: int, unit: int, count: int) -> tuple[int, int]:
+    def _output(self, target: Destination, iova: int, size: int, pstep: int, unit: int, count: int) -> tuple[int, int]:
         """Return OA and its step, moved down to a multiple of ``unit`` if they exceed the output addresses."""
         kind = OUTPUTS[target.output % len(OUTPUTS)]
         span = pstep * (count - 1) + size
@@ -238,5 +238,5 @@ class _Table:
         self.steps.append(replace(step, errno=errno))
 
 
-def _prot(target: Target) -> str:
+def _prot(target: Destination) -> str:
     return PROTS[target.prot % len(PROTS)]

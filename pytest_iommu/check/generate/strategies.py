@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, PrimitiveProvider
 
 from pytest_iommu.check.generate import drawn
-from pytest_iommu.check.generate.drawn import Action, Map, Refused, Remap, Target, Unmap
+from pytest_iommu.check.generate.drawn import Action, Destination, Map, Refused, Remap, Unmap
 
 LEAST, MOST = 6, 12
 """Actions per scenario; fewer rarely interact."""
@@ -43,8 +43,8 @@ def _action(draw: st.DrawFn) -> Action:
     def one(choices: Sequence[T]) -> T:
         return choices[draw(_UP_TO[len(choices)])]
 
-    def target() -> Target:
-        return Target(one(_OUTPUTS), one(_PROTS))
+    def target() -> Destination:
+        return Destination(one(_OUTPUTS), one(_PROTS))
 
     kind = one(_KINDS)
     if kind is Map:

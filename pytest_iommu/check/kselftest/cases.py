@@ -59,7 +59,7 @@ _DEVICE = re.compile(r"\bedu\d+\b")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class SelftestCase:
     """One case of a file in cases/: its KTAP name, and its source."""
 
     file: str
@@ -74,12 +74,12 @@ class Case:
 
 
 @cache
-def find(folder: Path | None = None) -> tuple[Case, ...]:
+def find(folder: Path | None = None) -> tuple[SelftestCase, ...]:
     """Return every case that a guest can run alone, in order. SetupError if two get the same name.
 
     Compiling a case takes far longer than finding it, so only ``text`` compiles.
     """
-    found: list[Case] = []
+    found: list[SelftestCase] = []
     seen: set[str] = set()
     for path in sorted((folder or paths.conformance() / "scenarios").glob("*.iommu.yaml")):
         suite = load(path)
@@ -90,7 +90,9 @@ def find(folder: Path | None = None) -> tuple[Case, ...]:
             if name.lower() in seen:
                 raise SetupError(f"{path}: two kselftest cases have the name {name}")
             seen.add(name.lower())
-            found.append(Case(path.name.removesuffix(".iommu.yaml"), name, tuple(map(str, instance.rules)), instance))
+            found.append(
+                SelftestCase(path.name.removesuffix(".iommu.yaml"), name, tuple(map(str, instance.rules)), instance)
+            )
     return tuple(found)
 
 

@@ -35,7 +35,7 @@ _OUTCOMES: dict[str, Outcome] = {"SKIP": "skipped", "XFAIL": "xfailed", "TODO": 
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class KtapResult:
     """One result. ``diagnostics`` are the lines since the previous result, without their ``# ``."""
 
     name: str
@@ -69,7 +69,7 @@ class Output:
 
     version: str = ""
     planned: int | None = None
-    results: tuple[Result, ...] = ()
+    results: tuple[KtapResult, ...] = ()
     rest: tuple[str, ...] = ()
     bail: str | None = None
     skipped: str | None = None
@@ -126,7 +126,7 @@ class _Found:
     planned: int | None = None
     skipped: str | None = None
     bail: str | None = None
-    results: list[Result] = field(default_factory=list)
+    results: list[KtapResult] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
     subtests: Output | None = None
 
@@ -183,7 +183,7 @@ def _result(line: str, found: _Found) -> bool:
     # ksft_test_result_skip() in C puts the name after the directive.
     name = name or reason
     found.results.append(
-        Result(name, int(match[2]), not match[1], word, reason, tuple(found.other), found.subtests),
+        KtapResult(name, int(match[2]), not match[1], word, reason, tuple(found.other), found.subtests),
     )
     found.other, found.subtests = [], None
     return True

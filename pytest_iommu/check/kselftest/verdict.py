@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_iommu.check.kselftest.ktap import Output, Result, parse
+from pytest_iommu.check.kselftest.ktap import KtapResult, Output, parse
 from pytest_iommu.compare.side_by_side import stacked
 from pytest_iommu.core import outcomes
 from pytest_iommu.core.outcomes import CheckFailed, IommuError
@@ -70,7 +70,7 @@ class _Judge:
         self._ran = ran
         self._output: Output = parse(ran.output)
         self._files = {f"{program}.ktap": ran.output.encode()}
-        self._results: dict[str, Result] = {}
+        self._results: dict[str, KtapResult] = {}
         for one in self._output.results:
             self._results.setdefault(one.name, one)
 

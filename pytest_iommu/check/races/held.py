@@ -34,7 +34,7 @@ Run = Callable[["Sequence[Op]"], "Reply"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DumpFile:
     """What to read: ``file`` of the domain ``name`` at ``path``, ``chunk`` bytes per read(2) (0: 64 KiB).
 
     ``start`` holds the mappings of the domain when the reader starts.
@@ -55,7 +55,7 @@ class HeldReader:
     to it. All of them are as of the hold. While a copy is held they are None or empty.
     """
 
-    def __init__(self, run: Run, gdb: Gdb | None, memory: Memory | None, machine: Machine, place: Place, hold: Hold):
+    def __init__(self, run: Run, gdb: Gdb | None, memory: Memory | None, machine: Machine, place: DumpFile, hold: Hold):
         self.root: Root | None = None
         self.path: list[Item] = []
         self.item: Item | None = None

@@ -6,7 +6,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pytest_iommu.check.races.held import Place
+from pytest_iommu.check.races.held import DumpFile
 from pytest_iommu.check.races.window import Window
 from pytest_iommu.scenario.race_words import COPY, Hold
 
@@ -25,7 +25,7 @@ class Race:
         self.domain = domain
         self.hold = hold
         ranges = domain.model.snapshot().ranges
-        place = Place(domain.name, domain.path(file), file, domain.config, ranges, chunk)
+        place = DumpFile(domain.name, domain.path(file), file, domain.config, ranges, chunk)
         self.window = Window(guest, guest.gdb, guest.machine, guest.dialect, place, hold)
         self._iommu = iommu
         self._alive = True

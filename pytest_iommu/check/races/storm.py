@@ -38,7 +38,7 @@ _FAILURES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class StormTable:
     """The table of a storm: the domain's name in the test module, its directory, and its mappings besides the cells."""
 
     name: str
@@ -64,7 +64,7 @@ class Outcome:
     judging: float = 0.0
 
 
-def run(send: Send, dialect: Dialect, table: Table, storm: Storm) -> Outcome:
+def run(send: Send, dialect: Dialect, table: StormTable, storm: Storm) -> Outcome:
     """Run a storm, then judge every line of every read. The cells are unmapped before and after.
 
     The storm begins when every reader has read its file once, and lasts until each has read it ROUNDS times more.
@@ -79,7 +79,7 @@ def run(send: Send, dialect: Dialect, table: Table, storm: Storm) -> Outcome:
     return outcome
 
 
-def _once(send: Send, dialect: Dialect, table: Table, storm: Storm) -> tuple[Outcome, bytes]:
+def _once(send: Send, dialect: Dialect, table: StormTable, storm: Storm) -> tuple[Outcome, bytes]:
     """Judge one storm by its log."""
     text, read = _happen(send, table, storm)
     log = parse_storm(text.decode())
@@ -102,7 +102,7 @@ def _described(failure: CheckFailed, before: str, after: str, files: dict[str, b
     return failure.told(message, files)
 
 
-def _happen(send: Send, table: Table, storm: Storm) -> tuple[bytes, list[tuple[int, list[Read]]]]:
+def _happen(send: Send, table: StormTable, storm: Storm) -> tuple[bytes, list[tuple[int, list[Read]]]]:
     """Run the storm with its readers. Returns its log, and the return value and the reads of every reader."""
     count = len(storm.readers)
     patience = int(PATIENCE * 500)
@@ -167,7 +167,7 @@ def _passed(command: str, results: Sequence[Result]) -> None:
 class Judge:
     """Judges what readers read of a table during a storm."""
 
-    def __init__(self, dialect: Dialect, table: Table, log: StormLog) -> None:
+    def __init__(self, dialect: Dialect, table: StormTable, log: StormLog) -> None:
         self._dialect = dialect
         self._table = table
         self._log = log

@@ -37,7 +37,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class CellChange:
     """One call of the kernel, from ``begin`` to ``end`` (ns), which puts ``cell`` into ``state`` (0: not mapped)."""
 
     cell: int
@@ -58,7 +58,7 @@ class StormLog:
     threads: int
     error: int
     states: tuple[State, ...]
-    done: tuple[Done, ...]
+    done: tuple[CellChange, ...]
 
     def ranges(self, config: TableConfig, cell: int, state: int) -> tuple[Range, ...]:
         """Return the lines of page_table for a single cell in a state."""
@@ -120,7 +120,7 @@ def parse_storm(text: str) -> StormLog:
     rest = lines[1 + len(states) :]
     number = {key: int(head[key], 0) for key in ("iova", "cell", "gap", "cells", "threads", "error")}
     try:
-        done = tuple(Done(*map(int, line.split())) for line in rest)
+        done = tuple(CellChange(*map(int, line.split())) for line in rest)
     except (TypeError, ValueError):
         raise SetupError("malformed line in the storm log") from None
     if len(done) != int(head["changes"]):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from pytest_iommu import formats
-from pytest_iommu.check.races.held import READER, HeldReader, Place
+from pytest_iommu.check.races.held import READER, DumpFile, HeldReader
 from pytest_iommu.check.races.history import Change, History, Interval
 from pytest_iommu.check.races.lines import judge_text
 from pytest_iommu.check.races.snapshots import Snapshot, TableUpdate
@@ -58,7 +58,7 @@ class Window:
     """Open it, do something, close it. CheckFailed names the broken rules; no reader is left behind then."""
 
     def __init__(
-        self, guest: WindowGuest, gdb: Gdb | None, machine: Machine, dialect: Dialect, place: Place, hold: Hold
+        self, guest: WindowGuest, gdb: Gdb | None, machine: Machine, dialect: Dialect, place: DumpFile, hold: Hold
     ):
         self._run: Run = guest.run
         self._memory = guest.memory
@@ -336,6 +336,6 @@ class Window:
         raise joined(self._problems, self._files)
 
 
-def _described(problem: CheckFailed, place: Place, hold: Hold) -> CheckFailed:
+def _described(problem: CheckFailed, place: DumpFile, hold: Hold) -> CheckFailed:
     text = f"{place.file} of {place.name}, read by {hold} (held at time 1, ended at {END}):\n{problem.message}"
     return problem.told(text)
