@@ -74,7 +74,7 @@ class Channel:
         self._seq = 0
         self._broken = ""
         self.stood_still = ""
-        """Return how long this process, and perhaps the guest, was stopped during the last batch; 0 if not for long.
+        """How long this process, and perhaps the guest, was stopped during the last batch; empty if not for long.
 
         If the guest's clock continued meanwhile, its watchdogs and time limits expired and its results cannot be
         trusted.

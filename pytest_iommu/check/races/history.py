@@ -60,7 +60,7 @@ def judge(history: History, lines: Sequence[Line], span: Interval) -> list[Check
 
 
 def judge_leaves(history: History, lines: Sequence[Line], span: Interval) -> list[CheckFailed]:
-    """The same for lines of one leaf each, as in entries, from the position where the cursor truncated the list."""
+    """The same for lines of one leaf each, as in entries; a leaf cut by the reader's cursor begins at the cursor."""
     return _Judge(history, span).verdict(lines, merged=False)
 
 
@@ -134,7 +134,7 @@ class _Judge:
             steady = segment.steady(self._span)
             assert steady is not None
             assert steady.look is not None
-            return f"did not change, but the line's {' and '.join(_different(look, steady.look))} differs"
+            return f"did not change, but the line has another {' and '.join(_different(look, steady.look))}"
         looks = [epoch.look for epoch in segment.during(window) if epoch.look is not None]
         if not looks:
             return "was not mapped at any time of the line's window"
