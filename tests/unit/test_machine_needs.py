@@ -130,7 +130,7 @@ def test_llvm_that_is_missing_or_too_old(tmp_path: Path, monkeypatch: pytest.Mon
         toolchain.identity(SMMUV3, ["LLVM=1"], tree)
     assert "missing on this machine: clang, ld.lld, llvm-ar, llvm-nm, llvm-objcopy\n" in caught.value.message
     assert re.search(r"this tree \(.*\) requires LLVM 17.0.1 or newer", caught.value.message)
-    with pytest.raises(SetupError, match="the kernel that is fetched wants LLVM 17"):
+    with pytest.raises(SetupError, match="the fetched kernel requires LLVM 17"):
         toolchain.require(["kernel"], toolchain.tools(SMMUV3, ["LLVM=1"]))
     for name in needs.LLVM:
         bare_machine.program(folder / name, "#!/bin/sh\ncat >/dev/null; echo 'Debian clang version 14.0.6'\n")
