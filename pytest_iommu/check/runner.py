@@ -98,7 +98,7 @@ class Scenario:
 
         config = self._instance.domains[plan.domain].config
         path = self._where().path(plan.domain, plan.file)
-        place = Place(plan.domain, path, plan.file, config, plan.start, plan.chunk)
+        place = DumpFile(plan.domain, path, plan.file, config, plan.start, plan.chunk)
         gdb = capabilities(self._guest).gdb
         window = Window(self._guest, gdb, self._machine, self._dialect, place, plan.hold)
         try:

@@ -88,10 +88,10 @@ class Progress:
         self.write(f"iommu: {text}\n")
 
     @contextmanager
-    def step(self, name: str, timed: bool = True) -> Iterator[Step]:
-        """A step that may take long. Its time is kept under its name if it is ``timed``, also when it fails."""
+    def step(self, name: str, timed: bool = True) -> Iterator[ProgressStep]:
+        """A step that may take long. Its duration is stored under its name if ``timed``, also when it fails."""
         log.info("%s", name)
-        step = Step(self, name)
+        step = ProgressStep(self, name)
         if not self.tty:
             self.write(f"iommu: {name}\n")
         try:
