@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A human in the guest: the same machine and kernel as the tests have, with busybox on the console.
 
-pexpect serves here, where there is only a stream to be passed on; no prompt is ever parsed.
+pexpect only passes a stream on here; it logs in for the serial target (targets/console_shell.py).
 """
 
 from __future__ import annotations

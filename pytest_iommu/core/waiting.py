@@ -57,7 +57,13 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         now, self._missed = CLOCK.look()
+        self._seconds = seconds
         self._end = now + seconds
+
+    def restart(self) -> None:
+        """So many seconds from now on."""
+        now, _ = CLOCK.look()
+        self._end = now + self._seconds
 
     @property
     def left(self) -> float:

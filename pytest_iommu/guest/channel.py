@@ -73,6 +73,8 @@ class Channel:
         self._ahead = bytearray()
         self._seq = 0
         self._broken = ""
+        self.slow = False
+        """Whether a frame may take longer than a batch does: a limit is then one for each piece of it that moves."""
         self.stood_still = ""
         """How long this process, and perhaps the guest, was stopped during the last batch; empty if not for long.
 
@@ -156,6 +158,7 @@ class Channel:
         while left:
             try:
                 left = left[os.write(self._out, left) :]
+                self._moved(deadline)
             except BlockingIOError:
                 self._wait(self._out, select.POLLOUT, deadline, f"{len(left)} bytes of the batch could not be sent")
             except OSError as error:
@@ -215,7 +218,12 @@ class Channel:
             if got == 0:
                 raise self._ended(have, size, what)
             have += got
+            self._moved(deadline)
         return data
+
+    def _moved(self, deadline: Deadline) -> None:
+        if self.slow:
+            deadline.restart()
 
     def _ended(self, have: int, size: int, what: str, why: str = "") -> ChannelError:
         if have or "payload" in what:

@@ -17,5 +17,5 @@ def build_id() -> str:
 
 def build(store: Store, machine: Machine, progress: Progress) -> StoreEntry:
     """Return this machine's agent, as ``agent`` in the entry. SetupError with the compiler's output if it fails."""
-    flags = ("-pthread", f'-DAGENT_BUILD="{build_id()}"')
+    flags = ("-pthread", "-s", f'-DAGENT_BUILD="{build_id()}"')
     return program.build(store, machine, progress, program.Program("agent", "the guest agent", paths.agent(), flags))

@@ -26,7 +26,7 @@ HANDOVER = "iommu"
 KEY_PREFIX = "iommu_"
 
 
-_HAS_KERNEL = ("local", "ssh", "vng")
+_HAS_KERNEL = ("local", "serial", "ssh", "vng")
 """Targets whose kernel is there already: a module may be given without an image."""
 
 _WANT = ("target", "list", "record", "strict", "report", "json", "ktap", "known")
@@ -68,8 +68,8 @@ class Option:
 OPTIONS = (
     Option(
         "target",
-        "Where kernels run: qemu, vng, local, ssh://[USER@]HOST[:PORT] or replay:DIR. Without a target, tests that "
-        "need a guest are skipped.",
+        "Where kernels run: qemu, vng, local, ssh://[USER@]HOST[:PORT], serial:DEVICE[,BAUD] (a board's console) or "
+        "replay:DIR. Without a target, tests that need a guest are skipped.",
         metavar="TARGET",
     ),
     Option(
@@ -89,7 +89,8 @@ OPTIONS = (
     Option("image", "Ready kernel image to test instead of a tree.", kind="path", metavar="FILE"),
     Option(
         "modules",
-        "Modules that belong to --iommu-image or to the running kernel of vng, local or ssh: a directory or tar file.",
+        "Modules that belong to --iommu-image or to the running kernel of vng, local, ssh or serial: a directory or "
+        "tar file.",
         kind="path",
         metavar="PATH",
     ),
@@ -316,7 +317,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         raise SetupError("--iommu-kernel and --iommu-image exclude each other: a tree to build, or a ready image")
     target, _, argument = value["target"].partition(":")
     if value["modules"] and not value["image"] and target not in _HAS_KERNEL:
-        raise SetupError("--iommu-modules goes with --iommu-image, or --iommu-target=vng, local or ssh")
+        raise SetupError("--iommu-modules goes with --iommu-image, or --iommu-target=vng, local, ssh or serial")
     configs: Sequence[Path] = value["config"]
     seed = _number(value["seed"], "--iommu-seed") if value["seed"] != "random" else _random()
     for path in configs:

@@ -70,6 +70,12 @@ def _ssh(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | Non
     return _running(SshHost(settings.target_argument), settings, machine, key)
 
 
+def _serial(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
+    from pytest_iommu.targets.serial import SerialHost
+
+    return _running(SerialHost(settings, machine), settings, machine, key)
+
+
 def _vng(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
     from pytest_iommu.targets.vng import VngHost
 
@@ -119,5 +125,8 @@ BUILTIN: Mapping[str, TargetKind] = {
     ),
     "ssh": TargetKind(
         _ssh, needs_kernel=False, emulated=False, note=_NOT_OURS, ignores=(*BUILD_OPTIONS, *_START_OPTIONS)
+    ),
+    "serial": TargetKind(
+        _serial, needs_kernel=False, emulated=False, note=_NOT_OURS, ignores=(*BUILD_OPTIONS, *_START_OPTIONS)
     ),
 }

@@ -52,8 +52,9 @@ SCRIPT = (
     'D=$(mktemp -d "${TMPDIR:-/tmp}/pytest-iommu.XXXXXX") || exit; '
     "trap 'rm -rf \"$D\"' EXIT; trap 'exit 1' HUP INT TERM; "
     'echo pytest-iommu $(id -u) $(uname -m) "$D"; cat /proc/version; '
+    f"echo $(test -d /sys/module/{MODULE} && echo loaded); "
     'while read -r size name && test -n "$name"; do head -c "$size" > "$D/$name" || exit; echo taken; done; '
-    'chmod 700 "$D/agent"; "$D/agent" --stdio'
+    'test -e "$D/agent" || ln -s "$IOMMU_AGENT" "$D/agent"; chmod 700 "$D/agent"; "$D/agent" --stdio'
 )
 
 ARCHES = {
@@ -71,6 +72,10 @@ class Host(Protocol):
     booted: bool
     tree: Path | None
     """The build directory of its kernel, if that is on this machine."""
+    has_agent: bool
+    """Whether the agent is on the host before anything is sent, as $IOMMU_AGENT."""
+    rate: float
+    """Bytes per second that the connection carries, at least."""
 
     def open(self, command: str) -> tuple[Child, socket.socket]:
         """Run a shell command there; returns the local process that lives as long, with its stdin and stdout."""
@@ -90,6 +95,8 @@ class There:
     arch: str
     folder: str
     version: str
+    loaded: bool = False
+    """Whether it has the test module: then nobody needs to send it one."""
 
 
 class RunningTarget:
@@ -136,7 +143,8 @@ class RunningTarget:
                 raise SetupError(f"the user id on {self.name} is {there.uid}, but the agent has to be root")
             self._there = there
             for name, data in self._files(there).items():
-                send(ours, f"{len(data)} {name}\n".encode() + data, Deadline(CONNECT_TIMEOUT + len(data) / 1e5))
+                time = CONNECT_TIMEOUT + len(data) / self._host.rate
+                send(ours, f"{len(data)} {name}\n".encode() + data, Deadline(time))
                 if (said := line(ours, Deadline(CONNECT_TIMEOUT))) != "taken":
                     raise OSError(f"{self.name} did not accept {name}: {said}")
             send(ours, b"\n", Deadline(CONNECT_TIMEOUT))
@@ -164,7 +172,7 @@ class RunningTarget:
         try:
             while words[:1] != ["pytest-iommu"] or len(words) != 4:
                 words = line(ours, deadline).split(maxsplit=3)
-            return There(words[1], words[2], words[3], version=line(ours, deadline))
+            return There(words[1], words[2], words[3], line(ours, deadline), line(ours, deadline) == "loaded")
         except (OSError, EOFError) as error:
             child.wait(1.0)
             said = child.stderr().strip() or str(error) or "it ended at once"
@@ -183,8 +191,12 @@ class RunningTarget:
             )
         theirs = with_arch(self._machine, there.arch)
         store = store_at(self._settings.cache)
+        files = {}
+        if not self._host.has_agent:
+            files["agent"] = agent.build(store, theirs, Progress(None))["agent"].read_bytes()
         given = self._settings.modules
-        files = {"agent": agent.build(store, theirs, Progress(None))["agent"].read_bytes()}
+        if there.loaded:
+            return files
         if given is not None:
             return {**files, KO: ready.modules(store, given)[KO].read_bytes()}
         key = self._module_key(there)

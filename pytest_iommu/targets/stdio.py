@@ -28,6 +28,8 @@ from pytest_iommu.guest.ops import Code
 
 TAIL = 16384
 KEPT = 4 << 20
+RATE = 1e5
+"""Bytes that go over a network in a second, at least."""
 
 _STAMP = re.compile(r"^(?:<\d+>)?\[ *(\d+\.\d+)\]")
 _WORD = re.compile(r"[\w-]+")
@@ -191,6 +193,8 @@ class RunningHost(ABC):
     name: str
     booted = False
     tree: Path | None = None
+    has_agent = False
+    rate = RATE
 
     @abstractmethod
     def argv(self, command: str) -> list[str]:

@@ -20,22 +20,20 @@ import socket
 import struct
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_iommu.core.outcomes import IommuError, KernelCrash, KernelHang, SetupError
+from pytest_iommu.core.outcomes import IommuError, KernelHang, SetupError
 from pytest_iommu.core.process import Child, guarded
-from pytest_iommu.core.protocol import Evidence, Op, Reply
 from pytest_iommu.core.waiting import Deadline, ready
 from pytest_iommu.guest.console import Console
-from pytest_iommu.guest.virtual import CONSOLE_LIMIT
 from pytest_iommu.images import bootimage
 from pytest_iommu.targets import kvm
 from pytest_iommu.targets.running import line
-from pytest_iommu.targets.stdio import KEPT, TAIL, AgentGuest
+from pytest_iommu.targets.stdio import RATE
+from pytest_iommu.targets.with_console import ConsoleChild, ConsoleGuest, blamed, evidence
 
 if TYPE_CHECKING:
     from pytest_iommu.core.machines import Machine
@@ -63,7 +61,7 @@ PLACES = ("/usr/lib/modules/{}/vmlinuz", "/boot/vmlinuz-{}")
 _IN_TREE = re.compile(r"(?P<tree>.*)/arch/x86/boot/bzImage")
 
 
-class VngProcess(Child):
+class VngProcess(ConsoleChild):
     """vng and its child processes. ``console`` is the guest's, with the programs' output; ``folder`` is temporary.
 
     QEMU is vng's grandchild: a signal to vng would not reach it, one to the process group does.
@@ -93,14 +91,10 @@ class VngProcess(Child):
         self._folder.cleanup()
 
 
-class VngGuest(AgentGuest):
+class VngGuest(ConsoleGuest):
     """A guest booted by vng: it has a console of its own."""
 
     host_time = True
-
-    def __init__(self, name: str, child: VngProcess, agent: Channel) -> None:
-        super().__init__(name, child, agent, lambda: child.console.tail(KEPT))
-        self._console = child.console
 
     def begin(self, timeout: float) -> None:
         """Wait for the agent's HELLO. KernelCrash if the kernel reported a fault while booting."""
@@ -109,37 +103,13 @@ class VngGuest(AgentGuest):
         if splat is not None:
             raise self._crash(splat, "while booting")
 
-    def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:
-        """Run a batch; the console keeps messages that a flood pushes out of the kernel log."""
-        __tracebackhide__ = True
-        reply = super().run(ops, timeout)
-        splat = self._console.scan_new()
-        if splat is not None:
-            raise self._crash(splat, "while it ran a batch")
-        if self._console.size > CONSOLE_LIMIT:
-            raise KernelHang(f"console flood: {self._console.size >> 20} MiB", self.evidence())
-        return reply
-
-    def evidence(self) -> Evidence:
-        """Return all that is known about the guest; after close(), its state at that time."""
-        if self._closed:
-            return self._last
-        return _evidence(self.child, self._splat.text if self._splat else "", self._agent.output)
-
-    def _new(self, log: str) -> str:
-        return log
-
-    def _hang(self, what: str) -> IommuError:
-        splat = self._console.scan_all()
-        if splat is not None:
-            return self._crash(splat, "and then hung")
-        return KernelHang(f"{what}; {self.name} {self.child.how_it_ended()}", self.evidence())
-
 
 class VngHost:
     """Boots the kernel that the settings name. SetupError if there is no kernel or no vng."""
 
     booted = True
+    has_agent = False
+    rate = RATE
 
     def __init__(self, settings: Settings, machine: Machine) -> None:
         if platform.machine() != "x86_64":
@@ -187,14 +157,14 @@ class VngHost:
                 child.close()
                 raise
 
-    def guest(self, child: Child, agent: Channel) -> AgentGuest:
+    def guest(self, child: Child, agent: Channel) -> VngGuest:
         """Return the guest through the agent at the other end."""
         assert isinstance(child, VngProcess)
         return VngGuest(self.name, child, agent)
 
     def broken(self, child: Child, what: str) -> IommuError:
         """Look in the console for a kernel report."""
-        return self._broken(child, SetupError(what, _evidence(child)), "while booting")
+        return blamed(child, SetupError(what, evidence(child)), "while booting")
 
     def argv(self, name: str, program: Path) -> list[str]:
         """Return vng's command line. ``name`` is the socket's, ``program`` starts QEMU."""
@@ -262,29 +232,22 @@ class VngHost:
             if ended or deadline.over:
                 said = "\n".join(child.console.tail().strip().splitlines()[-5:])
                 how = child.how_it_ended() if ended else f"did not start QEMU within {START_TIMEOUT:g} s"
-                raise SetupError(f"no guest: vng {how}\n{said}\ncommand: {shlex.join(child.argv)}", _evidence(child))
+                raise SetupError(f"no guest: vng {how}\n{said}\ncommand: {shlex.join(child.argv)}", evidence(child))
 
     def _booted(self, wire: socket.socket, child: VngProcess) -> None:
         """Wait for the shell."""
         try:
             said = line(wire, Deadline(BOOT_TIMEOUT))
         except TimeoutError:
-            late = KernelHang(f"{self.name} did not boot within {BOOT_TIMEOUT:g} s", _evidence(child))
-            raise self._broken(child, late, "and then hung") from None
+            late = KernelHang(f"{self.name} did not boot within {BOOT_TIMEOUT:g} s", evidence(child))
+            raise blamed(child, late, "and then hung") from None
         except (OSError, EOFError):
             child.wait(2.0)
             raise self.broken(child, f"{self.name} ended before its shell was ready") from None
         if said != "ready":
             raise SetupError(
-                f"{self.name} began with unexpected output {said!r}: what uses the port iommu.agent?", _evidence(child)
+                f"{self.name} began with unexpected output {said!r}: what uses the port iommu.agent?", evidence(child)
             )
-
-    def _broken(self, child: Child, otherwise: IommuError, when: str) -> IommuError:
-        assert isinstance(child, VngProcess)
-        splat = child.console.scan_all()
-        if splat is None:
-            return otherwise
-        return KernelCrash(f"{splat.kind} {when}: {splat.title}", _evidence(child, splat.text))
 
 
 def installed_kernel() -> Path:
@@ -312,10 +275,3 @@ def _peer(wire: socket.socket) -> int:
 
 def _path() -> str:
     return os.environ.get("PATH", os.defpath)
-
-
-def _evidence(child: Child, splat: str = "", output: bytes = b"") -> Evidence:
-    assert isinstance(child, VngProcess)
-    files = {"console.txt": child.console.tail(KEPT).encode()}
-    printed = output.decode("utf-8", "backslashreplace")
-    return Evidence(shlex.join(child.argv), child.console.tail(TAIL), splat, printed, files)

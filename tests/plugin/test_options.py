@@ -214,7 +214,12 @@ def test_the_manual_has_every_target() -> None:
 @pytest.mark.parametrize("name", BUILTIN)
 def test_what_a_target_is_said_to_ignore_it_does_not_read(name: str) -> None:
     running = ("running", "stdio")
-    modules = {"ssh": ("ssh", *running), "local": ("local", *running), "vng": ("vng", *running)}.get(name, (name,))
+    modules = {
+        "ssh": ("ssh", *running),
+        "serial": ("serial", "console_shell", *running),
+        "local": ("local", *running),
+        "vng": ("vng", *running),
+    }.get(name, (name,))
     sources = [(Path(registry.__file__).parent / f"{module}.py").read_text() for module in modules]
     read = set(re.findall(r"settings\.(\w+)", "\n".join(sources)))
     attributes = {"qemu-arg": "qemu_args", "make-arg": "make_args"}

@@ -159,7 +159,7 @@ def test_ini_twins(recorded: Bench) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--iommu-target=nowhere", "*no target 'nowhere'; there are: local, qemu, replay, ssh*"),
+        ("--iommu-target=nowhere", "*no target 'nowhere'; there are: local, qemu, replay, serial, ssh*"),
         ("--iommu-target=qemu:smmuv3topo", "*--iommu-target=qemu:smmuv3topo: qemu takes no argument*"),
         ("--iommu-target=local:board", "*--iommu-target=local:board: local takes no argument*"),
         ("--iommu-machine=pdp11", "*no machine 'pdp11'; there are: *smmuv3*"),

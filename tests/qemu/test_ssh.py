@@ -36,6 +36,7 @@ if "pytest-iommu." not in command:
 print("Welcome to the board", flush=True)
 print("pytest-iommu", board["uid"], "aarch64", "/tmp/none", flush=True)
 print("Linux version of the board", flush=True)
+print("loaded", flush=True)
 stdin = open(0, "rb", buffering=0, closefd=False)
 while words := stdin.readline().split():
     left = int(words[0])

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * As pid 1: set the guest up, then serve the virtio-serial port iommu.agent.
- * With --stdio: serve file descriptors 0 and 1.
+ * With --stdio: serve file descriptors 0 and 1. With --line: see line.c.
  */
 #include <errno.h>
 #include <signal.h>
@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "link.h"
 
 #ifndef AGENT_BUILD
 #define AGENT_BUILD "unknown"
@@ -195,6 +196,8 @@ int main(int argc, char **argv)
 		free(errors.data);
 		return 0;
 	}
+	if (argc == 5 && !strcmp(argv[1], "--line"))
+		return line_main(argv[2], argv[3], argv[4]);
 	if (getpid() != 1) {
 		fprintf(stderr, "usage: agent --stdio (or as init of a guest)\n");
 		return 2;

@@ -89,6 +89,8 @@ int32_t op_poweroff(const struct op *op, struct buffer *out);
 int32_t op_run(const struct op *op, struct buffer *out);
 int32_t op_sleep(const struct op *op, struct buffer *out);
 int32_t load_module(const char *path, const char *params);
+int64_t now_ms(void);
+int32_t value_of(int status);
 
 /* ops_job.c */
 int32_t op_start_reader(const struct op *op, struct buffer *out);

@@ -82,7 +82,7 @@ int32_t op_sleep(const struct op *op, struct buffer *out)
 	return 0;
 }
 
-static int64_t now_ms(void)
+int64_t now_ms(void)
 {
 	struct timespec t;
 
@@ -197,7 +197,8 @@ static bool await_child(pid_t pid, int64_t end, int *status)
 	return true;
 }
 
-static int32_t value_of(int status)
+/* As a shell has it */
+int32_t value_of(int status)
 {
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
