@@ -37,18 +37,20 @@ SMALLEST = 300
 PASSWORD_VARIABLE = "PYTEST_IOMMU_SERIAL_PASSWORD"
 
 # Without echo and signals, lines are taken: the hash of the rest, then "run" and a piece of shell, or the number of a
-# block and its bytes, which are added to the file F. Shells read byte by byte; head does not, and a terminal gives it
-# no more than a line.
+# block and its bytes, which are added to the file F. The answer has the number of the next block and the characters so
+# far, twice, for it has no hash: what an answer is to is not certain, so that counts, and not what was sent. Shells
+# read byte by byte; head does not, and a terminal gives it no more than a line.
 LOOP = """\
-T=$(stty -g);stty -echo -isig -ixon -iexten;(unset TMOUT;i=0;F=/dev/null;echo "~iommu loop"
+T=$(stty -g);stty -echo -isig -ixon -iexten;(unset TMOUT;i=0;l=0;F=/dev/null;echo "~iommu loop"
 while [ -t 0 ];do set -- $(head -n 1);case $1 in quit)break;;esac
 if [ "$(printf %s "$2 $3"|sha256sum)" = "$1  -" ];then case $2 in run)eval "$(printf %s "$3"|base64 -d)";;
-$i)printf %s "$3"|base64 -d>>"$F"&&i=$((i+1));;esac;echo "~iommu got $2 $i.";else echo "~iommu no.";fi;done);stty "$T"
+$i)printf %s "$3"|base64 -d>>"$F"&&i=$((i+1))&&l=$((l+${#3}));;esac
+echo "~iommu got $2 $i $l $2 $i $l.";else echo "~iommu no.";fi;done);stty "$T"
 """
 
 # "kept" is the answer when the program is there. Else the file F is new, and the blocks begin at 0.
 LOOK = """\
-umask 077;D="${{TMPDIR:-/tmp}}/pytest-iommu-agent";mkdir -p "$D";G="$D/{name}";F="$G.new";i=0;exec 2>/dev/null
+umask 077;D="${{TMPDIR:-/tmp}}/pytest-iommu-agent";mkdir -p "$D";G="$D/{name}";F="$G.new";i=0;l=0;exec 2>/dev/null
 if [ -O "$D" ]&&[ "$(sha256sum <"$G")" = "{digest}  -" ];then echo "~iommu kept."
 else rm -f "$D"/*;:>"$F";if gzip </dev/null >/dev/null;then echo "~iommu packed.";else echo "~iommu plain.";fi;fi
 """
@@ -152,14 +154,15 @@ class ConsoleShell:
     def _send_file(self, data: bytes) -> None:
         at = number = 0
         while at < len(data):
-            block = data[at : at + self._block]
-            answer = self._answer(b"%d" % number, _base64(block), rb"~iommu got %d (\d+)\." % number, cut=True)
+            # Without padding but in the last, so that characters tell the bytes.
+            coded = _base64(data[at : at + self._block // 3 * 3])
+            pattern = rb"~iommu got %d (\d+) (\d+) %d \1 \2\." % (number, number)
+            answer = self._answer(b"%d" % number, coded, pattern, cut=True)
             if answer is None:
-                continue  # it was not taken, and is cut finer
-            if int(answer[1]) != number + 1:
+                continue  # it seems that it was not taken, and is cut finer
+            if int(answer[1]) == number:
                 raise SetupError(f"{self.name} takes no file: is the place for temporary files full?")
-            at += len(block)
-            number += 1
+            number, at = int(answer[1]), int(answer[2]) // 4 * 3
             self._block = min(self._block + SMALLEST // 4, BLOCK)
 
     def _ask(self, script: str, pattern: bytes) -> re.Match[bytes]:
@@ -168,7 +171,7 @@ class ConsoleShell:
         return answer
 
     def _answer(self, kind: bytes, coded: bytes, pattern: bytes, cut: bool = False) -> re.Match[bytes] | None:
-        """Say it until it is answered; None when it certainly was not taken and may be ``cut`` finer."""
+        """Say it until it is answered; None when it seems that it was not taken, and it may be ``cut`` finer."""
         text = kind + b" " + coded
         text = hashlib.sha256(text).hexdigest().encode() + b" " + text
         said = text

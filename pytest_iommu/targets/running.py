@@ -39,7 +39,7 @@ DEBUGFS = "/sys/kernel/debug"
 FILESYSTEMS = "/proc/filesystems"
 MODULE = "iommu_ptdump_test"
 KO = f"{MODULE}.ko"
-SOURCES = "module.tar"
+SOURCES = "module.tar.gz"
 HEADERS = "/lib/modules/{}/build"
 """A kernel's build directory, by its release."""
 
@@ -254,7 +254,7 @@ class RunningTarget:
         (there,) = guest.run([ops.stat(f"{kdir}/.")]).results
         if not there.ok:
             raise SetupError(f"{self.name} has no test module and no {kdir} to build it: give --iommu-modules")
-        line = f'cd "$1" && mkdir m && tar -xf {SOURCES} -C m && make -C {kdir} M="$1/m" modules'
+        line = f'cd "$1" && mkdir m && tar -xzf {SOURCES} -C m && make -C {kdir} M="$1/m" modules'
         (done,) = guest.run(
             [ops.run("/bin/sh", "-c", line, "sh", folder, timeout=BUILD_TIMEOUT)], BUILD_TIMEOUT + 10.0
         ).results
@@ -322,9 +322,9 @@ def _source_files() -> list[Path]:
 
 
 def _sources() -> bytes:
-    """Return the test module's sources as a tar file."""
+    """Return the test module's sources as a packed tar file."""
     found = io.BytesIO()
-    with tarfile.open(fileobj=found, mode="w") as archive:
+    with tarfile.open(fileobj=found, mode="w:gz") as archive:
         for path in _source_files():
             archive.add(path, path.name)
     return found.getvalue()

@@ -173,7 +173,6 @@ class SerialHost:
     def _pump(self, line: int, session: bytes) -> tuple[Pump, socket.socket]:
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        # Without O_APPEND the reader's own descriptor would not matter either: it reads by offset.
         record = os.memfd_create("console", os.MFD_CLOEXEC)
         line = os.dup(line)
         words = map(str, (line, record, session.decode(), self.patience))

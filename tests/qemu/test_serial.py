@@ -101,9 +101,23 @@ def test_scenarios_over_a_line(board: Board) -> None:
     """What the kernel says meanwhile goes into the middle of lines; what the line loses is sent again."""
     board.type(b"while true; do echo '<4>said by the kernel' >/dev/kmsg; sleep 0.2; done &")
     result = board.run(SCENARIOS, "-k", "one-page")
-    print(board.there.passed, board.there.damaged, board.back.passed, board.back.damaged)
     assert board.there.damaged > 10
     assert board.said.count(b"] said by the kernel") > 10
     outcomes = result.parseoutcomes()
     assert outcomes.get("passed", 0) > 10, outcomes
     assert outcomes.keys() <= {"passed", "skipped", "deselected"}
+
+
+def test_a_panic_of_a_board(board: Board, pytester: pytest.Pytester) -> None:
+    """The console tells what the agent cannot."""
+    pytester.makepyfile(
+        """
+        from pytest_iommu.guest import ops
+
+        def test_panic(iommu_guest):
+            iommu_guest.run([ops.write_file("/proc/sysrq-trigger", b"c")])
+        """
+    )
+    result = board.run("test_a_panic_of_a_board.py")
+    result.stdout.fnmatch_lines(["*kernel-crash: * while it ran a batch: *"])
+    assert b"sysrq triggered crash" in board.said
