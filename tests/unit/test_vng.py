@@ -23,7 +23,7 @@ from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.guest import ops
-from pytest_iommu.targets import running, vng
+from pytest_iommu.targets import running, vng, with_console
 from pytest_iommu.targets.running import RunningTarget
 from pytest_iommu.targets.vng import VngGuest, VngHost, VngProcess
 
@@ -284,7 +284,7 @@ def test_what_only_the_console_has(start: Callable[..., VngGuest], monkeypatch: 
     os.write(guest.child._stderr, b"WARNING: CPU: 1 PID: 1 at x.c:1\n")
     with pytest.raises(KernelCrash, match="warning while it ran a batch: WARNING: CPU: 1"):
         guest.run(READ)
-    monkeypatch.setattr(vng, "CONSOLE_LIMIT", 10)
+    monkeypatch.setattr(with_console, "CONSOLE_LIMIT", 10)
     with pytest.raises(KernelHang, match="console flood: 0 MiB"):
         guest.run(READ)
     guest.close()

@@ -19,7 +19,7 @@
 
 #define TICK_MS 20
 #define SILENCE_MS 60000	/* nobody is at the other end any more */
-#define LEAVE_MS 3000		/* for the shell to tidy up, and for the last acknowledgement */
+#define LEAVE_MS 3000		/* for the shell to tidy up, and for the other end to know */
 
 /* The shell; fds that are closed are -1 */
 struct shell {
@@ -46,7 +46,7 @@ static bool make_raw(struct termios *before)
 	return true;
 }
 
-/* A descriptor of our own of the same terminal: not to block is no matter of those who share fd 0 */
+/* A descriptor of our own of the same terminal: those who share fd 0 do want to block */
 static int open_line(void)
 {
 	int fd = open("/proc/self/fd/0", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);

@@ -131,7 +131,7 @@ static void take_piece(struct link *l, uint16_t seq, const struct link_piece *p,
 		complain(l, now);
 		return;
 	}
-	/* from before, if it is ahead: its acknowledgement was lost */
+	/* one from before is acknowledged again: the first time may have been lost */
 	l->complained = 0;
 	if (!ahead) {
 		l->due++;
