@@ -45,6 +45,8 @@ class Where:
     ids: Mapping[str, str]
     dialect: Dialect
     in_ram: InRam | None = None
+    #: the domains in which something was unmapped
+    unmapped: frozenset[str] = frozenset()
 
     def path(self, domain: str, file: str) -> str:
         """Return the path of a file in the domain's directory."""
@@ -91,14 +93,15 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
                 texts[name] = ops.text_of(result)
             else:
                 wrong.append(_unreadable(check, name, result, where))
-        if not texts:
+        if names and not texts:
             return wrong[:1]
         try:
             memory = _memory(check, where, results[-1], files)
         except CheckFailed as error:
             wrong.append(error)
             memory = None
-        comparison = compare(check.expected, texts, dialect=where.dialect, memory=memory)
+        unmapped = domain in where.unmapped
+        comparison = compare(check.expected, texts, dialect=where.dialect, memory=memory, unmapped=unmapped)
         compared(comparison)
         if not comparison.ok:
             when = f", as at line {check.line}" if check.line else ""

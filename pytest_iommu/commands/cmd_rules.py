@@ -23,7 +23,7 @@ def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "rules",
         help="List the rules with the number of their tests, or print some in full.",
         description="Without arguments, list every rule with the number of tests of the suite. With rule ids, print "
-        "the whole text of these rules from docs/abi.md.",
+        "the whole text of these rules from docs/tables.md or docs/abi.md.",
     )
     parser.add_argument("rules", nargs="*", metavar="RULE", help="Rule to print in full, e.g. RNG-4.")
     parser.add_argument("--check", action="store_true", help="Fail when a rule has no test and none is planned.")
@@ -49,19 +49,20 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def whole_text(rule: str) -> str:
-    """A rule's text in docs/abi.md, under the heading of its section. SetupError for an unknown rule."""
+    """A rule's text in its contract, under the heading of its section. SetupError for an unknown rule."""
     from pytest_iommu.core.rules import RULES
 
     known = {name.lower(): name for name in RULES}
     name = known.get(rule.lower())
     if name is None:
         raise SetupError(f"no rule {rule!r}; {suggestion(rule, list(RULES))}")
-    text = paths.contract().read_text(encoding="utf-8")
-    found = re.search(rf"^- {re.escape(name)} .*\n(?:(?![-#|]|\s*$).*\n)*", text, re.MULTILINE)
-    if found is None:
-        raise SetupError(f"{paths.contract()} does not describe {name}")
-    headings = [match["title"] for match in _HEADING.finditer(text, 0, found.start())]
-    return f"{headings[-1] if headings else ''}\n\n{found[0].removeprefix('- ').rstrip()}"
+    for path in paths.contracts():
+        text = path.read_text(encoding="utf-8")
+        found = re.search(rf"^- {re.escape(name)} .*\n(?:(?![-#|]|\s*$).*\n)*", text, re.MULTILINE)
+        if found is not None:
+            headings = [match["title"] for match in _HEADING.finditer(text, 0, found.start())]
+            return f"{headings[-1] if headings else ''}\n\n{found[0].removeprefix('- ').rstrip()}"
+    raise SetupError(f"no contract describes {name}")
 
 
 def suggestion(rule: str, known: Sequence[str]) -> str:

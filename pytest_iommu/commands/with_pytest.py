@@ -18,7 +18,7 @@ from pytest_iommu.session.options import OPTIONS
 if TYPE_CHECKING:
     from pytest_iommu.session.run import Run
 
-KERNEL = ("kernel", "config", "make-arg", "offline", "cache")
+KERNEL = ("kernel", "config", "make-arg", "reference", "offline", "cache")
 """The options of every command that deals with kernels."""
 
 _NO_SESSION = ("-s", "-p", "no:cacheprovider", "-p", "iommu")

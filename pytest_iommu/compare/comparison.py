@@ -23,6 +23,7 @@ from pytest_iommu.compare.entries import (
 from pytest_iommu.compare.folded import folded, unfolded
 from pytest_iommu.compare.quick import as_expected
 from pytest_iommu.compare.ranges import EMPTY, RangeDiffer
+from pytest_iommu.compare.table_rules import in_memory_only, of_both, of_tables, of_the_table
 from pytest_iommu.compare.with_memory import as_in_memory, beside_memory, decide, memory_differences
 from pytest_iommu.core.model import Dump
 from pytest_iommu.core.outcomes import UNSEEN, CheckFailed, Verdict
@@ -111,11 +112,16 @@ def compare(
     texts: Mapping[str, str],
     dialect: Dialect = IO_PTDUMP,
     memory: Mapping[str, str] | None = None,
+    unmapped: bool = False,
 ) -> Comparison:
     """Compare the files of one domain (name -> text; absent ones are skipped) with the expected ones.
 
     ``memory`` has the same files as derived from the guest's RAM (oracle.guest_memory), None if it was not examined.
+    What is wrong in memory breaks rules of the page table (docs/tables.md): ``unmapped`` says that something was
+    unmapped before. Without texts (a kernel without a dump) memory alone is compared.
     """
+    if not dialect.files:
+        return compare_table(expected, memory, unmapped)
     as_wanted = dialect is IO_PTDUMP and as_expected(expected, texts)
     if as_wanted and (memory is None or as_in_memory(texts, memory)):
         return Comparison()
@@ -127,7 +133,24 @@ def compare(
     if memory is None:
         return Comparison(shown, *_without_memory(shown))
     beside = tuple(beside_memory(shown, memory)) if found else tuple(memory_differences(texts, memory))
-    return Comparison(beside, *decide(expected, texts, memory, shown)) if beside else Comparison()
+    if not beside:
+        return Comparison()
+    verdict, because = decide(expected, texts, memory, shown)
+    if verdict is Verdict.MAPPING:
+        beside = of_the_table(beside, unmapped)
+    elif verdict is Verdict.BOTH:
+        beside = of_both(beside, unmapped)
+    return Comparison(beside, verdict, because)
+
+
+def compare_table(expected: Expected, memory: Mapping[str, str] | None, unmapped: bool = False) -> Comparison:
+    """Compare the page table in the guest's memory with what is expected; nothing where memory cannot be read."""
+    texts = of_tables(memory or {})
+    if not texts or as_expected(expected, texts):
+        return Comparison()
+    dump, _ = IO_PTDUMP.read(texts)
+    found = in_memory_only(_as_printed(compare_dump(expected, dump), texts))
+    return Comparison(of_the_table(found, unmapped), Verdict.MAPPING, "this kernel has no dump")
 
 
 def _without_memory(found: Sequence[Difference]) -> tuple[Verdict | None, str]:

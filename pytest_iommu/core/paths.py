@@ -25,9 +25,9 @@ def data() -> Path:
     return packaged if packaged.is_dir() else PACKAGE.parent
 
 
-def contract() -> Path:
-    """docs/abi.md: the rules in full, with reasons and tables."""
-    return data() / "docs" / "abi.md"
+def contracts() -> tuple[Path, ...]:
+    """docs/tables.md and docs/abi.md: the rules in full, with reasons and tables."""
+    return data() / "docs" / "tables.md", data() / "docs" / "abi.md"
 
 
 def user_path(text: str) -> Path:

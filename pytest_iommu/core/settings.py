@@ -38,6 +38,7 @@ class Settings:
     qemu_args: tuple[str, ...] = ()
     make_args: tuple[str, ...] = ()
     keep: str = "failed"
+    reference: str = "auto"
     offline: bool = False
     listing: bool = False
     record: Path | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from pytest_iommu.dialects.dialect import Dialect, DumpSyntaxError
 from pytest_iommu.dialects.io_ptdump import IO_PTDUMP
+from pytest_iommu.dialects.no_dump import NO_DUMP
 
-__all__ = ["DIALECTS", "IO_PTDUMP", "Dialect", "DumpSyntaxError"]
+__all__ = ["DIALECTS", "IO_PTDUMP", "NO_DUMP", "Dialect", "DumpSyntaxError"]
 
 #: tried in this order on what the guest has
 DIALECTS: tuple[Dialect, ...] = (IO_PTDUMP,)

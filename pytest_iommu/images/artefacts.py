@@ -26,6 +26,7 @@ from pytest_iommu.images import (
     owner,
     qemu_binary,
     ready,
+    reference,
     source,
     toolchain,
 )
@@ -200,7 +201,8 @@ def _build(store: Store, settings: Settings, machine: Machine, flavour: str, pro
         if cached is None:
             _require(store, settings, machine, flavour)
         found = cached or source.fetch(store, progress, settings.offline)
-    plan = kernel.plan(machine, flavour, found, settings.config, settings.make_args)
+    with_reference, without = reference.decide(store, found, settings.reference)
+    plan = kernel.plan(machine, flavour, found, settings.config, settings.make_args, with_reference)
     builder = kernel.Builder(store, plan, progress)
     if found.immutable and store.get("kernel", plan.key) is None and not source.intact(found):
         source.whole(store, found, progress, settings.offline)
@@ -215,7 +217,7 @@ def _build(store: Store, settings: Settings, machine: Machine, flavour: str, pro
         reference=plan.reference,
         vmlinux=builder.vmlinux(),
         config=finished["config"],
-        notes=(f"not in this kernel: {', '.join(lost)}",) if lost else (),
+        notes=tuple(filter(None, [without, f"not in this kernel: {', '.join(lost)}" if lost else ""])),
         hashes={**finished.files, **modules.files},
         tree=found.path,
     )

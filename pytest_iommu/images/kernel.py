@@ -17,6 +17,7 @@ from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images import builderrors, config, toolchain, tree
 from pytest_iommu.images.progress import Progress
+from pytest_iommu.images.reference import reference_digest
 from pytest_iommu.images.source import Source
 from pytest_iommu.images.store import Store, StoreEntry, digest, tree_digest
 
@@ -60,7 +61,9 @@ class BuildPlan:
 
     @property
     def what(self) -> str:
-        dump = "reference implementation applied" if self.reference else "tree has its own dump"
+        dump = "reference implementation applied" if self.reference else "as it is"
+        if not self.reference and tree.has_dump(self.source.path):
+            dump = "tree has its own dump"
         return f"{self.source.description}, {dump}"
 
 
@@ -70,9 +73,19 @@ def _kconfig_digest() -> str:
     return digest(*(path.read_bytes() for path in sorted(files)))
 
 
-def plan(machine: Machine, flavour: str, source: Source, extra: Sequence[Path], make_args: Sequence[str]) -> BuildPlan:
-    """Plan a build; this reads our own files only, so it takes milliseconds."""
-    own = tree.has_dump(source.path)
+def plan(
+    machine: Machine,
+    flavour: str,
+    source: Source,
+    extra: Sequence[Path],
+    make_args: Sequence[str],
+    with_reference: bool | None = None,
+) -> BuildPlan:
+    """Plan a build; this reads our own files only, so it takes milliseconds.
+
+    ``with_reference`` says whether the reference implementation is put in; None: where the tree has no dump.
+    """
+    reference = not tree.has_dump(source.path) if with_reference is None else with_reference
     symbols = config.merged(machine, flavour, extra)
     return BuildPlan(
         machine=machine,
@@ -81,8 +94,8 @@ def plan(machine: Machine, flavour: str, source: Source, extra: Sequence[Path], 
         symbols=symbols,
         make_args=tuple(make_args),
         compiler=toolchain.identity(machine, make_args, source.path, config.text(symbols)),
-        reference=not own,
-        reference_digest="" if own else digest(*(tree_digest(paths.reference() / part) for part in ("files", "hooks"))),
+        reference=reference,
+        reference_digest=reference_digest() if reference else "",
         module_digest=tree_digest(paths.module(MODULE)),
     )
 

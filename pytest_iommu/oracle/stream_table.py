@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from pytest_iommu.core.model import Cd, Event, Ste, TableConfig
 from pytest_iommu.core.protocol import Memory, OutsideMemory
@@ -17,8 +18,10 @@ from pytest_iommu.dialects.smmuv3_debugfs import render_cd, render_ste
 from pytest_iommu.formats import ConfigError, smmuv3
 from pytest_iommu.formats.base import bits
 from pytest_iommu.formats.smmuv3 import Field
+from pytest_iommu.oracle.stream_model import Hardware
 
 # Offsets, and sizes in bytes: an access of the wrong size reads as zero in QEMU.
+IDR0, IDR1 = (0x0, 4), (0x4, 4)
 CR0 = 0x20, 4
 STRTAB_BASE, STRTAB_BASE_CFG = (0x80, 8), (0x88, 4)
 EVENTQ_BASE = 0xA0, 8
@@ -41,6 +44,11 @@ class SmmuV3:
         self._queue = 0
         self._seen = 0
         self.lost = 0
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        """What the ID registers say, which never change."""
+        return Hardware.of(self._register(IDR0), self._register(IDR1))
 
     def streams(self, sids: Iterable[int]) -> dict[int, Ste]:
         """Return those of the streams that have an entry."""

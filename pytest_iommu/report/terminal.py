@@ -15,7 +15,7 @@ from pytest_iommu.core.outcomes import EXIT_SETUP
 from pytest_iommu.core.signals import Signals
 from pytest_iommu.report import junit
 from pytest_iommu.report.results import RunFacts
-from pytest_iommu.report.rows import Row, guests_of, rows_of
+from pytest_iommu.report.rows import Count, Row, guests_of, rows_of
 from pytest_iommu.report.tally import Tally, reasons, table, tally
 from pytest_iommu.report.watch import Watch
 
@@ -153,13 +153,10 @@ class Reporter:
             _add_to_last_line(terminalreporter, found.hardly_checked)
 
     def _summary(self, terminalreporter: pytest.TerminalReporter, found: Tally) -> None:
-        from pytest_iommu.core.rules import LATER, RULES
-
         write = terminalreporter.write_line
-        lines = table(found.rules, RULES, LATER)
-        if lines:
+        if found.rules:
             terminalreporter.section("IOMMU rules")
-            for line in lines:
+            for line in _parts(found.rules):
                 write(line)
         for line in found.retried:
             write(f"guest-lost, tried again on a fresh guest: {line}", yellow=True)
@@ -197,3 +194,13 @@ def _add_to_last_line(terminalreporter: pytest.TerminalReporter, text: str) -> N
         return [*parts, (text, {"yellow": True})], "yellow" if colour == "green" else colour
 
     terminalreporter.build_summary_stats_line = line  # type: ignore[method-assign]
+
+
+def _parts(rules: Mapping[str, Count]) -> list[str]:
+    """The table of rules in two parts: those of the kernel's page tables, and those of the dump and of plugins."""
+    from pytest_iommu.core.rules import DUMP, LATER, TABLES
+
+    tables = {rule: count for rule, count in rules.items() if rule in TABLES}
+    dump = {rule: count for rule, count in rules.items() if rule not in TABLES}
+    lines = ["the kernel's page tables:", *table(tables, TABLES, LATER)] if tables else []
+    return lines + (["the dump:", *table(dump, DUMP, LATER)] if dump else [])

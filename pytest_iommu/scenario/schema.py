@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -324,7 +325,23 @@ class Instance:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        return self.case.rules
+        """The rules that the case names, and those of the page table that every case checks."""
+        return tuple(dict.fromkeys([*self.case.rules, *self._of_tables()]))
+
+    def _of_tables(self) -> Iterator[str]:
+        steps = self.case.steps
+        if any(isinstance(step, MapStep) and step.errno is None for step in steps):
+            yield from ("TAB-1", "TAB-2", "TAB-3", "TAB-6")
+        if any(isinstance(step, UnmapStep) for step in steps):
+            yield "TAB-4"
+        if any(isinstance(step, MapStep | UnmapStep) and step.errno is not None for step in steps):
+            yield "TAB-5"
+        if any(isinstance(step, AttachStep) for step in steps):
+            yield from ("HW-1", "HW-2")
+        if any(isinstance(step, DetachStep | ReplaceStep | ResetStep) for step in steps):
+            yield "HW-5"
+        if any(domain.hardware for domain in self.domains.values()):
+            yield from ("ISO-1", "ISO-2")
 
     @property
     def needs(self) -> Needs:

@@ -115,6 +115,14 @@ OPTIONS = (
         kind="paths",
         metavar="FILE",
     ),
+    Option(
+        "reference",
+        "Whether to put the reference implementation of the dump into the kernel: auto (if it has no dump and the "
+        "hooks apply), always or never. Without a dump the kernel's page tables are judged all the same.",
+        metavar="WHEN",
+        default="auto",
+        choices=("auto", "always", "never"),
+    ),
     Option("append", "Text to append to the kernel command line.", metavar="TEXT"),
     Option("qemu-arg", "Argument to add to QEMU's command line. Can be repeated.", kind="list", metavar="ARG"),
     Option(
@@ -336,6 +344,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         qemu=value["qemu"],
         config=tuple(configs),
         append=value["append"],
+        reference=value["reference"],
         qemu_args=value["qemu-arg"],
         make_args=value["make-arg"],
         keep=value["keep"],

@@ -23,6 +23,7 @@ from pytest_iommu.core.outcomes import (
     SetupError,
 )
 from pytest_iommu.core.process import ended
+from pytest_iommu.core.rules import of_dump, of_memory
 from pytest_iommu.guest.console import Splat, scan
 from pytest_iommu.report import blame, failure
 from pytest_iommu.report.fingerprint import fingerprint
@@ -54,6 +55,7 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
         report.user_properties.extend(stated)
     elif report.when == "call" and needs_guest(item):
         _state(item, report, (KERNEL, item.config.stash[RUN].kernel_said(key_of(item))))
+    only_judged(item, report)
     error = _error(item, call, report)
     if error is None:
         _must_fail(item, report)
@@ -194,6 +196,23 @@ def _must_fail(item: pytest.Item, report: pytest.TestReport) -> None:
         report.outcome = "failed"
         report.longrepr = entry.gone
         _state(item, report, (KIND, "unexpected-pass"), (KNOWN, entry.name))
+
+
+def only_judged(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Leave out rules that this guest cannot break: those of a dump it lacks, and of memory that cannot be read."""
+    if not needs_guest(item):
+        return
+    run, key = item.config.stash[RUN], key_of(item)
+    dialect, guest = run.known_dialect(key), run.pool.live(key)
+    no_dump, no_memory = dialect is not None and not dialect.files, guest is not None and guest.memory is None
+
+    def kept(rule: str) -> bool:
+        return not (no_dump and of_dump(rule)) and not (no_memory and of_memory(rule))
+
+    report.user_properties = [
+        (name, ",".join(filter(kept, str(value).split(","))) if name == RULES else value)
+        for name, value in report.user_properties
+    ]
 
 
 def _declared(report: pytest.TestReport) -> list[str]:

@@ -72,6 +72,7 @@ class Stage:
         class Builder:
             def __init__(self, store: Store, plan: kernel.BuildPlan, progress: Progress) -> None:
                 done.append(("build", plan.source.path, plan.make_args, plan.symbols.get("OF_THE_USER"), store.root))
+                done.append(("reference", plan.reference))
                 raise SetupError("built")
 
         self._patch.setattr(qemu_binary, "find", found)
@@ -124,6 +125,7 @@ LOADED: dict[str, tuple[tuple[str, ...], str, Callable[[Stage, Settings], object
     "qemu": (LINUX, "system", Stage.prepared),
     "config": (LINUX, "{path}/fragment", Stage.prepared),
     "append": ((), "iommu.passthrough=1", Stage.command),
+    "reference": (LINUX, "always", Stage.prepared),
     "qemu-arg": ((), "-nographic", Stage.command),
     "make-arg": (LINUX, "LLVM=1", Stage.prepared),
     "offline": ((*LINUX, "--iommu-qemu=fetched"), "", Stage.prepared),

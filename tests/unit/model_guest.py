@@ -41,7 +41,7 @@ class ModelGuest:
         self._texts: dict[str, dict[str, str]] = {}
 
     @property
-    def dialect(self) -> Dialect:
+    def dialect_or_none(self) -> Dialect:
         return IO_PTDUMP
 
     def run(self, batch: Sequence[Op], timeout: float = 10.0) -> Reply:

@@ -38,7 +38,7 @@ def changed(text: str, old: str, new: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("file", "rule"), [("info", "INF-3"), ("entries", "ENT-1"), ("page_table", "RNG-1"), ("stats", "ENT-2")]
+    ("file", "rule"), [("info", "INF-3"), ("entries", "TAB-6"), ("page_table", "TAB-1"), ("stats", "TAB-6")]
 )
 def test_a_dump_that_agrees_with_itself_but_not_with_memory(file: str, rule: str) -> None:
     expected = table()

@@ -143,9 +143,9 @@ def changed(**values: int) -> Expected:
 @pytest.mark.parametrize(
     ("values", "rule", "said"),
     [
-        ({"last": 0x10003FFF}, "RNG-1", "a read of 0x10004000 by edu0 caused F_TRANSLATION, expected success"),
-        ({"oa": SCRATCH + 0x1000}, "RNG-4", "memory at 0x5c000000 holds "),
-        ({"prot": Prot.from_letters("r")}, "PRT-1", "a write to 0x10000000 by edu0 caused F_PERMISSION"),
+        ({"last": 0x10003FFF}, "TAB-1", "a read of 0x10004000 by edu0 caused F_TRANSLATION, expected success"),
+        ({"oa": SCRATCH + 0x1000}, "TAB-1", "memory at 0x5c000000 holds "),
+        ({"prot": Prot.from_letters("r")}, "TAB-2", "a write to 0x10000000 by edu0 caused F_PERMISSION"),
     ],
 )
 def test_a_table_that_is_not_what_was_asked_for(values: dict[str, int], rule: str, said: str) -> None:

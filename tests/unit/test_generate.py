@@ -74,7 +74,7 @@ def test_the_file_says_what_was_generated(variant: Variant, tmp_path: Path) -> N
         (instance,) = load(path).instances
         (phase,) = compile_plan(instance).phases
         (check,) = phase.checks
-        assert instance.rules == RULES
+        assert instance.case.rules == RULES
         assert check.expected == carried_out(config, steps).snapshot()
         refused = [want.errno for want in phase.expect.values() if want.errno]
         assert refused == [step.errno for step in steps if step.errno]

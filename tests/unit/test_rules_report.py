@@ -150,7 +150,7 @@ def test_what_never_runs_covers_nothing(tmp_path: Path) -> None:
     (tmp_path / "x.iommu.yaml").write_text(
         "suite: x\ndefaults: {stages: [s1]}\ncases:\n  - {name: a, rules: [RNG-2], do: [{check: {}}]}\n"
     )
-    assert collected([str(tmp_path)]) == {"RNG-1": 1, "RNG-2": 2}
+    assert collected([str(tmp_path)]) == {"RNG-1": 1, "RNG-2": 2, "ISO-1": 1, "ISO-2": 1}
 
 
 def test_the_seed_is_that_of_the_release() -> None:

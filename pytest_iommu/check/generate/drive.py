@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pytest_iommu.scenario import Phase
 
 NAME = "generated.iommu.yaml"
-RULES = ("RNG-1", "RNG-2", "RNG-3", "LVL-1", "LVL-2", "PRT-1", "ENT-1", "ENT-2")
+RULES = ("TAB-1", "TAB-2", "TAB-3", "TAB-4", "RNG-1", "RNG-2", "RNG-3", "LVL-1", "LVL-2", "PRT-1", "ENT-1", "ENT-2")
 """The rules that generated scenarios test."""
 TIMEOUT = 20.0
 
@@ -38,7 +38,7 @@ class ScenarioGuest(Protocol):
     """What a search needs of a guest; check.handles.GuestHandle provides it."""
 
     @property
-    def dialect(self) -> Dialect: ...
+    def dialect_or_none(self) -> Dialect: ...
     @property
     def in_ram(self) -> InRam | None: ...
     def run(self, batch: Sequence[Op], timeout: float = 10.0) -> Reply: ...
@@ -141,7 +141,7 @@ class Search:
 
     def _jobs(self, phase: Phase, number: str) -> list[reading.Job]:
         ids = {check.domain: number for check in phase.checks}
-        where = reading.Where(ids, self.guest.dialect, self.guest.in_ram)
+        where = reading.Where(ids, self.guest.dialect_or_none, self.guest.in_ram)
         return [reading.check_job(check, where, self.compared) for check in phase.checks]
 
     def _send(self, batch: Sequence[Op]) -> Sequence[Result]:

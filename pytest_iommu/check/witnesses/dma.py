@@ -146,12 +146,11 @@ class Done:
         strangers = sorted({one.sid for one in mine} - sids)
         if strangers:
             which = f"is reported for stream {strangers}, but the device has {sorted(sids)}"
-            yield CheckFailed(f"{did} {which}", verdict=Verdict.DMA)
+            yield CheckFailed(f"{did} {which}", ("ISO-2",), verdict=Verdict.DMA)
         if kinds != ([row.event] if row.event else []):
             came = f"caused {', '.join(kinds)}" if kinds else "succeeded"
             must = f"expected {row.event}" if row.event else "expected success"
-            rule = "PRT-1" if PERMISSION in (row.event, *kinds) and TRANSLATION not in (row.event, *kinds) else "RNG-1"
-            yield CheckFailed(f"{did} {came}, {must}", (rule,), verdict=Verdict.DMA)
+            yield CheckFailed(f"{did} {came}, {must}", (_rule(row.event, kinds),), verdict=Verdict.DMA)
         elif row.oa is not None and self._scratch(row.oa, row.size):
             yield from self._data(did, row, status, before[row.oa])
 
@@ -164,10 +163,18 @@ class Done:
             if held != want:
                 must = "expected no change" if row.seed is None else f"expected {want[:16].hex()}"
                 holds = f"memory at 0x{row.oa:x} holds {held[:16].hex()}, {must}"
-                yield CheckFailed(f"{did}: {holds}", ("RNG-4",), verdict=Verdict.DMA)
+                yield CheckFailed(f"{did}: {holds}", ("TAB-1",), verdict=Verdict.DMA)
         elif row.seed is not None:
             got = int(status.values.get("sum", "-1"), 0)
             if got != zlib.crc32(held):
                 have = status.values.get("data", "?")
                 text = f"{did} returned {have}, memory at 0x{row.oa:x} holds {held[:16].hex()}"
-                yield CheckFailed(text, ("RNG-4",), verdict=Verdict.DMA)
+                yield CheckFailed(text, ("TAB-1",), verdict=Verdict.DMA)
+
+
+def _rule(wanted: str | None, kinds: Sequence[str]) -> str:
+    """The rule that a transfer breaks: it was let through, it was refused, or refused for the wrong reason."""
+    seen = {wanted, *kinds} - {None}
+    if PERMISSION in seen and TRANSLATION not in seen:
+        return "TAB-2"
+    return "ISO-1" if wanted and not kinds else "TAB-1"

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.formats.arm_lpae import MAIR
+from pytest_iommu.oracle import stream_model
 from pytest_iommu.oracle.guest_memory import walk
 from pytest_iommu.oracle.saved_memory import SavedDomain, save_image
 from pytest_iommu.oracle.stream_table import SmmuV3
@@ -60,14 +61,15 @@ class InRam:
             found = self._table(device)
             if found is None:
                 what = f"{device} is attached to {row.name}, but its stream leads to no page table"
-                raise CheckFailed(what, ("STE-4",), verdict=Verdict.STREAM)
+                raise CheckFailed(what, ("HW-1",), verdict=Verdict.STREAM)
             theirs, where = found
             if top is not None and where != top:
                 what = f"0x{where:x}, but the table of {row.name} is at 0x{top:x}"
                 leads = f"the stream of {device} leads to the table at {what}"
-                raise CheckFailed(leads, ("STE-4",), verdict=Verdict.STREAM)
+                raise CheckFailed(leads, (_rule(config),), verdict=Verdict.STREAM)
             _hold(device, theirs, config)
             self._hold_memory_types(device)
+            self._hold_fields(device, config, where)
             top = where
         if top is None:
             return None
@@ -83,10 +85,33 @@ class InRam:
         # The format uses four of the eight attributes.
         if cd is not None and cd.mair & 0xFFFFFFFF != MAIR:
             what = f"MAIR 0x{cd.mair:016x}, but io-pgtable-arm's tables need 0x{MAIR:08x}"
-            raise CheckFailed(f"the stream of {device} has {what}", ("PRT-1",), verdict=Verdict.STREAM)
+            raise CheckFailed(f"the stream of {device} has {what}", ("HW-2",), verdict=Verdict.STREAM)
+
+    def _hold_fields(self, device: str, config: TableConfig, top: int) -> None:
+        """Every field of the device's STE and CD is what the domain's configuration asks for."""
+        for sid in dict.fromkeys(self.machine.device(device).sids):
+            ste = self.smmu.ste(sid) if self.smmu is not None else None
+            if self.smmu is None or ste is None:
+                continue
+            want = stream_model.ste_fields(config, top, self.smmu.hardware)
+            wrong = stream_model.differing(ste.words, want, stream_model.STE, ("S1ContextPtr", "S1Fmt", "S2VMID"))
+            if wrong:
+                raise CheckFailed(f"the STE of {device}: {'; '.join(wrong)}", ("HW-1",), verdict=Verdict.STREAM)
+            cd = None if config.format.endswith("_s2") else self.smmu.cd(sid)
+            if cd is None:
+                continue
+            fields = stream_model.cd_fields(config, top, cd.mair)
+            wrong = stream_model.differing(cd.words, fields, stream_model.CD, ("ASID",))
+            if wrong:
+                raise CheckFailed(f"the CD of {device}: {'; '.join(wrong)}", ("HW-2",), verdict=Verdict.STREAM)
 
     def _table(self, device: str) -> tuple[TableConfig, int] | None:
         return self.smmu.table(self.machine.device(device).sid) if self.smmu is not None else None
+
+
+def _rule(config: TableConfig) -> str:
+    """Where the table of a domain is set up: in the CD for stage 1, in the STE for stage 2."""
+    return "HW-2" if config.format.endswith("_s1") else "HW-1"
 
 
 def _hold(device: str, have: TableConfig, want: TableConfig) -> None:
@@ -95,7 +120,7 @@ def _hold(device: str, have: TableConfig, want: TableConfig) -> None:
         left, right = getattr(have, key), getattr(want, key)
         if left != right:
             what = f"the stream of {device} is set up for {key} {left}, but the domain has {right}"
-            raise CheckFailed(what, ("STE-4",), verdict=Verdict.STREAM)
+            raise CheckFailed(what, (_rule(want),), verdict=Verdict.STREAM)
 
 
 #: one per guest, for its lifetime: reading the event queue continues where it stopped

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""EXPECTED of the stream table: each field of an STE and a CD, from the configuration and the SMMU's ID registers.
+
+What Linux writes for a domain that a device is attached to: arm_smmu_make_cdtable_ste(), arm_smmu_make_s2_domain_ste()
+and arm_smmu_make_s1_cd() in drivers/iommu/arm/arm-smmu-v3; what the fields mean: IHI 0070, 5.2 and 5.4. Fields that
+are not named here must be 0. Ids (ASID, VMID) and the pointer to the CD table are the kernel's to choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_iommu.core.model import TableConfig
+from pytest_iommu.formats import smmuv3
+from pytest_iommu.formats.smmuv3 import Field
+
+STE = {
+    **smmuv3.STE,
+    "S1DSS": Field(1, 1, 0),
+    "S1CIR": Field(1, 3, 2),
+    "S1COR": Field(1, 5, 4),
+    "S1CSH": Field(1, 7, 6),
+    "S1STALLD": Field(1, 27, 27),
+    "EATS": Field(1, 29, 28),
+    "STRW": Field(1, 31, 30),
+    "SHCFG": Field(1, 45, 44),
+    "S2VMID": Field(2, 15, 0),
+    "S2IR0": Field(2, 41, 40),
+    "S2OR0": Field(2, 43, 42),
+    "S2SH0": Field(2, 45, 44),
+    "S2PTW": Field(2, 54, 54),
+    "S2S": Field(2, 57, 57),
+    "S2R": Field(2, 58, 58),
+}
+CD = {
+    **smmuv3.CD,
+    "IRGN0": Field(0, 9, 8),
+    "ORGN0": Field(0, 11, 10),
+    "SH0": Field(0, 13, 12),
+    "EPD1": Field(0, 30, 30),
+    "HA": Field(0, 43, 43),
+    "S": Field(0, 44, 44),
+    "R": Field(0, 45, 45),
+    "A": Field(0, 46, 46),
+    "ASET": Field(0, 47, 47),
+}
+SSID0, WBRA, WBWA, INNER, INCOMING = 2, 1, 1, 3, 1
+_TG = {size: value for value, size in smmuv3.TG.items()}
+_S1, _S2 = 0b101, 0b110
+_ADDRESSES = ("S2TTB", "TTB0", "S1ContextPtr")
+"""Fields whose value is an address: it stands where its bits are."""
+_WORDS = {f"word {number}": Field(number, 63, 0) for number in range(smmuv3.WORDS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What the ID registers say: IDR0.STALL_MODEL 0 lets devices stall, with IDR1.ATTR_TYPES_OVR SHCFG counts."""
+
+    stalls: bool
+    overrides: bool
+    vmid_bits: int
+    asid_bits: int
+
+    @classmethod
+    def of(cls, idr0: int, idr1: int) -> Hardware:
+        """From SMMU_IDR0 and SMMU_IDR1 (IHI 0070, 6.3.1 and 6.3.2)."""
+        return cls(
+            stalls=idr0 >> 24 & 3 == 0,
+            overrides=bool(idr1 >> 27 & 1),
+            vmid_bits=16 if idr0 >> 18 & 1 else 8,
+            asid_bits=16 if idr0 >> 12 & 1 else 8,
+        )
+
+
+def ste_fields(config: TableConfig, top: int, hardware: Hardware) -> dict[str, int]:
+    """The fields of the STE of a device on that domain, without those that are the kernel's to choose."""
+    if not config.format.endswith("_s2"):
+        return {
+            "V": 1,
+            "Config": _S1,
+            "S1CDMax": 0,
+            "S1DSS": SSID0,
+            "S1CIR": WBRA,
+            "S1COR": WBRA,
+            "S1CSH": INNER,
+            "S1STALLD": int(hardware.stalls),
+        }
+    return {
+        "V": 1,
+        "Config": _S2,
+        "SHCFG": INCOMING if hardware.overrides else 0,
+        "S2FWB": int("fwb" in config.features),
+        "S2T0SZ": 64 - config.ias,
+        "S2SL0": config.levels - (2 if config.granule == 4096 else 1),
+        "S2IR0": WBWA,
+        "S2OR0": WBWA,
+        "S2SH0": INNER,
+        "S2TG": _TG[config.granule],
+        "S2PS": smmuv3.OUTPUT_BITS.index(config.oas),
+        "S2AA64": 1,
+        "S2PTW": 1,
+        "S2R": 1,
+        "S2TTB": top,
+    }
+
+
+def cd_fields(config: TableConfig, top: int, mair: int) -> dict[str, int]:
+    """The fields of the CD of a stage-1 domain, without the ASID."""
+    dirty = int("hd" in config.features)
+    return {
+        "V": 1,
+        "T0SZ": 64 - config.ias,
+        "TG0": _TG[config.granule],
+        "IRGN0": WBWA,
+        "ORGN0": WBWA,
+        "SH0": INNER,
+        "EPD1": 1,
+        "IPS": smmuv3.OUTPUT_BITS.index(config.oas),
+        "AA64": 1,
+        "HA": dirty,
+        "HD": dirty,
+        "R": 1,
+        "A": 1,
+        "ASET": 1,
+        "TTB0": top,
+        "MAIR": mair,
+    }
+
+
+def differing(
+    words: Sequence[int], want: Mapping[str, int], fields: Mapping[str, Field], chosen: Sequence[str]
+) -> list[str]:
+    """What differs, a line a field: ``S2SH0 is 0, must be 3``; what no field names must be 0."""
+    left, found = list(words), []
+    for name, field in fields.items():
+        mask = (1 << field.high + 1) - (1 << field.low)
+        have = words[field.word] & mask
+        left[field.word] &= ~mask
+        must = want.get(name, 0) << (0 if name in _ADDRESSES else field.low)
+        if name not in chosen and have != must:
+            shift = 0 if name in _ADDRESSES else field.low
+            found.append(f"{name} is {have >> shift:#x}, must be {must >> shift:#x}")
+    found += [
+        f"{name} has bits that no field allows: {left[field.word]:#x}"
+        for name, field in _WORDS.items()
+        if left[field.word]
+    ]
+    return found
