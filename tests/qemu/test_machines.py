@@ -113,7 +113,7 @@ def test_devices_come_and_go(guest: VirtualGuest, machine: str) -> None:
         guest.devices.add("edu6")
     with pytest.raises(SetupError, match="'edu9' not found"):
         guest.devices.remove("edu9")
-    with pytest.raises(SetupError, match="has no edu9"):
+    with pytest.raises(SetupError, match="has no device edu9"):
         guest.devices.add("edu9")
 
 

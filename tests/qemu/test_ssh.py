@@ -142,7 +142,7 @@ def test_a_board_whose_root_we_are_not(board: Board) -> None:
     board.is_user(1000)
     result = board.run(paths.conformance() / "scenarios" / "basics.iommu.yaml", "-x")
     result.stdout.fnmatch_lines(
-        ["*setup-error: no guest of smmuv3/plain: on ssh://board we are user 1000: the agent has to be root*"]
+        ["*setup-error: no guest of smmuv3/plain: the user id on ssh://board is 1000, but the agent has to be root*"]
     )
 
 
