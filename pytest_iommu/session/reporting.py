@@ -203,8 +203,8 @@ def only_judged(item: pytest.Item, report: pytest.TestReport) -> None:
     if not needs_guest(item):
         return
     run, key = item.config.stash[RUN], key_of(item)
-    dialect, guest = run.known_dialect(key), run.pool.live(key)
-    no_dump, no_memory = dialect is not None and not dialect.files, guest is not None and guest.memory is None
+    dialect = run.known_dialect(key)
+    no_dump, no_memory = dialect is not None and not dialect.files, not run.sees_memory(key)
 
     def kept(rule: str) -> bool:
         return not (no_dump and of_dump(rule)) and not (no_memory and of_memory(rule))

@@ -53,6 +53,7 @@ class Run:
         self._targets: dict[Key, Target] = {}
         self._dialects: dict[Key, Dialect] = {}
         self._states: dict[Guest, BootState] = {}
+        self._sighted: dict[Key, bool] = {}
 
     @property
     def worker(self) -> str:
@@ -238,6 +239,10 @@ class Run:
             return None
         return frozenset(kernel.config.read_text(encoding="utf-8").splitlines())
 
+    def sees_memory(self, key: Key) -> bool:
+        """Whether the memory of that key's guests can be read, as far as is known: true until one has booted."""
+        return self._sighted.get(key, True)
+
     def known_dialect(self, key: Key) -> Dialect | None:
         """The dialect of a guest's kernel, if a test has asked for it."""
         return self._dialects.get(key)
@@ -287,7 +292,9 @@ class Run:
             if kernel is None and self.kind.needs_kernel:
                 raise SetupError(f"no kernel was prepared for {key}; --iommu-machine and --iommu-flavour choose")
             self._targets[key] = self.kind.make(self.settings, self.machine(key.machine), key, kernel)
-        return self._watched(self._targets[key].start(), key)
+        guest = self._targets[key].start()
+        self._sighted[key] = guest.memory is not None
+        return self._watched(guest, key)
 
     def _watched(self, guest: Guest, key: Key) -> Guest:
         """The guest, with its answers recorded if --iommu-record was given.

@@ -109,7 +109,7 @@ def test_nobody_to_sign_off_is_said(kernel_tree: Path, tmp_path: Path, monkeypat
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SetupError, match="signed off"):
+    with pytest.raises(SetupError, match="sign-off"):
         export_series(kernel_tree, tmp_path / "out")
 
 

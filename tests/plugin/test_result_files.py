@@ -113,13 +113,13 @@ def test_a_panic_in_test_7_of_20_when_the_run_ends_there(twenty: Bench) -> None:
     assert f"fingerprint: {FINGERPRINT}" in line.diagnostics
     left = found.json["tests"][7]
     assert left["reason"] == f"not run: the run ended after {crash['id']}: stopping after 1 failures"
-    assert left["rules"] == ["RNG-1", "RNG-4"]
+    assert left["rules"][:3] == ["RNG-1", "RNG-4", "TAB-1"]  # nobody knows yet what its guest can be asked
     assert left["guest"] == {"machine": "smmuv3", "flavour": "plain", "manner": "functional"}
     assert {line.data for line in found.lines[7:]} == {left["reason"]}
     assert list(found.junit.values()) == 6 * ["passed"] + ["failure"] + 13 * ["not-run"]
     assert found.properties()["iommu_ended"] == "stopping after 1 failures"
     assert found.properties("case-8[smmuv3-s1-4k]") == {
-        "iommu_rules": "RNG-1,RNG-4",
+        "iommu_rules": ",".join(left["rules"]),
         "iommu_guest": "smmuv3/plain",
         "iommu_outcome": "not-run",
     }
@@ -132,7 +132,7 @@ def test_a_panic_in_test_7_of_20_with_workers(twenty: Bench) -> None:
     found.agree()
     # One shard, one worker: what it did not get to nobody did.
     assert found.outcomes == 6 * ["passed"] + ["failed"] + 13 * ["not-run"]
-    assert found.json["tests"][19]["rules"] == ["RNG-1", "RNG-4"]
+    assert found.json["tests"][19]["rules"][:2] == ["RNG-1", "RNG-4"]
     assert found.properties("case-20[smmuv3-s1-4k]")["iommu_outcome"] == "not-run"
 
 

@@ -161,10 +161,13 @@ def test_what_the_kernel_says_in_between(target: Callable[..., RunningTarget], b
 
 def test_an_agent_that_died(target: Callable[..., RunningTarget], board: Callable[..., Board]) -> None:
     guest = target(board()).start()
-    (found,) = guest.run(
-        [ops.run("/bin/sh", "-c", "ps -o pid=,args= -e | grep -e 'agent --stdio$' | head -n 1")]
-    ).results
-    os.kill(int(found.data.split()[0]), signal.SIGKILL)
+    # The board is a shell of this machine: what the agent runs has the agent above it.
+    (found,) = guest.run([ops.run("/bin/sh", "-c", "echo $PPID")]).results
+    agent = int(found.data)
+    while not Path(f"/proc/{agent}/cmdline").read_bytes().endswith(b"--stdio\0"):
+        agent = int(Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[1])
+        assert agent > 1
+    os.kill(agent, signal.SIGKILL)
     with pytest.raises(GuestLost, match="lost serial:.* while it ran a batch: .*shell .* ended with status 137"):
         guest.run(READ)
     guest.close()

@@ -91,7 +91,9 @@ def find(folder: Path | None = None) -> tuple[SelftestCase, ...]:
                 raise SetupError(f"{path}: two kselftest cases have the name {name}")
             seen.add(name.lower())
             found.append(
-                SelftestCase(path.name.removesuffix(".iommu.yaml"), name, tuple(map(str, instance.rules)), instance)
+                SelftestCase(
+                    path.name.removesuffix(".iommu.yaml"), name, tuple(map(str, instance.case.rules)), instance
+                )
             )
     return tuple(found)
 
@@ -122,7 +124,7 @@ def case_lines(name: str, plan: Plan) -> Iterator[str]:
     """Yield the lines of one case."""
     instance = plan.instance
     yield f"case {name}"
-    yield f"rules {' '.join(instance.rules)}"
+    yield f"rules {' '.join(instance.case.rules)}"
     said = " ".join(phase.script for phase in plan.phases)
     streams = [stream.device for phase in plan.phases for stream in phase.streams]
     for device in sorted({*instance.needs.devices, *_DEVICE.findall(said), *streams}):
