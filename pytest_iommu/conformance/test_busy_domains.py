@@ -84,7 +84,7 @@ def domain_of(guest: GuestHandle, name: str) -> str:
     """The id of the domain whose table the SMMU walks for a device, which may have its IOVAs in common with others."""
     witness = guest.in_ram
     if witness is None or witness.smmu is None:
-        pytest.skip("nobody sees the stream table")
+        pytest.skip("the stream table in memory cannot be read")
     device = guest.machine.agent if name == "virtio-serial" else guest.machine.device("rng0")
     if type_of(guest, f"/sys/bus/pci/devices/0000:{device.address}") == IDENTITY:
         pytest.skip(f"needs a default domain with a table: that of {name} is {IDENTITY}")

@@ -59,7 +59,7 @@ def test_default_domains_are_as_the_kernel_is_configured(iommu_guest: GuestHandl
 def test_each_default_domain_has_a_directory(iommu_guest: GuestHandle) -> None:
     """Whichever IOMMU it is. Identity domains have none."""
     if not group_types(iommu_guest):
-        pytest.skip("needs IOMMU groups: this machine has none")
+        pytest.skip("needs IOMMU groups, and this machine has none")
     iommu_guest.write(f"{MODULE}/control", "reset\n")
     assert types(iommu_guest) == expected(iommu_guest)
 

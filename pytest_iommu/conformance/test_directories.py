@@ -134,7 +134,7 @@ def test_tables_are_different_pages_of_memory(
         assert len(tables) >= 3
         for address in (dump.info.top, *tables):
             assert address % PAGE == 0, f"{kind}: a table at 0x{address:x}"
-            assert any(address in memory for memory in ram), f"{kind}: a table at 0x{address:x}, which is no memory"
+            assert any(address in memory for memory in ram), f"{kind}: the table at 0x{address:x} is outside RAM"
             assert address not in owner, f"0x{address:x} is a table of {kind} and of {owner[address]}"
             owner[address] = kind
 

@@ -72,7 +72,7 @@ def reported(text: bytes, stayed: dict[int, int], ever: dict[int, set[int]]) -> 
     wrong = {iova: oa for iova, oa in stayed.items() if found.get(iova) != oa}
     assert not wrong, f"0x{min(wrong):x} stayed what it was and is not reported right"
     strange = [iova for iova, oa in found.items() if oa not in ever.get(iova, set())]
-    assert not strange, f"0x{min(strange):x} was at no time what is reported"
+    assert not strange, f"0x{min(strange):x} never had the reported value"
 
 
 @pytest.mark.iommu_rules("CON-2", "CON-3", "CON-5", "CON-6")

@@ -198,7 +198,7 @@ def test_every_stream_leads_to_the_table_of_its_domain(
     assert {streams.sid("edu0"), streams.sid("edu1")} <= held.keys(), "these streams do not translate"
     for sid in held.keys() - {streams.sid("agent")}:
         number, texts = held[sid]
-        assert dump_of(iommu_guest, number) == texts, f"domain {number}, that of stream {sid}, is not what is in RAM"
+        assert dump_of(iommu_guest, number) == texts, f"the dump of domain {number}, of stream {sid}, differs from RAM"
 
 
 @pytest.mark.iommu_rules("ENT-1", "LAY-2")

@@ -128,4 +128,4 @@ def test_stuck_readers_of_a_device_that_is_pulled_out(plugged: Domain, iommu_gue
             assert (ops.errno_name(end.value), text.startswith(read)) == ("EIO", True), path
         else:
             assert end.ok, f"{path}: {ops.errno_name(end.value)}"
-            assert read == text, f"{path}: the table has not changed, and what is read has"
+            assert read == text, f"{path}: the table did not change, but the dump did"

@@ -90,7 +90,7 @@ class ConsoleShell:
         self._console.logfile_read = record
 
     def log_in(self, user: str, password: str | None) -> None:
-        """Come to a shell, if there is none yet as ``user``; the password may be none. SetupError."""
+        """Log in as ``user`` unless a shell is there already; ``password`` may be empty. SetupError if that fails."""
         deadline = Deadline(LOGIN_TIMEOUT)
         self._say(b"")
         named = 0
