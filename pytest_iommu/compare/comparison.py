@@ -23,7 +23,7 @@ from pytest_iommu.compare.entries import (
 from pytest_iommu.compare.folded import folded, unfolded
 from pytest_iommu.compare.quick import as_expected
 from pytest_iommu.compare.ranges import EMPTY, RangeDiffer
-from pytest_iommu.compare.table_rules import in_memory_only, of_both, of_tables, of_the_table
+from pytest_iommu.compare.table_rules import OF_THE_TEXT, in_memory_only, of_tables, of_the_table
 from pytest_iommu.compare.with_memory import as_in_memory, beside_memory, decide, memory_differences
 from pytest_iommu.core.model import Dump
 from pytest_iommu.core.outcomes import UNSEEN, CheckFailed, Verdict
@@ -35,7 +35,7 @@ from pytest_iommu.scenario.schema import ReadHow
 LIMIT = 20_000
 """Maximum number of lines of all differences in the file."""
 #: rules that only the text can break
-_OF_THE_TEXT = (Rank.POINTER, Rank.UNREADABLE, Rank.SIZE_TEXT, Rank.BOUNDS)
+_WITHOUT_WITNESS = (*OF_THE_TEXT, Rank.BOUNDS)
 _SIZE_FAULTS = ("size is not", "leaf is not", "leaf size is not")
 #: a kernel virtual address: 0xffff... on every 64-bit architecture, or the output of %p
 _POINTER = re.compile(r"0xff[f0-9a-f]{2}[0-9a-f]{12}\b|\b[0-9a-f]{16}\b|\(_*ptrval_*\)")
@@ -136,10 +136,8 @@ def compare(
     if not beside:
         return Comparison()
     verdict, because = decide(expected, texts, memory, shown)
-    if verdict is Verdict.MAPPING:
-        beside = of_the_table(beside, unmapped)
-    elif verdict is Verdict.BOTH:
-        beside = of_both(beside, unmapped)
+    if verdict in (Verdict.MAPPING, Verdict.BOTH):
+        beside = of_the_table(beside, unmapped, both=verdict is Verdict.BOTH)
     return Comparison(beside, verdict, because)
 
 
@@ -157,7 +155,7 @@ def _without_memory(found: Sequence[Difference]) -> tuple[Verdict | None, str]:
     """Return the verdict without memory: a text that breaks its own grammar needs no witness."""
     if not found:
         return None, ""
-    if min(one.rank for one in found) in _OF_THE_TEXT:
+    if min(one.rank for one in found) in _WITHOUT_WITNESS:
         return Verdict.DUMP, "whatever memory holds"
     return Verdict.UNDECIDED, UNSEEN
 

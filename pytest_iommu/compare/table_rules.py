@@ -7,7 +7,7 @@ The texts of memory are those that a true dump would print, so the comparison is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from pytest_iommu.compare.difference import SILENT, Difference, Rank
@@ -15,15 +15,13 @@ from pytest_iommu.compare.difference import SILENT, Difference, Rank
 _BOUNDS = re.compile(r"(?P<first>0x[0-9a-f]+)-(?P<last>0x[0-9a-f]+)")
 _RULE_OF_RANK = {
     Rank.NOT_EMPTY: "TAB-4",
-    Rank.SIGN: "TAB-1",
     Rank.LEVEL: "TAB-3",
     Rank.LEAF: "TAB-3",
     Rank.PROT: "TAB-2",
     Rank.FLAGS: "TAB-2",
-    Rank.ADDRESS: "TAB-1",
-    Rank.MERGE: "TAB-1",
     Rank.ENTRY: "TAB-6",
 }
+"""Of all other ranks it is TAB-1."""
 
 
 def table_rule(one: Difference, unmapped: bool) -> str:
@@ -44,19 +42,17 @@ def _in_memory(one: Difference) -> bool:
     return one.rank not in OF_THE_TEXT and one.file != "info"
 
 
-def of_the_table(differences: Iterable[Difference], unmapped: bool) -> tuple[Difference, ...]:
-    """The differences under the rules of the page table: the dump tells the truth, so it breaks none of its own."""
-    return tuple(
-        replace(one, rule=table_rule(one, unmapped), also=()) if _in_memory(one) else one for one in differences
-    )
+def of_the_table(differences: Iterable[Difference], unmapped: bool, both: bool = False) -> tuple[Difference, ...]:
+    """The differences under the rules of the page table.
 
+    The dump tells the truth, so it breaks none of its own rules; with ``both`` it is wrong too, and they stand beside.
+    """
 
-def of_both(differences: Sequence[Difference], unmapped: bool) -> tuple[Difference, ...]:
-    """The differences where dump and table are wrong: the rule of the table first, that of the dump beside it."""
-    return tuple(
-        one if one.rank in OF_THE_TEXT else replace(one, rule=table_rule(one, unmapped), also=(one.rule, *one.also))
-        for one in differences
-    )
+    def renamed(one: Difference) -> Difference:
+        also = (one.rule, *one.also) if both else ()
+        return replace(one, rule=table_rule(one, unmapped), also=also) if _in_memory(one) else one
+
+    return tuple(map(renamed, differences))
 
 
 def in_memory_only(differences: Iterable[Difference]) -> tuple[Difference, ...]:

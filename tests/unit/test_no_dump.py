@@ -75,6 +75,17 @@ def test_a_table_that_is_right_passes() -> None:
     assert compare(ASKED, {}, NO_DUMP, None).ok  # a guest whose memory cannot be read: the runner skips it
 
 
+def test_the_words_of_info_break_the_rules_of_the_dump() -> None:
+    """Also where the table is wrong as well: memory has no format's name."""
+    held = kernel.texts(table((0x1000, 0x41001000, 0x2000, RW), (0x200000, 0x42000000, 0x200000, RW)).snapshot())
+    lies = held | {"info": held["info"].replace("unmanaged", "dma")}
+    info = "".join(f"{line}\n" for line in held["info"].splitlines() if line.startswith(("levels:", "top:")))
+    found = compare(ASKED, lies, memory=held | {"info": info})
+    assert found.verdict is Verdict.BOTH
+    assert {one.rule for one in found.differences if one.file == "info"} == {"INF-2"}
+    assert found.primary == "TAB-1"
+
+
 def test_every_rule_is_of_the_tables_or_of_the_dump() -> None:
     assert not set(TABLES) & set(DUMP)
     assert of_dump("RNG-1")
