@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.guest import ops
@@ -100,6 +102,8 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
         except CheckFailed as error:
             wrong.append(error)
             memory = None
+        if not names and memory is None and not wrong:
+            pytest.skip(f"this kernel has no dump, and the page table of domain {domain} is not found in memory")
         unmapped = domain in where.unmapped
         comparison = compare(check.expected, texts, dialect=where.dialect, memory=memory, unmapped=unmapped)
         compared(comparison)

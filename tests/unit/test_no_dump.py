@@ -7,12 +7,15 @@ import buggy_kernel as kernel
 import pytest
 
 from pytest_iommu import formats
+from pytest_iommu.check.reading import Where, check_job, ignore_comparison
 from pytest_iommu.compare.comparison import compare
 from pytest_iommu.core.model import Prot
 from pytest_iommu.core.outcomes import Verdict
+from pytest_iommu.core.protocol import Result
 from pytest_iommu.core.rules import DUMP, TABLES, of_dump
 from pytest_iommu.dialects import NO_DUMP
 from pytest_iommu.oracle import TableModel
+from pytest_iommu.scenario import Check
 
 CONFIG = formats.configure("arm_64_lpae_s1", granule=4096, ias=48, oas=44)
 RW, RO = Prot.from_letters("rw"), Prot.from_letters("r")
@@ -84,6 +87,14 @@ def test_the_words_of_info_break_the_rules_of_the_dump() -> None:
     assert found.verdict is Verdict.BOTH
     assert {one.rule for one in found.differences if one.file == "info"} == {"INF-2"}
     assert found.primary == "TAB-1"
+
+
+def test_a_table_that_is_not_found_is_not_passed() -> None:
+    """A domain without a known top has nothing that could be compared."""
+    check = Check("d", ASKED, 0)
+    job = check_job(check, Where({"d": "-"}, NO_DUMP), ignore_comparison)
+    with pytest.raises(pytest.skip.Exception, match="no dump, and the page table of domain d is not found in memory"):
+        job.judge([Result(0, b"")] * len(job.ops), {})
 
 
 def test_every_rule_is_of_the_tables_or_of_the_dump() -> None:
