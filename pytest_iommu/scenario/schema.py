@@ -336,11 +336,12 @@ class Instance:
             yield "TAB-4"
         if any(isinstance(step, MapStep | UnmapStep) and step.errno is not None for step in steps):
             yield "TAB-5"
+        hardware = [domain.config for domain in self.domains.values() if domain.hardware]
         if any(isinstance(step, AttachStep) for step in steps):
-            yield from ("HW-1", "HW-2")
-        if any(isinstance(step, DetachStep | ReplaceStep | ResetStep) for step in steps):
-            yield "HW-5"
-        if any(domain.hardware for domain in self.domains.values()):
+            yield "HW-1"
+            if any(config.format.endswith("_s1") for config in hardware):
+                yield "HW-2"
+        if hardware:
             yield from ("ISO-1", "ISO-2")
 
     @property
