@@ -48,6 +48,8 @@ CD = {
 SSID0, WBRA, WBWA, INNER, INCOMING = 2, 1, 1, 3, 1
 _TG = {size: value for value, size in smmuv3.TG.items()}
 _S1, _S2 = 0b101, 0b110
+CHOSEN = ("S1ContextPtr", "S1Fmt", "S2VMID", "ASID")
+"""Fields whose value is the kernel's to choose."""
 _ADDRESSES = ("S2TTB", "TTB0", "S1ContextPtr")
 """Fields whose value is an address: it stands where its bits are."""
 _WORDS = {f"word {number}": Field(number, 63, 0) for number in range(smmuv3.WORDS)}
@@ -128,18 +130,16 @@ def cd_fields(config: TableConfig, top: int, mair: int) -> dict[str, int]:
     }
 
 
-def differing(
-    words: Sequence[int], want: Mapping[str, int], fields: Mapping[str, Field], chosen: Sequence[str]
-) -> list[str]:
+def differing(words: Sequence[int], want: Mapping[str, int], fields: Mapping[str, Field]) -> list[str]:
     """What differs, a line a field: ``S2SH0 is 0, must be 3``; what no field names must be 0."""
     left, found = list(words), []
     for name, field in fields.items():
         mask = (1 << field.high + 1) - (1 << field.low)
         have = words[field.word] & mask
         left[field.word] &= ~mask
-        must = want.get(name, 0) << (0 if name in _ADDRESSES else field.low)
-        if name not in chosen and have != must:
-            shift = 0 if name in _ADDRESSES else field.low
+        shift = 0 if name in _ADDRESSES else field.low
+        must = want.get(name, 0) << shift
+        if name not in CHOSEN and have != must:
             found.append(f"{name} is {have >> shift:#x}, must be {must >> shift:#x}")
     found += [
         f"{name} has bits that no field allows: {left[field.word]:#x}"

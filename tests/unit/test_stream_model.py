@@ -7,14 +7,13 @@ import pytest
 
 from pytest_iommu.formats import configure
 from pytest_iommu.oracle import stream_model
-from pytest_iommu.oracle.stream_model import CD, STE, Hardware, cd_fields, differing, ste_fields
+from pytest_iommu.oracle.stream_model import CD, CHOSEN, STE, Hardware, cd_fields, differing, ste_fields
 
 #: SMMU_IDR0 and SMMU_IDR1 of QEMU 10's SMMUv3 with both stages
 QEMU = Hardware.of(0x0D44101B, 0x02730010)
 S1 = configure("arm_64_lpae_s1", granule=4096, ias=48, oas=44)
 S2 = configure("arm_64_lpae_s2", granule=4096, ias=44, oas=44)
 TOP = 0x41234000
-CHOSEN = ("S1ContextPtr", "S1Fmt", "S2VMID", "ASID")
 # As Linux 7.3 writes them on that SMMU.
 STE_S1 = [0xB | 0x41000000, 0x2 | 1 << 2 | 1 << 4 | 3 << 6, 0, 0, 0, 0, 0, 0]
 VTCR = 20 | 2 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 4 << 16
@@ -30,10 +29,10 @@ CD_S1 += [0] * 4
 
 def wrong(words: list[int]) -> list[str]:
     if words[0] & 0xF == 0xB:
-        return differing(words, ste_fields(S1, TOP, QEMU), STE, CHOSEN)
+        return differing(words, ste_fields(S1, TOP, QEMU), STE)
     if words[0] & 0xF == 0xD:
-        return differing(words, ste_fields(S2, TOP, QEMU), STE, CHOSEN)
-    return differing(words, cd_fields(S1, TOP, 0xF404FF44), CD, CHOSEN)
+        return differing(words, ste_fields(S2, TOP, QEMU), STE)
+    return differing(words, cd_fields(S1, TOP, 0xF404FF44), CD)
 
 
 @pytest.mark.parametrize("words", [STE_S1, STE_S2, CD_S1], ids=["ste-s1", "ste-s2", "cd"])
