@@ -32,31 +32,13 @@ def add_options(parser: argparse.ArgumentParser, *names: str, **helps: str) -> N
         flags = [option.flag.replace("--iommu-", "--"), option.flag]
         about = helps.get(option.name.replace("-", "_"), option.text)
         # "cache" may also stand before the command, where its default must not be undone.
-        default = argparse.SUPPRESS if option.name == "cache" else None
-        if option.kind == "flag":
-            parser.add_argument(*flags, dest=option.key, action="store_true", default=default, help=about)
-            continue
-        many = option.kind in ("list", "paths")
-        parser.add_argument(
-            *flags,
-            dest=option.key,
-            action="append" if many else "store",
-            default=default,
-            metavar=option.metavar,
-            help=about,
-        )
+        own = {"default": argparse.SUPPRESS} if option.name == "cache" else {}
+        parser.add_argument(*flags, help=about, **option.parsed | own)
 
 
 def words(arguments: argparse.Namespace) -> list[str]:
     """The options as pytest takes them."""
-    found: list[str] = []
-    for option in OPTIONS:
-        value = getattr(arguments, option.key, None)
-        if option.kind == "flag":
-            found += [option.flag] if value else []
-        elif value is not None:
-            found += [f"{option.flag}={one}" for one in (value if isinstance(value, list) else [value])]
-    return found
+    return [word for option in OPTIONS for word in option.words(getattr(arguments, option.key, None))]
 
 
 class _Caller:

@@ -9,7 +9,7 @@ from pytest_iommu.images import tree
 from pytest_iommu.images.source import Source
 from pytest_iommu.images.store import Store, digest, tree_digest
 
-AUTO, ALWAYS, NEVER = "auto", "always", "never"
+ALWAYS, NEVER = "always", "never"
 
 
 def reference_digest() -> str:
@@ -20,7 +20,7 @@ def reference_digest() -> str:
 def decide(store: Store, source: Source, mode: str) -> tuple[bool, str]:
     """Whether the reference implementation is put into a tree, and why it is not, in words.
 
-    A tree that has a dump of its own keeps it. With AUTO a tree in which a hook does not apply is built without a dump.
+    A tree that has a dump of its own keeps it. With ``auto``, a tree in which a hook does not apply gets no dump.
     SetupError with ALWAYS, where that is not possible.
     """
     if tree.has_dump(source.path):

@@ -49,14 +49,12 @@ def configure(config: pytest.Config) -> None:
         _handle(config, Signals(lambda error: None), ctrl_c=False)
         return
     try:
-        run = Run(config, options.load(config, run_folder(config.rootpath)))
+        run = _made(config)
         if run.settings.target is not None:
-            for name in run.settings.machines:
-                run.machine(name)
+            run.check_machines()
             assert run.kind
     except SetupError as error:
         raise pytest.UsageError(error.message) from error
-    config.stash[RUN] = run
     if worker is not None:
         return
     watch = Watch()
@@ -70,9 +68,13 @@ def run_of(config: pytest.Config) -> Run:
     """The Run of a command that is no session. SetupError on a wrong option."""
     _register(config)
     options.check_keys(config)
+    run = _made(config)
+    run.check_machines()
+    return run
+
+
+def _made(config: pytest.Config) -> Run:
     run = config.stash[RUN] = Run(config, options.load(config, run_folder(config.rootpath)))
-    for name in run.settings.machines:
-        run.machine(name)
     return run
 
 

@@ -64,6 +64,20 @@ class Option:
     def key(self) -> str:
         return KEY_PREFIX + self.name.replace("-", "_")
 
+    @property
+    def parsed(self) -> dict[str, Any]:
+        """How argparse and pytest's parser read it; None where it was not given."""
+        if self.kind == "flag":
+            return {"dest": self.key, "action": "store_true", "default": None}
+        action = "append" if self.kind in ("list", "paths") else "store"
+        return {"dest": self.key, "action": action, "default": None, "metavar": self.metavar}
+
+    def words(self, value: Any) -> list[str]:
+        """The command line for a value that was parsed so."""
+        if self.kind == "flag":
+            return [self.flag] if value else []
+        return [f"{self.flag}={one}" for one in (value if isinstance(value, list) else [value]) if one is not None]
+
 
 OPTIONS = (
     Option(
@@ -173,13 +187,7 @@ def add_options(parser: pytest.Parser) -> None:
     """Register all options and their ini twins."""
     group = parser.getgroup("iommu", "IOMMU page tables and their dumps (pytest-iommu)")
     for option in OPTIONS:
-        if option.kind == "flag":
-            group.addoption(option.flag, dest=option.key, action="store_true", default=None, help=option.text)
-        else:
-            action = "append" if option.kind in ("list", "paths") else "store"
-            group.addoption(
-                option.flag, dest=option.key, action=action, default=None, metavar=option.metavar, help=option.text
-            )
+        group.addoption(option.flag, help=option.text, **option.parsed)
         default: object = {"list": [], "paths": [], "flag": False}.get(option.kind, option.default)
         parser.addini(option.key, f"{option.help} (as {option.flag})", type=_INI_TYPES[option.kind], default=default)
 
@@ -256,15 +264,8 @@ def listing(config: pytest.Config) -> bool:
 
 def _given(config: pytest.Config, seed: int) -> tuple[str, ...]:
     """What has to be repeated on a command line to run the same again: a random seed as the number it was."""
-    words: list[str] = []
-    for option in OPTIONS:
-        value = config.getoption(option.key)
-        if value is None or option.name in _NOT_REPEATED:
-            continue
-        if option.kind == "flag":
-            words += [option.flag] if value else []
-        else:
-            words += [f"{option.flag}={one}" for one in (value if isinstance(value, list) else [value])]
+    repeated = (option for option in OPTIONS if option.name not in _NOT_REPEATED)
+    words = [word for option in repeated for word in option.words(config.getoption(option.key))]
     return tuple(words if seed == RELEASE_SEED else [*words, f"--iommu-seed={seed}"])
 
 

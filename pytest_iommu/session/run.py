@@ -107,6 +107,11 @@ class Run:
         except KeyError:
             raise SetupError(f"no machine {name!r}; there are: {', '.join(sorted(self.machines))}") from None
 
+    def check_machines(self) -> None:
+        """SetupError for a machine of --iommu-machine that there is not."""
+        for name in self.settings.machines:
+            self.machine(name)
+
     @property
     def allowed(self) -> list[Key]:
         """Every guest that this run's settings allow, the default one first."""
