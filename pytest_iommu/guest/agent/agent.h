@@ -26,6 +26,15 @@ enum frame_type {
 	FRAME_ERROR = 4,
 };
 
+/* One byte more of zlib's crc32, whose value is inverted at both ends */
+static inline uint32_t crc32_byte(uint32_t crc, uint8_t byte)
+{
+	crc ^= byte;
+	for (int bit = 0; bit < 8; bit++)
+		crc = crc & 1 ? 0xedb88320u ^ crc >> 1 : crc >> 1;
+	return crc;
+}
+
 /* Bytes that grow; all growth ends the agent when memory is out */
 struct buffer {
 	uint8_t *data;

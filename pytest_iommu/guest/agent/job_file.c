@@ -32,16 +32,10 @@ bool job_record(struct job_shared *shared, const struct job_record *record)
 	return true;
 }
 
-/* zlib's crc32 */
 static void make_crc_table(void)
 {
-	for (uint32_t i = 0; i < 256; i++) {
-		uint32_t c = i;
-
-		for (int bit = 0; bit < 8; bit++)
-			c = c & 1 ? 0xedb88320u ^ c >> 1 : c >> 1;
-		crc_table[i] = c;
-	}
+	for (unsigned int i = 0; i < 256; i++)
+		crc_table[i] = crc32_byte(0, i);
 }
 
 /* The digest so far stays what it is for who looks before the next record counts */

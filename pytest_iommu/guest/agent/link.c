@@ -15,11 +15,8 @@ static uint32_t crc32_of(const void *data, size_t len)
 	const uint8_t *p = data;
 	uint32_t crc = ~0u;
 
-	while (len--) {
-		crc ^= *p++;
-		for (int i = 0; i < 8; i++)
-			crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-	}
+	while (len--)
+		crc = crc32_byte(crc, *p++);
 	return ~crc;
 }
 
