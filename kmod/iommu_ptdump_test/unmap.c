@@ -54,22 +54,29 @@ static int check_one(struct ptt_domain *d, u64 iova, u64 last, u64 step, u64 *cu
 	return 0;
 }
 
-/* One repetition; returns the bytes that are gone, *err says why not all */
-static u64 unmap_one(struct ptt_domain *d, u64 iova, u64 size, u64 step, int *err)
+/*
+ * One repetition; returns the bytes that are gone, *err says why not all.
+ * @returned adds up what iommu_unmap() says, which may be an errno by mistake.
+ */
+static u64 unmap_one(struct ptt_domain *d, u64 iova, u64 size, u64 step, u64 *returned, int *err,
+		     struct ptt_reply *reply)
 {
 	u64 done = 0, loops = 0, got;
 
 	while (done < size) {
 		if (ptt_killed(++loops)) {
-			*err = -EINTR;
+			*err = ptt_fail(reply, -EINTR, "stopped at 0x%llx", iova + done);
 			break;
 		}
 		got = iommu_unmap(d->domain, iova + done, step);
-		done += min(got, size - done);
+		*returned += got;
 		if (got != step) {
-			*err = -EIO;
+			*err = ptt_fail(reply, -EIO, "iommu_unmap(0x%llx, 0x%llx) returned 0x%llx",
+					iova + done, step, got);
+			done += min(got, size - done);
 			break;
 		}
+		done += got;
 	}
 	return done;
 }
@@ -80,7 +87,7 @@ int ptt_cmd_unmap(struct ptt_args *args, struct ptt_reply *reply)
 	struct ptt_domain *d = ptt_find_domain(args->word[1]);
 	struct ptt_range *spare;
 	struct ptt_call span;
-	u64 n, at, done, cuts = 0;
+	u64 n, at, done, returned = 0, cuts = 0;
 	int ret;
 
 	if (!d)
@@ -102,14 +109,12 @@ int ptt_cmd_unmap(struct ptt_args *args, struct ptt_reply *reply)
 
 	for (n = 0; n < span.count; n++) {
 		at = span.iova + n * span.istep;
-		done = unmap_one(d, at, span.size, span.leaf ?: span.size, &ret);
+		done = unmap_one(d, at, span.size, span.leaf ?: span.size, &returned, &ret, reply);
 		if (done)
 			ptt_maps_erase(d, &spare, at, at + (done - 1));
-		if (ret) {
-			ptt_fail(reply, ret, "stopped at 0x%llx", at + done);
+		if (ret)
 			break;
-		}
 	}
 	ptt_ranges_free(spare);
-	return ret;
+	return ret ?: ptt_ok(reply, "unmapped=0x%llx", returned);
 }

@@ -341,11 +341,17 @@ class Iommu:
     def command(self, line: str) -> dict[str, str]:
         """Send one command to the test module and return its values. CommandError if it is refused."""
         __tracebackhide__ = True
+        from pytest_iommu.scenario import broken_rule
+
         self._commands.append(line)
         text = status_text(self._guest.run(command_ops(f"{line}\n")).results)
         status = parse_status(text).get(1)
         if status is None or status.errno is not None:
             errno, message = (status.errno or "", status.message) if status else ("EIO", "no answer")
+            broken = broken_rule(line, errno, message)
+            if broken is not None:
+                rule, because = broken
+                raise CheckFailed(f"{line}: {errno}: {message}", (rule,), verdict=Verdict.MAPPING, because=because)
             raise CommandError(line, errno, message)
         return status.values
 

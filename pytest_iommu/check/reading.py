@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_iommu.check.witnesses.translations import Translations
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.guest import ops
@@ -17,6 +18,7 @@ from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, parse_domains
 if TYPE_CHECKING:
     from pytest_iommu.check.witnesses.in_ram import InRam
     from pytest_iommu.compare.comparison import Comparison
+    from pytest_iommu.core.model import Range
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.scenario import Access, Check, ReadCheck, ReadHow
 
@@ -85,6 +87,7 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
 
     names = where.dialect.files
     domain = check.domain
+    translations = Translations(domain, check.expected)
 
     def judge(results: Sequence[Result], files: Files) -> list[CheckFailed]:
         texts: dict[str, str] = {}
@@ -98,7 +101,7 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
         if names and not texts:
             return wrong[:1]
         try:
-            memory = _memory(check, where, results[-1], files)
+            memory = _memory(check, where, results[len(names)], files)
         except CheckFailed as error:
             wrong.append(error)
             memory = None
@@ -113,11 +116,24 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
             files[f"{domain}.differences.txt"] = comparison.everything.encode()
             for name, text in expected_texts(check.expected).items():
                 files[f"{domain}.{name}.expected.txt"] = text.encode()
-        return wrong
+        answers = results[len(paths) :]
+        looked_up = translations.check(answers, check.expected.ranges, memory is not None)
+        if looked_up and memory is not None and not comparison.ok:
+            # The table itself is wrong: the lookup must agree with what is in memory.
+            looked_up = translations.check(answers, _ranges(check, memory), True)
+        return wrong + looked_up
 
     # The module's own list is read even without access to memory, so that a recording sees the same batch.
     paths = [*(where.path(domain, name) for name in names), f"{MODULE}/domains"]
-    return Job([ops.read_file(path) for path in paths], judge)
+    return Job([*(ops.read_file(path) for path in paths), *translations.ops], judge)
+
+
+def _ranges(check: Check, memory: Mapping[str, str]) -> Sequence[Range]:
+    """Return the lines of page_table that are in memory."""
+    from pytest_iommu.dialects import IO_PTDUMP
+
+    dump, _ = IO_PTDUMP.read({"page_table": memory["page_table"]})
+    return dump.ranges or ()
 
 
 def _memory(check: Check, where: Where, listed: Result, files: Files) -> Mapping[str, str] | None:

@@ -231,7 +231,7 @@ class Scenario:
         return self._guest.run(batch, self._instance.timeout) if batch else Reply(())
 
     def _commands(self, phase: Phase, results: Sequence[Result]) -> None:
-        from pytest_iommu.scenario import verify_status
+        from pytest_iommu.scenario import command_failure
 
         self._scripts.append(phase.script)
         text = status_text(results)
@@ -248,10 +248,10 @@ class Scenario:
                 self._ids[words[1]] = row.values.get("id", "-")
             elif words[0] == "domain" and row.errno == "EOPNOTSUPP":
                 pytest.skip(f"this kernel cannot execute it: {' '.join(words)}: {row.message}")
-        wrong = verify_status(phase, text)
-        if wrong:
+        wrong = command_failure(phase, text)
+        if wrong is not None:
             self.files["status.txt"] = text.encode()
-            self.problems.append(CheckFailed("\n".join(wrong), verdict=Verdict.COMMAND))
+            self.problems.append(wrong)
 
     def _after(self, phase: Phase) -> list[reading.Job]:
         """Return the reads that follow the commands."""

@@ -22,6 +22,7 @@ class Verdict(StrEnum):
     UNDECIDED = "dump-differs"
     STREAM = "stream-wrong"
     DMA = "dma-wrong"
+    LOOKUP = "lookup-wrong"
     COMMAND = "command-wrong"
     RULE = "rule-broken"
     OTHER = "not-as-expected"
@@ -39,6 +40,7 @@ _SENTENCES = {
     Verdict.UNDECIDED: "the dump differs from what is expected",
     Verdict.STREAM: "the kernel's stream table is wrong",
     Verdict.DMA: "a device's DMA differs from what is mapped",
+    Verdict.LOOKUP: "the kernel's iova_to_phys() is wrong",
     Verdict.COMMAND: "a command did not do what it should",
     Verdict.RULE: "a rule is broken",
     Verdict.OTHER: "not as expected",

@@ -19,6 +19,8 @@ from pytest_iommu.scenario.phases import (
     Sample,
     StormPlan,
     StreamCheck,
+    broken_rule,
+    command_failure,
     verify_status,
 )
 from pytest_iommu.scenario.plan import compile_plan, contradictions
@@ -46,6 +48,8 @@ __all__ = [
     "StormPlan",
     "StreamCheck",
     "Suite",
+    "broken_rule",
+    "command_failure",
     "compile_plan",
     "contradictions",
     "load",

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from pytest_iommu.core.model import Range
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.oracle import Expected
 from pytest_iommu.scenario.race_words import Hold, Storm
 from pytest_iommu.scenario.schema import HandLine, Instance, ReadHow
@@ -182,15 +183,51 @@ class Plan:
 
 def verify_status(phase: Phase, text: str) -> list[str]:
     """Return the differences between the module's status file and the expected results, one message each."""
+    return [message for _, message in _wrong(phase, text)]
+
+
+def command_failure(phase: Phase, text: str, files: dict[str, bytes] | None = None) -> CheckFailed | None:
+    """Return the failure of the commands of a phase, if any; ``text`` is the module's status file."""
+    wrong = _wrong(phase, text)
+    if not wrong:
+        return None
+    message = "\n".join(message for _, message in wrong)
+    broken = next((broken for broken, _ in wrong if broken is not None), None)
+    if broken is None:
+        return CheckFailed(message, files=files, verdict=Verdict.COMMAND)
+    rule, because = broken
+    return CheckFailed(message, (rule,), files=files, verdict=Verdict.MAPPING, because=because)
+
+
+def broken_rule(command: str, errno: str, message: str) -> tuple[str, str] | None:
+    """Return the rule that the kernel breaks by the result of a command of the test module, and how that is known.
+
+    None if the module itself refused the command, or if the error says nothing of the page table.
+    """
+    words = command.lstrip("? ").split()
+    if words[:1] == ["unmap"] and message.startswith("iommu_unmap("):
+        return "TAB-4", "iommu_unmap() returned another number of bytes than it was asked to unmap"
+    if words[:1] == ["map"] and message.startswith(_KERNEL_REFUSED) and errno not in ("ENOMEM", "EINTR"):
+        return "TAB-1", "the kernel refused a map that it must make"
+    return None
+
+
+_KERNEL_REFUSED = "the kernel refused"
+
+
+def _wrong(phase: Phase, text: str) -> list[tuple[tuple[str, str] | None, str]]:
+    """Return every command with another result than expected: the rule that this breaks, if any, and a message."""
     outcomes: dict[int, tuple[str | None, str]] = {}
     for row in text.splitlines():
         match = _STATUS.fullmatch(row)
         if match is not None:
             outcomes[int(match[1])] = (match[2], match[3] or "")
-    wrong: list[str] = []
+    wrong: list[tuple[tuple[str, str] | None, str]] = []
     for number, want in phase.expect.items():
         errno, message = outcomes.get(number, ("none", "was not executed"))
         if errno != want.errno:
             got = f"{errno} ({message})" if errno else "success"
-            wrong.append(f"line {want.line}: `{want.text}`: got {got}, expected {want.errno or 'success'}")
+            broken = broken_rule(want.text, errno, message) if errno else None
+            text = f"line {want.line}: `{want.text}`: got {got}, expected {want.errno or 'success'}"
+            wrong.append((broken, text))
     return wrong

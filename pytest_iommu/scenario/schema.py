@@ -331,7 +331,7 @@ class Instance:
     def _of_tables(self) -> Iterator[str]:
         steps = self.case.steps
         if any(isinstance(step, MapStep) and step.errno is None for step in steps):
-            yield from ("TAB-1", "TAB-2", "TAB-3", "TAB-6")
+            yield from ("TAB-1", "TAB-2", "TAB-3", "TAB-6", "TAB-7")
         if any(isinstance(step, UnmapStep) for step in steps):
             yield "TAB-4"
         if any(isinstance(step, MapStep | UnmapStep) and step.errno is not None for step in steps):

@@ -13,6 +13,7 @@ from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.dialects import IO_PTDUMP, Dialect
 from pytest_iommu.guest.ops import Code
 from pytest_iommu.oracle import MappingError, TableModel
+from pytest_iommu.oracle.lookups import answer
 
 ENOENT = -2
 
@@ -89,6 +90,9 @@ class ModelGuest:
             self._models[plain[0]] = TableModel(self.config)
             self._ids[str(self.next_id)] = plain[0]
             return f" id={self.next_id}"
+        elif word == "translate":
+            ranges = self._models[plain[0]].snapshot().ranges
+            return " pa=" + ",".join(f"{answer(ranges, int(iova, 0)):#x}" for iova in plain[1:])
         else:
             self._change(word, plain, {key: parse_size(value) for key, value in options.items()})
         return ""

@@ -8,9 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from pytest_iommu.core.outcomes import Verdict
 from pytest_iommu.core.rules import DUMP, RULES, TABLES
 from pytest_iommu.formats import configure
-from pytest_iommu.scenario import Dma, Plug, ScenarioError, StreamCheck, Suite, compile_plan, load, verify_status
+from pytest_iommu.scenario import (
+    Dma,
+    Plug,
+    ScenarioError,
+    StreamCheck,
+    Suite,
+    command_failure,
+    compile_plan,
+    load,
+    verify_status,
+)
 from pytest_iommu.scenario.amount import parse_amount
 from pytest_iommu.scenario.variants import other_granule
 
@@ -47,7 +58,7 @@ def test_a_case_becomes_a_plan_for_each_stage(tmp_path: Path) -> None:
     assert [instance.id for instance in found.instances] == [f"{name}[smmuv3-s1-4k]", f"{name}[smmuv3-s2-4k]"]
     instance = found.instances[1]
     assert (instance.timeout, instance.kernel, instance.line) == (10.0, "plain", 5)
-    tables = ("TAB-1", "TAB-2", "TAB-3", "TAB-6", "TAB-5", "ISO-1", "ISO-2")
+    tables = ("TAB-1", "TAB-2", "TAB-3", "TAB-6", "TAB-7", "TAB-5", "ISO-1", "ISO-2")
     assert instance.rules == ("RNG-3", "PRT-1", *tables)
     plan = compile_plan(instance)
     assert len(plan.phases) == 1
@@ -78,6 +89,39 @@ def test_status_is_held_against_expectations(tmp_path: Path) -> None:
         "stage=2", "stage=1"
     )
     assert "was not executed" in wrong[1]
+
+
+UNMAPS = """
+    - name: a
+      rules: [RNG-1]
+      do:
+        - map: {iova: 0x1000000, pa: 0x41000000, size: 8K, prot: rw}
+        - unmap: {iova: 0x1000000, size: 8K}
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "rules", "verdict"),
+    [
+        ("4 error EIO iommu_unmap(0x1000000, 0x2000) returned 0x1000", ("TAB-4",), Verdict.MAPPING),
+        ("4 error EIO iommu_unmap(0x1000000, 0x2000) returned 0xfffffffffffffffe", ("TAB-4",), Verdict.MAPPING),
+        ("4 error ENOENT 0x1000000 is not mapped", (), Verdict.COMMAND),
+        ("3 error EEXIST the kernel refused, nothing is mapped", ("TAB-1",), Verdict.MAPPING),
+        ("3 error ENOMEM the kernel refused, nothing is mapped", (), Verdict.COMMAND),
+    ],
+    ids=["less", "errno", "refused-by-the-module", "map-refused", "no-memory"],
+)
+def test_what_the_kernel_returns_breaks_a_rule(
+    status: str, rules: tuple[str, ...], verdict: Verdict, tmp_path: Path
+) -> None:
+    phase = compile_plan(suite(tmp_path, UNMAPS).instances[0]).phases[0]
+    good = "1 ok\n2 ok id=3\n3 ok\n4 ok unmapped=0x2000\n"
+    assert command_failure(phase, good) is None
+    head = "".join(f"{line}\n" for line in good.splitlines()[: int(status[0]) - 1])
+    failure = command_failure(phase, f"{head}{status}\n")
+    assert failure is not None
+    assert (failure.rules, failure.verdict) == (rules, verdict)
+    assert status.split(maxsplit=3)[3] in failure.message
 
 
 def test_phases_end_where_something_is_read(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pytest_iommu.check.generate.drawn import Action
 from pytest_iommu.check.generate.resolve import resolve
 from pytest_iommu.check.generate.written import Variant, written
 from pytest_iommu.check.reading import Compared, ignore_comparison
-from pytest_iommu.core.outcomes import CheckFailed, IommuError, Verdict
+from pytest_iommu.core.outcomes import CheckFailed, IommuError
 from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
 
@@ -141,7 +141,8 @@ class Search:
 
     def _jobs(self, phase: Phase, number: str) -> list[reading.Job]:
         ids = {check.domain: number for check in phase.checks}
-        where = reading.Where(ids, self.guest.dialect_or_none, self.guest.in_ram)
+        unmapped = frozenset(ids) if "\nunmap " in phase.script else frozenset()
+        where = reading.Where(ids, self.guest.dialect_or_none, self.guest.in_ram, unmapped)
         return [reading.check_job(check, where, self.compared) for check in phase.checks]
 
     def _send(self, batch: Sequence[Op]) -> Sequence[Result]:
@@ -151,15 +152,14 @@ class Search:
         """Return the failure of a command, if any; skips if this kernel does not support the table."""
         import pytest
 
-        from pytest_iommu.scenario import verify_status
+        from pytest_iommu.scenario import command_failure
 
         lines = phase.script.splitlines()
         for number, row in parse_status(status).items():
             if row.errno == "EOPNOTSUPP" and lines[number - 1].startswith("domain"):
                 pytest.skip(f"this kernel cannot execute it: {lines[number - 1]}: {row.message}")
-        wrong = verify_status(phase, status)
         files["status.txt"] = status.encode()
-        return CheckFailed("\n".join(wrong), (), (), files, verdict=Verdict.COMMAND) if wrong else None
+        return command_failure(phase, status, files)
 
     def _shown(self, text: str, error: CheckFailed, again: str) -> CheckFailed:
         """Return the failure for the report: with the scenario, limited to the rules that it breaks."""
