@@ -25,6 +25,7 @@
 #define EDU_CMD_TO_RAM	BIT(1)
 #define EDU_BUFFER	0x40000
 #define EDU_BUFFER_SIZE	4096
+#define EDU_HALF	(EDU_BUFFER_SIZE / 2)
 #define EDU_DMA_USECS	100000	/* what a transfer takes */
 
 #define SCRATCH_IOVA	0x10000000UL	/* any: the domain is ours alone */
@@ -33,16 +34,18 @@
  * One transfer. The device takes 100 ms of its time for any, which costs
  * nothing where time is virtual, and never says that one failed.
  */
-static int transfer(struct ptt_device *dev, u64 iova, unsigned int len, bool to_ram)
+static int transfer_at(struct ptt_device *dev, unsigned int at, u64 iova, unsigned int len,
+		       bool to_ram)
 {
 	unsigned long end = jiffies + 10 * HZ;
+	u64 buffer = EDU_BUFFER + at;
 	u64 cmd;
 
 	/* reads zeros, or what was there, after a fault */
-	if (!to_ram)
+	if (!to_ram && at < EDU_HALF)
 		dev->filled = false;
-	writeq(to_ram ? EDU_BUFFER : iova, dev->bar + EDU_DMA_SRC);
-	writeq(to_ram ? iova : EDU_BUFFER, dev->bar + EDU_DMA_DST);
+	writeq(to_ram ? buffer : iova, dev->bar + EDU_DMA_SRC);
+	writeq(to_ram ? iova : buffer, dev->bar + EDU_DMA_DST);
 	writeq(len, dev->bar + EDU_DMA_COUNT);
 	writeq(EDU_CMD_START | (to_ram ? EDU_CMD_TO_RAM : 0), dev->bar + EDU_DMA_CMD);
 
@@ -57,6 +60,12 @@ static int transfer(struct ptt_device *dev, u64 iova, unsigned int len, bool to_
 		usleep_range(50, 100);
 	}
 	return 0;
+}
+
+/* The same, with the beginning of the buffer */
+static int transfer(struct ptt_device *dev, u64 iova, unsigned int len, bool to_ram)
+{
+	return transfer_at(dev, 0, iova, len, to_ram);
 }
 
 /* The same through another domain than the group is attached to, for the moment */
@@ -246,12 +255,54 @@ static int fill_once(struct ptt_device *dev, u64 seed)
 }
 
 /**
- * ptt_cmd_probe() - probe DEV read|write IOVA [len=N] [domain=NAME] [seed=N]
+ * ptt_cmd_load() - load DEV seed=N
+ * @args: words
+ * @reply: says what is wrong
+ *
+ * Fill the device's buffer, so that probes need not: they leave the group, and
+ * with it the IOMMU's caches, alone then.
+ *
+ * Return: 0 or -errno.
+ */
+int ptt_cmd_load(struct ptt_args *args, struct ptt_reply *reply)
+{
+	struct ptt_device *dev = ptt_find_device(args->word[1]);
+	u64 seed = 0;
+	int ret;
+
+	if (!dev)
+		return ptt_fail(reply, -ENODEV, "no device %.31s", args->word[1]);
+	ret = ptt_arg_number(args, PTT_SEED, 0, U64_MAX, &seed, reply);
+	if (ret)
+		return ret;
+	if (!dev->group)
+		return ptt_fail(reply, -ENODEV, "%s has no IOMMU", dev->name);
+	ret = fill_once(dev, seed);
+	return ret ? ptt_fail(reply, ret, "the device's buffer cannot be filled") : 0;
+}
+
+/*
+ * A short read goes to the second half of the buffer, which leaves the pattern
+ * in the first half, and from there to where it can be looked at.
+ */
+static int probe_read(const struct request *r, u64 to, bool copy)
+{
+	unsigned int at = r->len <= EDU_HALF ? EDU_HALF : 0;
+	int ret;
+
+	ret = transfer_at(r->dev, at, r->iova, r->len, false);
+	if (!ret && copy)
+		ret = transfer_at(r->dev, at, to, r->len, true);
+	return ret;
+}
+
+/**
+ * ptt_cmd_probe() - probe DEV read|write IOVA [len=N] [domain=NAME] [seed=N] [to=IOVA]
  * @args: words
  * @reply: says what is wrong
  *
  * One transfer, and nothing is looked at: what it did is in memory and in the
- * IOMMU's events.
+ * IOMMU's events. With to=, the device writes there what it has read.
  *
  * Return: 0 or -errno.
  */
@@ -259,11 +310,16 @@ int ptt_cmd_probe(struct ptt_args *args, struct ptt_reply *reply)
 {
 	struct ptt_domain *d = NULL;
 	struct request r;
+	u64 to = 0;
 	int ret;
 
 	ret = parse_request(&r, args, args->value[PTT_LEN] ?: "4", reply);
+	if (!ret)
+		ret = ptt_arg_number(args, PTT_TO, 0, U64_MAX, &to, reply);
 	if (ret)
 		return ret;
+	if (args->value[PTT_TO] && (r.to_ram || args->value[PTT_DOMAIN]))
+		return ptt_fail(reply, -EINVAL, "to= needs a read, and excludes domain=");
 	if (args->value[PTT_DOMAIN]) {
 		d = ptt_find_domain(args->value[PTT_DOMAIN]);
 		if (!d)
@@ -281,7 +337,9 @@ int ptt_cmd_probe(struct ptt_args *args, struct ptt_reply *reply)
 	}
 	if (d && d != r.dev->group->domain)
 		ret = transfer_through(d->domain, r.dev, r.iova, r.len, r.to_ram);
+	else if (r.to_ram)
+		ret = transfer(r.dev, r.iova, r.len, true);
 	else
-		ret = transfer(r.dev, r.iova, r.len, r.to_ram);
+		ret = probe_read(&r, to, args->value[PTT_TO]);
 	return ret ? no_transfer(&r, ret, reply) : 0;
 }

@@ -23,7 +23,7 @@ static const char *const key_names[PTT_NR_KEYS] = {
 	[PTT_RAW] = "raw",	   [PTT_CELLS] = "cells",     [PTT_GAP] = "gap",
 	[PTT_THREADS] = "threads", [PTT_OPS] = "ops",	      [PTT_MORE] = "more",
 	[PTT_PAUSE] = "pause",
-	[PTT_ROUNDS] = "rounds",   [PTT_PAGES] = "pages",
+	[PTT_ROUNDS] = "rounds",   [PTT_PAGES] = "pages",      [PTT_TO] = "to",
 };
 
 const char *ptt_key_name(enum ptt_key key)

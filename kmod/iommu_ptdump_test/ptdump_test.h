@@ -65,6 +65,7 @@ enum ptt_key {
 	PTT_ISTEP,
 	PTT_PSTEP,
 	PTT_SEED,
+	PTT_TO,
 	PTT_LEN,
 	PTT_DOMAIN,
 	PTT_RAW,
@@ -311,6 +312,7 @@ int ptt_cmd_attach(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_detach(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_replace(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_dma(struct ptt_args *args, struct ptt_reply *reply);
+int ptt_cmd_load(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_probe(struct ptt_args *args, struct ptt_reply *reply);
 void ptt_show_devices(struct seq_file *s);
 void ptt_show_attached(struct seq_file *s, const struct ptt_domain *d);

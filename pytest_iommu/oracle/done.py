@@ -15,6 +15,8 @@ from pytest_iommu.core.model import Range
 from pytest_iommu.oracle.expected import Expected
 
 TRANSLATION, PERMISSION = "F_TRANSLATION", "F_PERMISSION"
+BLOCKED = "blocked"
+"""What a transfer comes to where the STE aborts it: nothing, not even an event."""
 
 
 @dataclass(frozen=True, slots=True)

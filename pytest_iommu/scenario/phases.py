@@ -84,8 +84,21 @@ class StreamCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """An IOVA, and the output address that it leads to."""
+
+    iova: int
+    oa: int
+
+
+@dataclass(frozen=True, slots=True)
 class Dma:
-    """One transfer of ``size`` bytes: ``event`` is the expected fault, None if it must reach ``oa``."""
+    """One transfer of ``size`` bytes: ``event`` is the expected fault, None if it must reach ``oa``.
+
+    With ``seed`` nothing is moved for it: the device's buffer holds the pattern of that seed, and what a read returns
+    goes ``to`` another place. ``stale`` are output addresses that the IOVA led to before; a transfer that does what
+    it did then breaks the rule ``blame``.
+    """
 
     device: str
     write: bool
@@ -94,6 +107,10 @@ class Dma:
     event: str | None
     oa: int | None
     line: int
+    seed: int | None = None
+    stale: tuple[int, ...] = ()
+    blame: str = ""
+    to: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from pytest_iommu.scenario.phases import (
     StormPlan,
     StreamCheck,
 )
+from pytest_iommu.scenario.probing import Probes
 from pytest_iommu.scenario.race_words import Hold, Reader, Storm
 from pytest_iommu.scenario.schema import (
     AttachStep,
@@ -46,6 +47,7 @@ from pytest_iommu.scenario.schema import (
     Instance,
     MapStep,
     PlugStep,
+    ProbeStep,
     RaceSpec,
     ReadStep,
     ReplaceStep,
@@ -83,6 +85,7 @@ class _Compiler:
         self._instance = instance
         self._models: dict[str, TableModel] = {}
         self._attached: dict[str, str] = {}
+        self._probes = Probes(instance.case.steps)
         self._phases: list[Phase] = []
         self._hand = {name: lines for name, lines in instance.case.hand if name is not None}
         self._begin()
@@ -91,6 +94,8 @@ class _Compiler:
         case = self._instance.case
         created = {step.domain for step in case.steps if isinstance(step, CreateStep) and step.errno is None}
         self._command("reset", None, case.line)
+        for command in self._probes.loads():
+            self._command(command, None, case.line)
         for name, spec in self._instance.domains.items():
             if name not in created:
                 self._create(spec, None, case.line)
@@ -174,6 +179,8 @@ class _Compiler:
             self._streams.append(StreamCheck(step.device, step.config, step.on, step.present, step.line))
         elif isinstance(step, DmaStep):
             self._dma.append(self._transfer(step))
+        elif isinstance(step, ProbeStep):
+            self._probe(step)
 
     def _devices(self, step: Step) -> None:
         """Steps that change the attachment of devices."""
@@ -200,6 +207,18 @@ class _Compiler:
                 self._flush()
             self._plugs.append(Plug(step.device, step.add, step.line))
             self._attached.pop(step.device, None)
+            for command in self._probes.plugged(step):
+                self._command(command, None, step.line)
+
+    def _probe(self, step: ProbeStep) -> None:
+        """The tables in memory are compared before the transfers: what then goes wrong is not the table's fault."""
+        for device in step.devices:
+            if device in self._attached:
+                self._check(self._attached[device], self._model(step, self._attached[device]), step.line, None)
+        try:
+            self._dma += self._probes.transfers(step, self._attached, self._models, self._instance.domains)
+        except ValueError as problem:
+            raise self._error(step.line, str(problem)) from None
 
     def _transfer(self, step: DmaStep) -> Dma:
         """The model determines the target of the transfer; the scenario determines its result."""
@@ -225,7 +244,7 @@ class _Compiler:
             if spec.device is None or not (devices or spec.device not in busy):
                 continue
             device, limit = (devices[0], SAMPLES) if devices else (spec.device, SAMPLES_UNATTACHED)
-            touched = any(isinstance(step, DmaStep) for step in self._instance.case.steps)
+            touched = any(isinstance(step, (DmaStep, ProbeStep)) for step in self._instance.case.steps)
             sample = Sample(name, device, model.snapshot(), bool(devices), limit, self._instance.line, touched)
             self._samples.append(sample)
 

@@ -15,6 +15,7 @@ from pytest_iommu.scenario.schema import (
     MapStep,
     Meanwhile,
     PlugStep,
+    ProbeStep,
     RaceSpec,
     ReadStep,
     ResetStep,
@@ -28,7 +29,7 @@ from pytest_iommu.scenario.steps import FILES, amount, domain_of, read_steps
 
 WALKED = tuple(file for file in FILES if file != "info")
 #: steps without a command, which cannot block
-_NO_COMMAND = (CheckStep, ReadStep, ExpectStep, StreamStep, DmaStep, PlugStep)
+_NO_COMMAND = (CheckStep, ReadStep, ExpectStep, StreamStep, DmaStep, ProbeStep, PlugStep)
 
 
 def read_race(value: Value, domains: frozenset[str]) -> RaceSpec:

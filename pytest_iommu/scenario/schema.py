@@ -75,6 +75,22 @@ class DetachStep(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeStep(Step):
+    """DMA by each device at each IOVA, without moving a group, so that caches stay warm.
+
+    ``event`` is the expected fault, BLOCKED if nothing may happen at all, None if it must succeed. What a read returns
+    is written to ``to``.
+    """
+
+    devices: tuple[str, ...] = field(kw_only=True)
+    write: bool = field(kw_only=True)
+    iovas: tuple[Amount, ...] = field(kw_only=True)
+    size: int = field(kw_only=True)
+    event: str | None = None
+    to: Amount | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReplaceStep(Step):
     """Move an attached device to the domain, without detaching it first."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from pytest_iommu.core.model import Prot
 from pytest_iommu.core.yaml_reader import Fields, Value, unique
+from pytest_iommu.oracle.done import BLOCKED
 from pytest_iommu.scenario.amount import Amount, parse_amount
 from pytest_iommu.scenario.schema import (
     AttachStep,
@@ -19,6 +20,7 @@ from pytest_iommu.scenario.schema import (
     ExpectStep,
     MapStep,
     PlugStep,
+    ProbeStep,
     ReadHow,
     ReadStep,
     ReplaceStep,
@@ -35,6 +37,7 @@ ACTIONS = ("exists", "mode", "open", "read", "write", "ioctl")
 CONFIGS = ("ABORT", "BYPASS", "only S1_TRANS", "only S2_TRANS", "S1+S2_TRANS", "UNKNOWN", "default")
 #: possible faults of a transfer (SMMU specification IHI 0070, 7.3)
 EVENTS = ("F_TRANSLATION", "F_PERMISSION", "F_ADDR_SIZE", "F_ACCESS")
+PROBE_BYTES, PROBE_LIMIT = 8, 2048
 
 
 def amount(value: Value) -> Amount:
@@ -278,6 +281,33 @@ def _dma(line: int, value: Value, domains: frozenset[str]) -> Step:
     )
 
 
+def _probe(line: int, value: Value, domains: frozenset[str]) -> Step:
+    fields = value.fields(("device", "devices", "read", "write", "size", "expect", "to"), "probe")
+    for one, other in (("read", "write"), ("device", "devices")):
+        if (one in fields) is (other in fields):
+            raise value.error(f"probe needs exactly one of {one} and {other}")
+    write = "write" in fields
+    expect = fields.get("expect", lambda v: v.choice(("ok", *EVENTS, BLOCKED), "outcome"), "ok")
+    if expect == BLOCKED and not write:
+        raise value.error("only a write shows that nothing happens: it leaves memory as it was")
+    if "to" in fields and (write or expect != "ok"):
+        raise fields.found["to"].error("`to` is for reads that succeed")
+    if not write and expect == "ok" and "to" not in fields:
+        raise value.error("a read that succeeds needs `to`, the IOVA to which the device writes what it has read")
+    size = fields.get("size", lambda v: amount(v).fixed, PROBE_BYTES)
+    if not 0 < size <= PROBE_LIMIT:
+        raise fields.found["size"].error(f"a probe has 1 to {PROBE_LIMIT} bytes")
+    return ProbeStep(
+        line,
+        devices=unique(fields.need("devices" if "devices" in fields else "device").items()),
+        write=write,
+        iovas=tuple(amount(one) for one in fields.need("write" if write else "read").items()),
+        size=size,
+        event=None if expect == "ok" else expect,
+        to=_optional(fields, "to"),
+    )
+
+
 Reader = Callable[[int, Value, frozenset[str]], Step]
 READERS: dict[str, Reader] = {
     "map": _map,
@@ -292,6 +322,7 @@ READERS: dict[str, Reader] = {
     "expect": _expect,
     "reset": _reset,
     "dma": _dma,
+    "probe": _probe,
     "replace": _replace,
     "plug": _plug(True),
     "unplug": _plug(False),

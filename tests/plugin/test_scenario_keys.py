@@ -86,6 +86,10 @@ def dma(words: str) -> str:
     return case(f"do: [{DMA}, {{dma: {{{words}}}}}]")
 
 
+def probe(words: str) -> str:
+    return case(f"do: [{{{SCRATCH}}}, {{attach: {{devices: [edu0, edu1]}}}}, {{probe: {{{words}}}}}]")
+
+
 #: (where a key stands, the key) -> a file without and one with it, or with two values of it
 CHANGES: dict[tuple[str, str], tuple[str, str]] = {
     ("a scenario file", "suite"): (case(), case().replace("suite: s", "suite: t")),
@@ -277,6 +281,25 @@ CHANGES: dict[tuple[str, str], tuple[str, str]] = {
         dma("device: edu0, read: 0x5d000000, expect: F_TRANSLATION"),
         dma("device: edu0, read: 0x5d000000"),
     ),
+    ("probe", "device"): (probe("device: edu0, write: 0x5c000000"), probe("device: edu1, write: 0x5c000000")),
+    ("probe", "devices"): (probe("devices: [edu0], write: 0x5c000000"), probe("devices: [edu1], write: 0x5c000000")),
+    ("probe", "read"): (
+        probe("device: edu0, read: 0x5c000000, to: 0x5c000800"),
+        probe("device: edu0, read: 0x5c000100, to: 0x5c000800"),
+    ),
+    ("probe", "write"): (probe("device: edu0, write: 0x5c000000"), probe("device: edu0, write: 0x5c000100")),
+    ("probe", "to"): (
+        probe("device: edu0, read: 0x5c000000, to: 0x5c000800"),
+        probe("device: edu0, read: 0x5c000000, to: 0x5c000900"),
+    ),
+    ("probe", "size"): (
+        probe("device: edu0, write: 0x5c000000"),
+        probe("device: edu0, write: 0x5c000000, size: 16"),
+    ),
+    ("probe", "expect"): (
+        probe("device: edu0, write: 0x5c000000"),
+        probe("device: edu0, write: 0x5c000000, expect: F_TRANSLATION"),
+    ),
     ("replace", "device"): (
         two(f"{A}, {{attach: {{domain: a, devices: [edu0, edu1]}}}}, {{replace: {{device: edu0, domain: b}}}}"),
         two(f"{A}, {{attach: {{domain: a, devices: [edu0, edu1]}}}}, {{replace: {{device: edu1, domain: b}}}}"),
@@ -348,7 +371,7 @@ CHANGES["a step meanwhile", "blocked"] = (
 
 PLANNED = (
     *("race", "reader", "hold", "wait", "a step meanwhile", "storm", "a reader of a storm"),
-    *("check", "read", "how", "dma", "expect"),
+    *("check", "read", "how", "dma", "probe", "expect"),
 )
 """Contexts that the kernel of these tests cannot act out: there the compiled plan has to differ."""
 

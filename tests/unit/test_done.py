@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,11 @@ from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.formats import configure
 from pytest_iommu.oracle import Expected, TableModel
 from pytest_iommu.oracle.done import Transfer, transfers
-from pytest_iommu.scenario import Sample
+from pytest_iommu.scenario import Dma, Place, Sample
 
 SCRATCH = 0x5C000000
 MACHINE = machines.get("smmuv3")
+Found = tuple[str, tuple[str, ...]]
 
 
 def expected() -> Expected:
@@ -82,6 +84,9 @@ class Device:
         self.moved = 0
         self.sid = 8
         self.writes_anyway = False
+        self.echo = False
+        self.drops = False
+        self.lost = 0
 
     def write(self, address: int, data: bytes) -> None:
         self.ram |= {address + at: byte for at, byte in enumerate(data)}
@@ -97,6 +102,7 @@ class Device:
 
     def events(self) -> tuple[Event, ...]:
         taken, self.queue = tuple(self.queue), []
+        self.lost += self.drops
         return taken
 
     def run(self, ops: Sequence[Op]) -> Reply:
@@ -107,12 +113,13 @@ class Device:
     def command(self, words: list[str]) -> str:
         write, iova = words[2] == "write", int(words[3], 16)
         size = int(words[4]) if words[0] == "dma" else 8
-        seed = next((int(word[5:]) for word in words if word.startswith("seed=")), 0)
+        seed = next((int(word[5:]) for word in words if word.startswith("seed=")), 1)
         row = next((row for row in self.table.ranges if row.first <= iova <= row.last), None)
         name = "F_TRANSLATION" if row is None else "F_PERMISSION"
         allowed = bool(row and (row.prot.write if write else row.prot.read))
         if not allowed and not self.blind:
             self.queue.append(Event(name, self.sid, struct.unpack("<4Q", bytes(32)), iova=iova + 4, write=write))
+            self.queue += self.queue[-1:] if self.echo else []
         if row is None or not (allowed or self.writes_anyway):
             return ""
         oa = row.oa + iova - row.first + self.moved
@@ -120,6 +127,8 @@ class Device:
             self.write(oa, pattern(seed, size))
             return ""
         data = bytes(self.read(oa, size))
+        if any(word.startswith("to=") for word in words):
+            self.write(SCRATCH + 0x30000, data)
         return f"data={data[:16].hex()} sum=0x{zlib.crc32(data):08x}"
 
 
@@ -160,6 +169,28 @@ def test_a_fault_that_nobody_reports() -> None:
     assert any("succeeded, expected F_TRANSLATION" in message for message, _ in found)
 
 
+def test_a_refusal_that_nobody_reports() -> None:
+    device = Device(expected())
+    device.blind = True
+    assert (
+        "d: a write to 0x10005000 by edu0 is refused without an event, expected F_PERMISSION",
+        ("ISO-2",),
+    ) in sample(device, expected())
+
+
+def test_a_refusal_that_is_reported_twice() -> None:
+    device = Device(expected())
+    device.echo = True
+    found = sample(device, expected())
+    assert any("reported 2 times (1 times at an address" in message and rules == ("ISO-2",) for message, rules in found)
+
+
+def test_events_that_are_lost() -> None:
+    device = Device(expected())
+    device.drops = True
+    assert any("events are lost" in message and rules == ("ISO-2",) for message, rules in sample(device, expected()))
+
+
 def test_an_event_of_another_stream() -> None:
     device = Device(expected())
     device.sid = 16
@@ -173,3 +204,59 @@ def test_memory_that_is_written_although_a_fault_is_reported() -> None:
     device.writes_anyway = True
     found = sample(device, expected())
     assert any("expected no change" in message for message, _ in found)
+
+
+def probe(table: Expected, actual: Expected, event: str | None = None, **words: Any) -> list[Found]:
+    """A write without a move to the first page, which led to OLD before; ``actual`` is what the SMMU has cached."""
+    device = Device(actual)
+    row = table.ranges[0] if table.ranges else None
+    oa = row.oa if row is not None else None
+    one = Dma("edu0", True, 0x10000000, 8, event, oa, 7, 1, (OLD,), "TLB-1")
+    found = Done(device.run, MACHINE, device, device).steps([replace(one, **words)])  # type: ignore[arg-type]
+    return [(problem.message, problem.rules) for problem in found]
+
+
+OLD = SCRATCH + 0x10000
+
+
+def cached(oa: int, prot: str = "rw") -> Expected:
+    model = TableModel(configure("arm_64_lpae_s1", ias=48, oas=44))
+    model.map(0x10000000, oa, 0x1000, Prot.from_letters(prot))
+    return model.snapshot()
+
+
+NOTHING = TableModel(configure("arm_64_lpae_s1", ias=48, oas=44)).snapshot()
+NEW = SCRATCH + 0x20000
+
+
+def test_probes_that_see_the_change() -> None:
+    assert probe(NOTHING, NOTHING, "F_TRANSLATION") == []
+    assert probe(cached(NEW), cached(NEW)) == []
+    assert probe(cached(NEW), cached(NEW), write=False, to=Place(0x20000000, SCRATCH + 0x30000)) == []
+
+
+def test_a_probe_that_reaches_what_was_unmapped() -> None:
+    said = f"line 7: a write to 0x10000000 by edu0 reached 0x{OLD:x}, where this IOVA led before"
+    assert probe(NOTHING, cached(OLD), "F_TRANSLATION") == [(said, ("TLB-1",))]
+    assert probe(NOTHING, cached(OLD), "blocked", blame="ISO-1") == [(said, ("ISO-1",))]
+
+
+def test_a_probe_that_reaches_the_old_memory_after_a_remap() -> None:
+    said = f"line 7: a write to 0x10000000 by edu0 reached 0x{OLD:x}, where this IOVA led before"
+    assert probe(cached(NEW), cached(OLD), blame="TLB-2") == [(said, ("TLB-2",))]
+
+
+def test_a_probe_with_the_old_permissions() -> None:
+    said = "line 7: a write to 0x10000000 by edu0 succeeded, expected F_PERMISSION"
+    assert probe(cached(NEW, "r"), cached(NEW), "F_PERMISSION", blame="TLB-2") == [(said, ("TLB-2",))]
+
+
+def test_a_probe_reads_what_was_there_before() -> None:
+    window = Place(0x20000000, SCRATCH + 0x30000)
+    words = {"write": False, "blame": "TLB-2", "to": window}
+    ((said, rules),) = probe(cached(NEW), cached(OLD), **words)
+    assert said.endswith(f"a read of 0x10000000 by edu0 reached 0x{OLD:x}, where this IOVA led before")
+    assert rules == ("TLB-2",)
+    ((said, rules),) = probe(cached(NEW), cached(OLD + 0x1000), **words)
+    assert "returned 0000000000000000, memory at" in said
+    assert rules == ("TLB-2",)

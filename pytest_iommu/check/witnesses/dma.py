@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.guest.testmodule import Status, command_ops, parse_status, status_text
-from pytest_iommu.oracle.done import PERMISSION, TRANSLATION, transfers
+from pytest_iommu.oracle.done import BLOCKED, PERMISSION, TRANSLATION, transfers
 
 if TYPE_CHECKING:
     from pytest_iommu.core.model import Event
@@ -31,7 +31,10 @@ BEFORE = 0x5A
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One transfer of a batch: ``seed`` generates the data that must arrive, None if the data cannot be observed."""
+    """One transfer of a batch: ``seed`` generates the data that must arrive, None if the data cannot be observed.
+
+    ``copied`` is where the device then writes what it has read. ``stale`` and ``blame`` are those of a scenario's Dma.
+    """
 
     command: str
     write: bool
@@ -40,6 +43,9 @@ class _Row:
     event: str | None
     oa: int | None
     seed: int | None = None
+    copied: int | None = None
+    stale: tuple[int, ...] = ()
+    blame: str = ""
 
 
 def pattern(seed: int, size: int) -> bytes:
@@ -85,13 +91,28 @@ class Done:
         """Run the transfers that a scenario asks for, in order."""
         found: list[CheckFailed] = []
         for number, one in enumerate(steps, 1):
-            words = f"{one.device} {'write' if one.write else 'read'} 0x{one.iova:x} {one.size} seed={number}"
-            seed = number if one.event is None and self._scratch(one.oa, one.size) else None
-            if seed is None and one.event is None:
+            if one.event is None and not self._scratch(one.oa, one.size):
                 raise SetupError(f"line {one.line}: the data of a transfer can be observed in scratch memory only")
-            row = _Row(f"dma {words}", one.write, one.iova, one.size, one.event, one.oa, seed)
+            row = self._probe(one) if one.seed is not None else self._step(one, number)
             found += self._transfer(f"line {one.line}", one.device, [row])
         return found
+
+    def _step(self, one: Dma, number: int) -> _Row:
+        words = f"{one.device} {'write' if one.write else 'read'} 0x{one.iova:x} {one.size} seed={number}"
+        seed = number if one.event is None else None
+        return _Row(f"dma {words}", one.write, one.iova, one.size, one.event, one.oa, seed)
+
+    def _probe(self, one: Dma) -> _Row:
+        """A transfer without a move: the device's buffer is filled, and what it reads comes back by a write."""
+        words = f"{one.device} {'write' if one.write else 'read'} 0x{one.iova:x} len={one.size}"
+        words += f" to=0x{one.to.iova:x}" if one.to is not None else ""
+        if one.to is not None and not self._scratch(one.to.oa, one.size):
+            raise SetupError(f"line {one.line}: `to` must lead to scratch memory")
+        event = None if one.event == BLOCKED else one.event
+        seed = one.seed if one.event is None else None
+        stale = tuple(oa for oa in one.stale if self._scratch(oa, one.size))
+        copied = one.to.oa if one.to is not None else None
+        return _Row(f"probe {words}", one.write, one.iova, one.size, event, one.oa, seed, copied, stale, one.blame)
 
     def _scratch(self, oa: int | None, size: int) -> bool:
         if oa is None or self._machine.scratch is None:
@@ -105,8 +126,12 @@ class Done:
         before = self._prepare(rows)
         script = "".join(f"{row.command}\n" for row in rows)
         status = parse_status(status_text(self._run(command_ops(script)).results))
+        lost = self._smmu.lost if self._smmu is not None else 0
         events = self._smmu.events() if self._smmu is not None else []
         problems: list[CheckFailed] = []
+        if self._smmu is not None and self._smmu.lost > lost:
+            text = f"{what}: the event queue is full, so events are lost: the kernel does not take them out"
+            problems.append(CheckFailed(text, ("ISO-2",), verdict=Verdict.DMA))
         for number, row in enumerate(rows, 1):
             one = status.get(number)
             if one is None or one.errno is not None:
@@ -119,15 +144,22 @@ class Done:
 
     def _prepare(self, rows: Sequence[_Row]) -> dict[int, bytes]:
         """Fill the scratch memory of these transfers, drop earlier events, and return the memory's content by OA."""
-        played = [row for row in rows if row.oa is not None and self._scratch(row.oa, row.size)]
         if self._memory is None or self._smmu is None:
             return {}
-        for row in played:
+        places: dict[int, bytes] = {}
+        for row in rows:
             read = not row.write and row.seed is not None
-            data = pattern(row.seed or 0, row.size)[::-1] if read else bytes([BEFORE] * row.size)
-            self._memory.write(row.oa or 0, data)
+            for number, oa in enumerate((row.oa, *row.stale)):
+                if oa is not None and self._scratch(oa, row.size):
+                    # what is read differs from what any device's buffer holds, and from place to place
+                    data = pattern((row.seed or 0) + number, row.size)[::-1] if read else bytes([BEFORE] * row.size)
+                    places[oa] = data
+            if row.copied is not None:
+                places[row.copied] = bytes([BEFORE] * row.size)
+        for oa, data in places.items():
+            self._memory.write(oa, data)
         self._smmu.events()
-        return {row.oa or 0: bytes(self._memory.read(row.oa or 0, row.size)) for row in played}
+        return places
 
     def _judge(
         self,
@@ -143,16 +175,42 @@ class Done:
         mine = [one for one in events if one.iova in inside and one.write is row.write]
         kinds = sorted({one.name for one in mine})
         did = f"{what}: a {'write to' if row.write else 'read of'} 0x{row.iova:x} by {device}"
+        stale = self._stale(row, before)
+        if stale is not None:
+            why = f"reached 0x{stale:x}, where this IOVA led before"
+            yield CheckFailed(f"{did} {why}", (row.blame,), verdict=Verdict.DMA)
+            return
+        # QEMU's edu splits a transfer, at most into words: each piece has an address of its own
+        twice = len(mine) - len({one.iova for one in mine})
+        if twice or len(mine) > -(-row.size // 4):
+            text = f"{did} is refused, and reported {len(mine)} times ({twice} times at an address that was reported)"
+            yield CheckFailed(text, ("ISO-2",), verdict=Verdict.DMA)
         strangers = sorted({one.sid for one in mine} - sids)
         if strangers:
             which = f"is reported for stream {strangers}, but the device has {sorted(sids)}"
             yield CheckFailed(f"{did} {which}", ("ISO-2",), verdict=Verdict.DMA)
         if kinds != ([row.event] if row.event else []):
-            came = f"caused {', '.join(kinds)}" if kinds else "succeeded"
+            refused = not kinds and row.write and row.oa is not None and self._unchanged(row.oa, before)
+            came = f"caused {', '.join(kinds)}" if kinds else "is refused without an event" if refused else "succeeded"
             must = f"expected {row.event}" if row.event else "expected success"
-            yield CheckFailed(f"{did} {came}, {must}", (_rule(row.event, kinds),), verdict=Verdict.DMA)
-        elif row.oa is not None and self._scratch(row.oa, row.size):
+            rule = "ISO-2" if refused else row.blame or _rule(row.event, kinds)
+            yield CheckFailed(f"{did} {came}, {must}", (rule,), verdict=Verdict.DMA)
+        elif row.oa is not None and self._scratch(row.oa, row.size) and (row.event or row.seed is not None):
             yield from self._data(did, row, status, before[row.oa])
+
+    def _unchanged(self, oa: int, before: Mapping[int, bytes]) -> bool:
+        assert self._memory is not None
+        return oa in before and bytes(self._memory.read(oa, len(before[oa]))) == before[oa]
+
+    def _stale(self, row: _Row, before: Mapping[int, bytes]) -> int | None:
+        """Return the place of before that a transfer reached: what it overwrote, or what came from there."""
+        assert self._memory is not None
+        if row.write:
+            return next((oa for oa in row.stale if not self._unchanged(oa, before)), None)
+        if row.copied is None:
+            return None
+        held = bytes(self._memory.read(row.copied, row.size))
+        return next((oa for oa in row.stale if held == before[oa]), None)
 
     def _data(self, did: str, row: _Row, status: Status, before: bytes) -> Iterator[CheckFailed]:
         assert row.oa is not None
@@ -163,8 +221,13 @@ class Done:
             if held != want:
                 must = "expected no change" if row.seed is None else f"expected {want[:16].hex()}"
                 holds = f"memory at 0x{row.oa:x} holds {held[:16].hex()}, {must}"
-                yield CheckFailed(f"{did}: {holds}", ("TAB-1",), verdict=Verdict.DMA)
-        elif row.seed is not None:
+                yield CheckFailed(f"{did}: {holds}", (row.blame or "TAB-1",), verdict=Verdict.DMA)
+        elif row.copied is not None:
+            came = bytes(self._memory.read(row.copied, row.size))
+            if came != before:
+                text = f"{did} returned {came[:16].hex()}, memory at 0x{row.oa:x} holds {before[:16].hex()}"
+                yield CheckFailed(text, (row.blame or "TAB-1",), verdict=Verdict.DMA)
+        elif row.seed is not None and row.command.startswith("dma"):
             got = int(status.values.get("sum", "-1"), 0)
             if got != zlib.crc32(held):
                 have = status.values.get("data", "?")
