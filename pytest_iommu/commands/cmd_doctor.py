@@ -137,7 +137,7 @@ def _compiled(
         report.title(f"To build kernels for {who}, flavours {', '.join(symbols)}")
         for need in needs.needed(["kernel"], tools, set().union(*symbols.values())):
             report.need(need, tools, _only(need, symbols))
-        tree = settings.kernel or getattr(source.cached(store), "path", None)
+        tree = source.path(settings, store)
         try:
             toolchain.require_version(tools, tree)
         except SetupError as error:
@@ -175,10 +175,10 @@ def _fetched(settings: Settings, store: Store, chosen: Iterable[Machine], report
     try:
         if settings.image is not None:
             report.line("found", "kernel", f"{settings.image} as given")
-        elif (found := source.current(settings.kernel, store)) is not None:
+        elif (found := source.current(settings, store)) is not None:
             report.line("found", "kernel source", found.description)
         else:
-            absent("kernel source", f"linux-source-{source.SUPPORTED[0]}, about 2 GB unpacked,")
+            absent("kernel source", f"linux-source-{settings.series or source.SUPPORTED[0]}, about 2 GB unpacked,")
     except SetupError as error:
         report.problem("kernel source", error)
     for binary, machine in {machine.qemu_binary: machine for machine in chosen}.items():

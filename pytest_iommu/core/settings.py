@@ -19,7 +19,8 @@ class Settings:
     """Everything the user chose. Paths are absolute; ``folder`` is where this run's artefacts go.
 
     ``target`` is None when no target was given, else its name, and ``target_argument`` what followed its colon.
-    ``where`` is the directory that pytest was started in.
+    ``where`` is the directory that pytest was started in. ``kernel`` is the user's own tree; without one ``series`` is
+    that of Debian's linux-source, e.g. ``6.12``, and is empty for the newest with hooks.
     """
 
     target: str | None
@@ -30,6 +31,7 @@ class Settings:
     machines: tuple[str, ...] = ("smmuv3",)
     flavours: tuple[str, ...] = ("plain",)
     kernel: Path | None = None
+    series: str = ""
     image: Path | None = None
     modules: Path | None = None
     qemu: str = "auto"

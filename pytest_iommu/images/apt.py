@@ -304,6 +304,19 @@ class Apt:
                         return Package(name, fields["version"], suite, int(fields.get("size", "0")))
         return None
 
+    def names(self, pattern: str, suite: str) -> list[str]:
+        """Return the packages of a suite whose names match a regular expression; none where there is no such suite."""
+        if not self.update(suite):
+            return []
+        done = subprocess.run(
+            ["apt-cache", "search", "--names-only", pattern],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self._configuration([suite]),
+        )
+        return [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+
     def download(self, package: Package, tick: Tick = None) -> Path:
         """Fetch one package; returns the path of its .deb. SetupError if that fails."""
         archives = self._download([f"{package.name}={package.version}"], [package.suite], tick)

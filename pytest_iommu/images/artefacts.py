@@ -187,20 +187,15 @@ def _require(store: Store, settings: Settings, machine: Machine, flavour: str) -
     if settings.image is not None:
         toolchain.require(["program"], chosen)
         return
-    cached = source.cached(store) if settings.kernel is None else None
-    tree = settings.kernel or (cached.path if cached else None)
+    tree = source.path(settings, store)
     groups: list[needs.Group] = ["kernel", "program"] if tree is not None else ["kernel", "program", "fetch"]
     toolchain.require(groups, chosen, config.text(config.merged(machine, flavour, settings.config)), tree)
 
 
 def _build(store: Store, settings: Settings, machine: Machine, flavour: str, progress: Progress) -> _Kernel:
-    if settings.kernel is not None:
-        found = source.user_tree(settings.kernel)
-    else:
-        cached = source.cached(store)
-        if cached is None:
-            _require(store, settings, machine, flavour)
-        found = cached or source.fetch(store, progress, settings.offline)
+    if source.path(settings, store) is None:
+        _require(store, settings, machine, flavour)
+    found = source.get(settings, store, progress)
     with_reference, without = reference.decide(store, found, settings.reference)
     plan = kernel.plan(machine, flavour, found, settings.config, settings.make_args, with_reference)
     builder = kernel.Builder(store, plan, progress)

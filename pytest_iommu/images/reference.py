@@ -29,7 +29,7 @@ def decide(store: Store, source: Source, mode: str) -> tuple[bool, str]:
         return False, ""
     if mode == NEVER:
         return False, "no dump: --iommu-reference=never"
-    problem = "" if source.immutable or mode == ALWAYS else _problem(store, source)
+    problem = "" if mode == ALWAYS else _problem(store, source)
     return not problem, problem and f"no dump: {problem}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel source: the user's tree, or Debian's newest supported linux-source in the cache."""
+"""The kernel source: the user's tree, or Debian's linux-source in the cache, by default the newest supported one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pathlib import Path
 from pytest_iommu.core import needs, process
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.process import disk_full
+from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import tree
-from pytest_iommu.images.apt import Apt, unpack
+from pytest_iommu.images.apt import Apt, Package, unpack
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, touch
 
@@ -44,20 +45,25 @@ def user_tree(path: Path) -> Source:
     return Source(path, description, f"{path} {now.everything}", now.kconfig, immutable=False)
 
 
-def _series(name: str) -> int:
-    found = re.match(r"linux-source-(\d+\.\d+)_", name)
-    return SUPPORTED.index(found[1]) if found and found[1] in SUPPORTED else len(SUPPORTED)
+def _wanted(series: str) -> tuple[str, ...]:
+    """The series that will do, best first: the one that was asked for, else those with hooks."""
+    return (series,) if series else SUPPORTED
 
 
-def _sort_key(path: Path) -> tuple[int, list[int]]:
-    """Sort key: best series first, newest version first within it."""
-    return _series(path.name), [-int(number) for number in re.findall(r"\d+", path.name.partition("_")[2])]
+def _series(path: Path) -> str:
+    found = re.match(r"linux-source-(\d+\.\d+)_", path.name)
+    return found[1] if found else ""
 
 
-def cached(store: Store) -> Source | None:
-    """Return the best Debian source in the cache."""
-    found = [path for path in store.path("sources").glob("linux-source-*_*") if _series(path.name) < len(SUPPORTED)]
-    for path in sorted(found, key=_sort_key):
+def _newest_first(path: Path) -> list[int]:
+    return [-int(number) for number in re.findall(r"\d+", path.name.partition("_")[2])]
+
+
+def cached(store: Store, series: str = "") -> Source | None:
+    """Return the best Debian source in the cache, of this series (``6.12``) if one is named."""
+    wanted = _wanted(series)
+    found = [path for path in store.path("sources").glob("linux-source-*_*") if _series(path) in wanted]
+    for path in sorted(found, key=lambda path: (wanted.index(_series(path)), _newest_first(path))):
         if tree.is_kernel(path):
             package, _, version = path.name.partition("_")
             description = f"Linux {tree.release(path)} (Debian {package} {version})"
@@ -88,27 +94,46 @@ def whole(store: Store, source: Source, progress: Progress, offline: bool) -> So
         tree.LinkCopy(store, source.path, clean=True).drop(progress)
         _note(source.path).unlink(missing_ok=True)
         shutil.rmtree(source.path, ignore_errors=True)
-        return fetch(store, progress, offline)
+        return fetch(store, progress, offline, _series(source.path))
 
 
-def fetch(store: Store, progress: Progress, offline: bool) -> Source:
-    """Download and unpack the newest supported linux-source of all Debian suites. SetupError if there is none."""
+def fetch(store: Store, progress: Progress, offline: bool, series: str = "") -> Source:
+    """Download and unpack the newest linux-source of all Debian suites, of this series if one is named.
+
+    SetupError if there is none.
+    """
     what = "fetching the kernel source"
     with store.lock("sources", what, progress):
-        found = cached(store)  # by the session that this one waited for
+        found = cached(store, series)  # by the session that this one waited for
         if found is not None:
             return found
         with Apt.of(store, what, progress, offline) as apt:
-            return _fetch(store, progress, apt)
+            return _fetch(store, progress, apt, series)
 
 
-def _fetch(store: Store, progress: Progress, apt: Apt) -> Source:
-    package = apt.find([f"linux-source-{series}" for series in SUPPORTED])
-    if package is None:
-        raise SetupError(
-            f"none of {', '.join(apt.suites)} of this machine's mirror has linux-source-{' or -'.join(SUPPORTED)}; "
-            "give --iommu-kernel=DIR"
-        )
+def _find(apt: Apt, series: str) -> Package:
+    """Return the newest package of the best series. SetupError if no suite has one; it names those that there are."""
+    for one in _wanted(series):
+        # A series may be in several suites, and the newest suite need not have its newest version.
+        found = [package for suite in apt.suites if (package := apt.find([f"linux-source-{one}"], [suite]))]
+        if found:
+            return max(found, key=lambda package: [int(number) for number in re.findall(r"\d+", package.version)])
+    there = ", ".join(f"debian:{one}" for one in sorted(_offered(apt), key=lambda one: [*map(int, one.split("."))]))
+    raise SetupError(
+        f"none of {', '.join(apt.suites)} of this machine's mirror has linux-source-{' or -'.join(_wanted(series))}"
+        + (f"; there {'is' if ',' not in there else 'are'} {there}" if there else "")
+        + "; give --iommu-kernel=DIR"
+    )
+
+
+def _offered(apt: Apt) -> set[str]:
+    """The series that all suites have together."""
+    names = [name for suite in apt.suites for name in apt.names("^linux-source-[0-9.]+$", suite)]
+    return {name.removeprefix("linux-source-") for name in names}
+
+
+def _fetch(store: Store, progress: Progress, apt: Apt, series: str) -> Source:
+    package = _find(apt, series)
     free = shutil.disk_usage(store.root).free
     if free < UNPACKED + 2 * package.size:
         raise disk_full(store.root)
@@ -127,7 +152,7 @@ def _fetch(store: Store, progress: Progress, apt: Apt) -> Source:
                 _untar(archives[0], work, step.update)
                 _note(final).parent.mkdir(parents=True, exist_ok=True)
                 _note(final).write_text(json.dumps({"fingerprint": tree.fingerprint(work).everything}))
-    found = cached(store)
+    found = cached(store, series)
     if found is None:
         raise SetupError(f"{package.name} {package.version} is not a kernel tree after unpacking")
     return found
@@ -164,6 +189,17 @@ def _unpacked_size(archive: Path) -> int:
     return 0
 
 
-def current(kernel: Path | None, store: Store) -> Source | None:
-    """Return the source that would be built now, without fetching: the user's tree, else the cached source."""
-    return user_tree(kernel) if kernel is not None else cached(store)
+def current(settings: Settings, store: Store) -> Source | None:
+    """Return the source that would be built now, without fetching: the user's tree, else a cached source."""
+    return user_tree(settings.kernel) if settings.kernel is not None else cached(store, settings.series)
+
+
+def path(settings: Settings, store: Store) -> Path | None:
+    """Return where that source is; faster than current(), because a user's tree is not looked at."""
+    found = cached(store, settings.series) if settings.kernel is None else None
+    return settings.kernel or (found.path if found else None)
+
+
+def get(settings: Settings, store: Store, progress: Progress) -> Source:
+    """Return that source, fetched if it is not there. SetupError if it cannot be had."""
+    return current(settings, store) or fetch(store, progress, settings.offline, settings.series)

@@ -25,6 +25,9 @@ HANDOVER = "iommu"
 
 KEY_PREFIX = "iommu_"
 
+DEBIAN = "debian:"
+"""Begins a kernel that is a series of Debian's linux-source, and not a directory."""
+
 
 _HAS_KERNEL = ("local", "serial", "ssh", "vng")
 """Targets whose kernel is there already: a module may be given without an image."""
@@ -45,7 +48,7 @@ class Option:
 
     name: str
     help: str
-    kind: Literal["text", "path", "list", "paths", "flag"] = "text"
+    kind: Literal["text", "path", "tree", "list", "paths", "flag"] = "text"
     metavar: str = ""
     default: str = ""
     choices: tuple[str, ...] = ()
@@ -95,9 +98,9 @@ OPTIONS = (
     ),
     Option(
         "kernel",
-        "Kernel tree to build and test; it is never written to. Without it, the newest supported kernel source of "
-        "this machine's Debian mirror is fetched.",
-        kind="path",
+        "Kernel tree to build and test; it is never written to. debian:SERIES, e.g. debian:6.12, is that kernel source "
+        "of this machine's Debian mirror, which is fetched. Without this option it is the newest supported one.",
+        kind="tree",
         metavar="DIR",
     ),
     Option("image", "Ready kernel image to test instead of a tree.", kind="path", metavar="FILE"),
@@ -177,6 +180,7 @@ OPTIONS = (
 _INI_TYPES: Mapping[str, Literal["string", "args", "linelist", "bool"]] = {
     "text": "string",
     "path": "string",
+    "tree": "string",
     "list": "args",
     "paths": "linelist",
     "flag": "bool",
@@ -225,7 +229,9 @@ def _value(config: pytest.Config, option: Option) -> Any:
         return (*ini, *(given or []))
     if option.kind == "paths":
         return (*(_path(there, one) for one in ini), *(_path(here, one) for one in given or []))
-    if option.kind == "path":
+    if option.kind == "tree" and str(given or ini).startswith(DEBIAN):
+        return str(given or ini)
+    if option.kind in ("path", "tree"):
         return _path(here, given) if given else _path(there, ini) if ini else None
     value = ini if given is None else given
     if option.choices and value not in option.choices:
@@ -295,13 +301,19 @@ def _exists(path: Path | None, flag: str, what: Literal["file", "directory", "pa
     return path
 
 
-def _tree(path: Path | None) -> Path | None:
-    """Check that it is a kernel tree, before anything is fetched or built."""
+def _kernel(given: Path | str | None) -> tuple[Path | None, str]:
+    """The tree, or the series of Debian's. SetupError for neither, before anything is fetched or built."""
+    if isinstance(given, str):
+        series = given.removeprefix(DEBIAN)
+        if not re.fullmatch(r"[0-9]+\.[0-9]+", series):
+            raise SetupError(f"--iommu-kernel={given}: {DEBIAN} takes a series, e.g. {DEBIAN}6.12")
+        return None, series
+    path = _exists(given, "--iommu-kernel", "directory")
     if path is not None:
         from pytest_iommu.images import tree
 
         tree.require_kernel(path)
-    return path
+    return path, ""
 
 
 def _known(path: Path | None) -> tuple[Known, ...]:
@@ -329,6 +341,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         raise SetupError("--iommu-modules goes with --iommu-image, or --iommu-target=vng, local, ssh or serial")
     configs: Sequence[Path] = value["config"]
     seed = _number(value["seed"], "--iommu-seed") if value["seed"] != "random" else _random()
+    kernel, series = _kernel(value["kernel"])
     for path in configs:
         _exists(path, "--iommu-config", "file")
     return Settings(
@@ -339,7 +352,8 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         folder=folder,
         machines=_names(value["machine"], "--iommu-machine"),
         flavours=_names(value["flavour"], "--iommu-flavour"),
-        kernel=_tree(_exists(value["kernel"], "--iommu-kernel", "directory")),
+        kernel=kernel,
+        series=series,
         image=_exists(value["image"], "--iommu-image", "file"),
         modules=_exists(value["modules"], "--iommu-modules", "path"),
         qemu=value["qemu"],

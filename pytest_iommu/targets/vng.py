@@ -116,7 +116,7 @@ class VngHost:
             raise SetupError(
                 "--iommu-target=vng requires an x86_64 machine: it boots a kernel with that machine's file system"
             )
-        if settings.target_argument or settings.kernel is not None:
+        if settings.target_argument or settings.kernel is not None or settings.series:
             raise SetupError("--iommu-target=vng builds nothing: name the kernel to boot with --iommu-image=FILE")
         # Beside the interpreter: a virtual environment need not be activated.
         self._vng = shutil.which("vng", path=os.pathsep.join((os.path.dirname(sys.executable), _path())))

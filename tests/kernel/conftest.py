@@ -19,10 +19,7 @@ from pytest_iommu.images.store import Store
 def kernel_tree(iommu_settings: Settings) -> Path:
     """The tree of --iommu-kernel, else Debian's linux-source, fetched if it is not in the cache."""
     store = Store(iommu_settings.cache)
-    found = source.current(iommu_settings.kernel, store)
-    if found is None:
-        found = source.fetch(store, Progress(None), iommu_settings.offline)
-    return found.path
+    return source.get(iommu_settings, store, Progress(None)).path
 
 
 @pytest.fixture(scope="session")

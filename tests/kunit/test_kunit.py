@@ -63,7 +63,7 @@ def build(iommu_settings: Settings, pytestconfig: pytest.Config) -> tuple[Path, 
 def built(settings: Settings, progress: Progress) -> tuple[Path, Path]:
     """Patch the tree and build; incrementally, in the cache."""
     store = Store(settings.cache)
-    found = source.current(settings.kernel, store) or source.fetch(store, progress, settings.offline)
+    found = source.get(settings, store, progress)
     changes = tree.Changes({})
     if not tree.has_dump(found.path):
         with store.scratch("patched") as scratch:

@@ -119,7 +119,7 @@ def test_names_that_would_be_the_same_are_told_apart() -> None:
 @pytest.fixture
 def kunit(iommu_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The kernel's own parser."""
-    found = source.current(iommu_settings.kernel, Store(iommu_settings.cache))
+    found = source.current(iommu_settings, Store(iommu_settings.cache))
     tool = (found.path if found else Path("none")) / "tools" / "testing" / "kunit"
     if not (tool / "kunit_parser.py").is_file():
         pytest.skip("no kernel source in the cache, nor --iommu-kernel: no kunit_parser.py")

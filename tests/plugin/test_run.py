@@ -169,6 +169,7 @@ def test_ini_twins(recorded: Bench) -> None:
         ("--iommu-machine=pdp11", "*no machine 'pdp11'; there are: *smmuv3*"),
         ("--iommu-keep=some", "*--iommu-keep takes failed, all, none, not 'some'*"),
         ("--iommu-kernel=/nowhere", "*--iommu-kernel: no such directory: /nowhere*"),
+        ("--iommu-kernel=debian:sid", "*--iommu-kernel=debian:sid: debian: takes a series, e.g. debian:6.12*"),
         ("--iommu-cache=my cache", "*--iommu-cache: '*/my cache': *make takes no path with a blank*"),
         ("--iommu-modules=/tmp", "*--iommu-modules goes with --iommu-image*"),
     ],

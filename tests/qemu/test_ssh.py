@@ -96,7 +96,7 @@ def test_scenarios_on_a_board(board: Board) -> None:
 
 def test_the_kselftest_on_a_board(board: Board, iommu_settings: Settings) -> None:
     """Its programs are compiled for what the board says that it is, and put there by the agent."""
-    if iommu_settings.kernel is None and source.cached(Store(iommu_settings.cache)) is None:
+    if source.path(iommu_settings, Store(iommu_settings.cache)) is None:
         pytest.skip("there is no kernel tree to build the kselftest with")
     listed = paths.conformance() / "kselftest.iommu-ksft"
     result = board.run(f"{listed}::ptdump_cases", f"{listed}::ptdump_storm", "-k", "one-page or storm.amdv1.freed")

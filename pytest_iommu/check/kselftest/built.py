@@ -40,8 +40,7 @@ def prepare(settings: Settings, machine: Machine, progress: Progress, shell: boo
         return Selftest(lacks="the kselftest needs a kernel tree to build, and --iommu-image has none")
     store = store_at(settings.cache)
     # Fingerprinting the user's tree takes longer than building the programs.
-    found = source.cached(store) if settings.kernel is None else None
-    tree = settings.kernel or (found.path if found else None)
+    tree = source.path(settings, store)
     if tree is None:
         return Selftest(lacks="the kselftest needs a kernel tree to build: none in the cache, and no --iommu-kernel")
     return _prepare(store, settings, tree.resolve(), machine, progress, shell)
