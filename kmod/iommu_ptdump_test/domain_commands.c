@@ -3,20 +3,14 @@
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/string.h>
-#if IS_ENABLED(CONFIG_IOMMU_PTDUMP_DEBUGFS)
-#include <linux/iommu-ptdump.h>
-#endif
 
 #include "ptdump_test.h"
 
-/* The name of the domain's directory in debugfs, or - where there is none */
+/* The name of the domain's directory in debugfs, or - where there is none that is known */
 static const char *domain_id(const struct ptt_domain *d, char *buf, size_t len)
 {
-	u32 id = 0;
+	u32 id = ptt_dump_id(d->domain);
 
-#if IS_ENABLED(CONFIG_IOMMU_PTDUMP_DEBUGFS)
-	id = iommu_ptd_id(d->domain);
-#endif
 	if (!id)
 		return "-";
 	scnprintf(buf, len, "%u", id);

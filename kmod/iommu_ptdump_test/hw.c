@@ -8,7 +8,9 @@
 #include <linux/string.h>
 #include <uapi/linux/iommufd.h>
 
+#ifdef PTT_HAS_GROUP_HANDLES
 #include "iommu-priv.h"
+#endif
 #include "hw.h"
 
 static LIST_HEAD(devices);
@@ -33,9 +35,13 @@ void ptt_group_pause(struct ptt_group *group)
 {
 	if (!group->domain)
 		return;
+#ifdef PTT_HAS_GROUP_HANDLES
 	iommu_detach_group_handle(group->domain->domain, group->group);
 	kfree(group->handle);
 	group->handle = NULL;
+#else
+	iommu_detach_group(group->domain->domain, group->group);
+#endif
 }
 
 /* ptt_group_resume() - attach again; when that fails all its devices are detached */
@@ -149,10 +155,33 @@ int ptt_cmd_attach(struct ptt_args *args, struct ptt_reply *reply)
 	return ret ?: ptt_attach_device(d, dev, reply);
 }
 
+#ifdef PTT_HAS_GROUP_HANDLES
+static int replace(struct ptt_group *group, struct ptt_domain *d, struct ptt_reply *reply)
+{
+	struct iommu_attach_handle *handle = kzalloc_obj(*handle);
+	int ret;
+
+	if (!handle)
+		return -ENOMEM;
+	ret = iommu_replace_group_handle(group->group, d->domain, handle);
+	if (ret) {
+		kfree(handle);
+		return ptt_fail(reply, ret, "the kernel refused");
+	}
+	kfree(group->handle);
+	group->handle = handle;
+	return 0;
+}
+#else
+static int replace(struct ptt_group *group, struct ptt_domain *d, struct ptt_reply *reply)
+{
+	return ptt_fail(reply, -EOPNOTSUPP, "this kernel's headers have no replacing of domains");
+}
+#endif
+
 /* ptt_cmd_replace() - replace NAME DEV: without a moment on the blocking domain */
 int ptt_cmd_replace(struct ptt_args *args, struct ptt_reply *reply)
 {
-	struct iommu_attach_handle *handle;
 	struct ptt_device *dev;
 	struct ptt_group *group;
 	struct ptt_domain *d;
@@ -167,16 +196,9 @@ int ptt_cmd_replace(struct ptt_args *args, struct ptt_reply *reply)
 	if (!dev->attached)
 		return ptt_fail(reply, -ENOTCONN, "%s is not attached", dev->name);
 
-	handle = kzalloc_obj(*handle);
-	if (!handle)
-		return -ENOMEM;
-	ret = iommu_replace_group_handle(group->group, d->domain, handle);
-	if (ret) {
-		kfree(handle);
-		return ptt_fail(reply, ret, "the kernel refused");
-	}
-	kfree(group->handle);
-	group->handle = handle;
+	ret = replace(group, d, reply);
+	if (ret)
+		return ret;
 	group->domain->attached -= group->attached;
 	d->attached += group->attached;
 	group->domain = d;
@@ -292,9 +314,9 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	dev = devm_kzalloc(&pdev->dev, sizeof(*dev), GFP_KERNEL);
 	if (!dev)
 		return -ENOMEM;
-	dev->bar = pcim_iomap_region(pdev, 0, "iommu_ptdump_test");
-	if (IS_ERR(dev->bar))
-		return PTR_ERR(dev->bar);
+	dev->bar = pcim_iomap(pdev, 0, 0);
+	if (!dev->bar)
+		return -ENOMEM;
 	dev->pdev = pdev;
 
 	guard(mutex)(&ptt_lock);

@@ -3,13 +3,13 @@
 #include <linux/bits.h>
 #include <linux/device.h>
 #include <linux/err.h>
-#include <linux/generic_pt/iommu.h>
 #include <linux/io-pgtable.h>
 #include <linux/string.h>
 #include <uapi/linux/iommufd.h>
 
 #include "hw.h"
-#if IS_ENABLED(CONFIG_ARM_SMMU_V3)
+#if defined(PTT_HAS_SMMU_V3) && IS_ENABLED(CONFIG_ARM_SMMU_V3)
+#define WITH_SMMU_V3
 #include "arm/arm-smmu-v3/arm-smmu-v3.h"
 #endif
 
@@ -24,7 +24,7 @@ static void hw_free(struct ptt_domain *d)
  */
 static bool describe_smmu_v3(struct ptt_domain *d, struct device *dev)
 {
-#if IS_ENABLED(CONFIG_ARM_SMMU_V3)
+#ifdef WITH_SMMU_V3
 	struct device *smmu = dev->iommu->iommu_dev->dev->parent;
 	struct arm_smmu_domain *smmu_domain;
 	struct io_pgtable *pgtable;
@@ -44,32 +44,21 @@ static bool describe_smmu_v3(struct ptt_domain *d, struct device *dev)
 #endif
 }
 
-/* Every format's table begins with its pt_common, behind the pt_iommu */
-static bool describe_generic_pt(struct ptt_domain *d)
-{
-	struct pt_iommu *iommu = iommupt_from_domain(d->domain);
-	struct pt_common *common = iommu ? (struct pt_common *)(iommu + 1) : NULL;
-
-	if (!common)
-		return false;
-	d->format = "generic_pt";
-	d->ias = common->max_vasz_lg2;
-	d->oas = common->max_oasz_lg2;
-	return true;
-}
-
 /*
  * Stage 2 is asked for as a nest parent: nothing else makes SMMUv3 choose it
- * where it has both. One that has stage 2 alone knows no nesting.
+ * where it has both. One that has stage 2 alone knows no nesting, and so does
+ * a kernel that cannot be asked.
  */
 static struct iommu_domain *alloc_paging(struct device *dev, u64 stage)
 {
 	struct iommu_domain *domain = ERR_PTR(-EOPNOTSUPP);
 
+#ifdef PTT_HAS_ALLOC_FLAGS
 	if (stage == 2)
 		domain = iommu_paging_domain_alloc_flags(dev, IOMMU_HWPT_ALLOC_NEST_PARENT);
+#endif
 	if (domain == ERR_PTR(-EOPNOTSUPP))
-		domain = iommu_paging_domain_alloc_flags(dev, 0);
+		domain = iommu_paging_domain_alloc(dev);
 	return domain;
 }
 
@@ -107,7 +96,7 @@ int ptt_hw_domain(struct ptt_domain *d, struct ptt_args *args, struct ptt_reply 
 	d->free = hw_free;
 	strscpy(d->dev_name, dev->name);
 
-	if (!describe_smmu_v3(d, &dev->pdev->dev) && !describe_generic_pt(d)) {
+	if (!describe_smmu_v3(d, &dev->pdev->dev) && !ptt_describe_generic_pt(d)) {
 		iommu_domain_free(domain);
 		return ptt_fail(reply, -EOPNOTSUPP, "unknown kind of page table");
 	}

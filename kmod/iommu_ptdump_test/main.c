@@ -184,5 +184,6 @@ module_exit(ptdump_test_exit);
 
 MODULE_DESCRIPTION("IOMMU domains with known mappings, for testing page-table dumps");
 MODULE_LICENSE("GPL");
-MODULE_IMPORT_NS("GENERIC_PT_IOMMU");
-MODULE_IMPORT_NS("IOMMUFD_INTERNAL");
+/* MODULE_IMPORT_NS() takes a string now, and took a word before */
+MODULE_INFO(import_ns, "GENERIC_PT_IOMMU");
+MODULE_INFO(import_ns, "IOMMUFD_INTERNAL");

@@ -201,7 +201,7 @@ int ptt_check_map(struct ptt_domain *d, const struct ptt_call *span, struct ptt_
 static int map_leaves(struct iommu_domain *domain, u64 iova, u64 pa, u64 size, u64 leaf,
 		      int prot, u64 *mapped)
 {
-	bool one_by_one = domain->is_iommupt || IS_ENABLED(CONFIG_IOMMU_DEBUG_PAGEALLOC);
+	bool one_by_one = ptt_is_generic_pt(domain) || IS_ENABLED(CONFIG_IOMMU_DEBUG_PAGEALLOC);
 	u64 leaves = 0;
 	size_t done;
 	int ret;

@@ -16,6 +16,8 @@
 #include <linux/sizes.h>
 #include <linux/types.h>
 
+#include "compat.h"
+
 #define PTT_NAME_LEN	32		/* with the terminating zero */
 #define PTT_MAX_COUNT	BIT(22)		/* repetitions, and leaves, of one command */
 #define PTT_MAX_RANGES	BIT(20)		/* live ranges in all domains together */
@@ -30,6 +32,7 @@
 
 struct file_operations;
 struct io_pgtable_cfg;
+struct io_pgtable_ops;
 struct seq_file;
 struct ptt_device;
 
@@ -223,6 +226,16 @@ struct ptt_table {
 
 /* table.c */
 bool ptt_get_table(const struct ptt_domain *d, struct ptt_table *table);
+
+/* dump.c */
+u32 ptt_dump_id(const struct iommu_domain *domain);
+void ptt_dump_add(struct io_pgtable_ops *ops, struct iommu_domain *domain);
+void ptt_dump_del(struct iommu_domain *domain);
+
+/* generic_pt.c, or no_generic_pt.c */
+bool ptt_is_generic_pt(const struct iommu_domain *domain);
+bool ptt_describe_generic_pt(struct ptt_domain *d);
+bool ptt_generic_pt_table(const struct ptt_domain *d, struct ptt_table *table);
 
 /* sw_io_pgtable.c, sw_generic_pt.c: fill @d, 0 or -errno */
 int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_reply *reply);

@@ -91,11 +91,16 @@ static bool go_on(const struct ptt_storm_thread *t)
 	return t->nr < t->quota || (t->nr < t->quota + t->more && !READ_ONCE(s->enough));
 }
 
+static int compare(u64 a, u64 b)
+{
+	return (a > b) - (a < b);
+}
+
 static int by_time(const void *a, const void *b)
 {
 	const struct ptt_change *x = a, *y = b;
 
-	return cmp_int(x->begin, y->begin) ?: cmp_int(x->order, y->order);
+	return compare(x->begin, y->begin) ?: compare(x->order, y->order);
 }
 
 /* Nobody writes to the log any more: close the gaps between the threads' parts */
@@ -176,7 +181,9 @@ int ptt_storm_start(struct ptt_storm *s, u64 seed)
 			return PTR_ERR(task);
 		}
 		s->thread[i].task = get_task_struct(task);
-		cpu = cpumask_next_wrap(cpu, cpu_online_mask);
+		cpu = cpumask_next(cpu, cpu_online_mask);
+		if (cpu >= nr_cpu_ids)
+			cpu = cpumask_first(cpu_online_mask);
 	}
 	for (i = 0; i < s->nr_threads; i++)
 		wake_up_process(s->thread[i].task);

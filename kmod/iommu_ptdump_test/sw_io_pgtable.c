@@ -8,11 +8,16 @@
 #include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/string.h>
-#if IS_ENABLED(CONFIG_IOMMU_PTDUMP_DEBUGFS)
-#include <linux/iommu-ptdump.h>
-#endif
 
 #include "ptdump_test.h"
+
+/* Older kernels do not have all of them */
+#ifndef IO_PGTABLE_QUIRK_ARM_S2FWB
+#define IO_PGTABLE_QUIRK_ARM_S2FWB 0
+#endif
+#ifndef IO_PGTABLE_QUIRK_ARM_HD
+#define IO_PGTABLE_QUIRK_ARM_HD 0
+#endif
 
 /**
  * struct sw_table - one software table
@@ -126,9 +131,7 @@ static void sw_free(struct ptt_domain *d)
 {
 	struct sw_table *table = to_table(d->domain);
 
-#if IS_ENABLED(CONFIG_IOMMU_PTDUMP_DEBUGFS)
-	iommu_ptd_del(&table->domain);
-#endif
+	ptt_dump_del(&table->domain);
 	free_io_pgtable_ops(table->ops);
 	kfree(table);
 }
@@ -151,6 +154,8 @@ static unsigned long granule_sizes(u64 granule, u64 oas)
 static int parse_config(struct ptt_args *args, int fmt, struct io_pgtable_cfg *cfg,
 			struct ptt_reply *reply)
 {
+	/* fwb is the one quirk of stage 2 */
+	enum { HD, FWB, NS, TTBR1 };
 	static const char *const words[] = { "hd", "fwb", "ns", "ttbr1" };
 	static const unsigned long quirks[] = {
 		IO_PGTABLE_QUIRK_ARM_HD, IO_PGTABLE_QUIRK_ARM_S2FWB,
@@ -191,9 +196,11 @@ static int parse_config(struct ptt_args *args, int fmt, struct io_pgtable_cfg *c
 	for (i = 0; i < ARRAY_SIZE(words); i++) {
 		if (!(bits & BIT(i)))
 			continue;
-		/* fwb is the one quirk of stage 2 */
-		if (stage != (quirks[i] == IO_PGTABLE_QUIRK_ARM_S2FWB ? 2 : 1))
+		if (stage != (i == FWB ? 2 : 1))
 			return ptt_fail(reply, -EINVAL, "no quirk %s at stage %u", words[i], stage);
+		if (!quirks[i])
+			return ptt_fail(reply, -EOPNOTSUPP, "io-pgtable of this kernel has no %s",
+					words[i]);
 		cfg->quirks |= quirks[i];
 	}
 	cfg->pgsize_bitmap = granule_sizes(granule, oas);
@@ -265,9 +272,7 @@ int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_re
 	d->aperture[0].first = table->domain.geometry.aperture_start;
 	d->aperture[0].last = table->domain.geometry.aperture_end;
 	d->nr_apertures = 1;
-#if IS_ENABLED(CONFIG_IOMMU_PTDUMP_DEBUGFS)
-	io_pgtable_ptd_add(table->ops, &table->domain);
-#endif
+	ptt_dump_add(table->ops, &table->domain);
 	return 0;
 }
 

@@ -4,30 +4,33 @@
  * writes into registers and descriptors. The dump under test is not asked.
  */
 #include <linux/bits.h>
-#include <linux/generic_pt/iommu.h>
 #include <linux/io-pgtable.h>
 #include <linux/sizes.h>
 
-#include "io-pgtable-arm.h"
 #include "ptdump_test.h"
 
-/* TCR.TG0 and TG1 code the granules differently, VTCR.TG does as TG0 */
+/* Arm ARM, TCR_EL1: TG0 and TG1 code the granules differently, VTCR.TG does as TG0 */
+#define TG0_64K		1
+#define TG0_16K		2
+#define TG1_16K		1
+#define TG1_64K		3
+
 static unsigned int arm_granule_lg2(const struct io_pgtable_cfg *cfg, bool s1)
 {
 	if (s1 && cfg->quirks & IO_PGTABLE_QUIRK_ARM_TTBR1) {
 		switch (cfg->arm_lpae_s1_cfg.tcr.tg) {
-		case ARM_LPAE_TCR_TG1_16K:
+		case TG1_16K:
 			return ilog2(SZ_16K);
-		case ARM_LPAE_TCR_TG1_64K:
+		case TG1_64K:
 			return ilog2(SZ_64K);
 		default:
 			return ilog2(SZ_4K);
 		}
 	}
 	switch (s1 ? cfg->arm_lpae_s1_cfg.tcr.tg : cfg->arm_lpae_s2_cfg.vtcr.tg) {
-	case ARM_LPAE_TCR_TG0_16K:
+	case TG0_16K:
 		return ilog2(SZ_16K);
-	case ARM_LPAE_TCR_TG0_64K:
+	case TG0_64K:
 		return ilog2(SZ_64K);
 	default:
 		return ilog2(SZ_4K);
@@ -61,21 +64,6 @@ static void arm_table(const struct io_pgtable_cfg *cfg, bool s1, struct ptt_tabl
 	table->grows = false;
 }
 
-/* Every format's table begins with its pt_common, behind the pt_iommu */
-static void generic_table(struct pt_iommu *iommu, struct ptt_table *table)
-{
-	const struct pt_common *common = (struct pt_common *)(iommu + 1);
-	uintptr_t top = READ_ONCE(common->top_of_table);
-
-	table->top = virt_to_phys((void *)(top & ~(uintptr_t)PT_TOP_LEVEL_MASK));
-	table->levels = (top & PT_TOP_LEVEL_MASK) + 1;
-	table->bits = common->max_vasz_lg2;
-	table->granule_lg2 = ilog2(SZ_4K);
-	table->index_bits = ilog2(SZ_4K / sizeof(u64));
-	table->coherent = !(common->features & BIT(PT_FEAT_DMA_INCOHERENT));
-	table->grows = common->features & BIT(PT_FEAT_DYNAMIC_TOP);
-}
-
 /**
  * ptt_get_table() - where a domain's page table is now
  * @d: domain
@@ -85,13 +73,8 @@ static void generic_table(struct pt_iommu *iommu, struct ptt_table *table)
  */
 bool ptt_get_table(const struct ptt_domain *d, struct ptt_table *table)
 {
-	struct pt_iommu *iommu = iommupt_from_domain(d->domain);
-
-	if (d->arm_cfg)
-		arm_table(d->arm_cfg, d->stage == 1, table);
-	else if (iommu)
-		generic_table(iommu, table);
-	else
-		return false;
+	if (!d->arm_cfg)
+		return ptt_generic_pt_table(d, table);
+	arm_table(d->arm_cfg, d->stage == 1, table);
 	return true;
 }
