@@ -6,17 +6,6 @@
 
 #include "ptdump_test.h"
 
-/* The name of the domain's directory in debugfs, or - where there is none that is known */
-static const char *domain_id(const struct ptt_domain *d, char *buf, size_t len)
-{
-	u32 id = ptt_dump_id(d->domain);
-
-	if (!id)
-		return "-";
-	scnprintf(buf, len, "%u", id);
-	return buf;
-}
-
 /* ptt_cmd_domain() - domain NAME dev=.. | domain NAME format=.. */
 int ptt_cmd_domain(struct ptt_args *args, struct ptt_reply *reply)
 {
@@ -56,7 +45,7 @@ int ptt_cmd_domain(struct ptt_args *args, struct ptt_reply *reply)
 
 	list_add_tail(&d->node, &ptt_domains);
 	return ptt_ok(reply, "id=%s format=%s ias=%u oas=%u granule=%s pgsizes=0x%lx",
-		      domain_id(d, id, sizeof(id)), d->format, d->ias, d->oas,
+		      ptt_dump_id(d->domain, id, sizeof(id)), d->format, d->ias, d->oas,
 		      ptt_size_text(granule, sizeof(granule), ptt_granule(d)),
 		      d->domain->pgsize_bitmap);
 }
@@ -90,7 +79,7 @@ void ptt_show_domains(struct seq_file *s)
 
 	list_for_each_entry(d, &ptt_domains, node) {
 		seq_printf(s, "%s id=%s kind=%s format=%s dev=%s stage=", d->name,
-			   domain_id(d, id, sizeof(id)), d->sw ? "sw" : "hw", d->format,
+			   ptt_dump_id(d->domain, id, sizeof(id)), d->sw ? "sw" : "hw", d->format,
 			   d->dev_name);
 		if (d->stage)
 			seq_printf(s, "%u", d->stage);

@@ -228,7 +228,7 @@ struct ptt_table {
 bool ptt_get_table(const struct ptt_domain *d, struct ptt_table *table);
 
 /* dump.c */
-u32 ptt_dump_id(const struct iommu_domain *domain);
+const char *ptt_dump_id(const struct iommu_domain *domain, char *buf, size_t len);
 void ptt_dump_add(struct io_pgtable_ops *ops, struct iommu_domain *domain);
 void ptt_dump_del(struct iommu_domain *domain);
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_iommu.check import reading
+from pytest_iommu.check import directory, reading
 from pytest_iommu.check.plugging import devices_of, plug
 from pytest_iommu.check.witnesses.in_ram import in_ram
 from pytest_iommu.check.witnesses.streams import Streams
@@ -241,7 +241,8 @@ class Domain:
         from pytest_iommu.oracle import TableModel
 
         self.name = name
-        self.id = number
+        self.id = directory.NONE if number == directory.UNKNOWN else number
+        self.offered = number != directory.UNKNOWN
         self.config = config
         self.model = TableModel(config)
         self.unmapped = False
@@ -284,7 +285,12 @@ class Domain:
         self._iommu.command(f"attach {self.name} {device}")
 
     def path(self, file: str = "") -> str:
-        """Return the path of the domain's directory in the guest's debugfs, or of a file in it."""
+        """Return the path of the domain's directory in the guest's debugfs, or of a file in it.
+
+        Skips if the dump was not offered its table.
+        """
+        if not self.offered:
+            pytest.skip(directory.NOT_OFFERED)
         place = self._iommu.dialect.place.format(domain=self.id, file=file)
         return f"{DEBUGFS}/{place}".rstrip("/")
 
@@ -335,7 +341,9 @@ class Iommu:
     def _make(self, words: str, config: TableConfig) -> Domain:
         name = f"d{len(self._domains)}"
         values = self.command(f"domain {name} {words}")
-        domain = self._domains[name] = Domain(self, name, values.get("id", "-"), config)
+        ids = {name: values.get("id", directory.NONE)}
+        ids = directory.find(lambda batch: self._guest.run(batch).results, self._guest.dialect_or_none, ids)
+        domain = self._domains[name] = Domain(self, name, ids[name], config)
         return domain
 
     def command(self, line: str) -> dict[str, str]:
@@ -379,7 +387,8 @@ class Iommu:
         from pytest_iommu.scenario import Check
 
         unmapped = frozenset([domain.name] if domain.unmapped else [])
-        where = reading.Where({domain.name: domain.id}, self._guest.dialect_or_none, self._guest.in_ram, unmapped)
+        ids = {domain.name: domain.id if domain.offered else directory.UNKNOWN}
+        where = reading.Where(ids, self._guest.dialect_or_none, self._guest.in_ram, unmapped)
         job = reading.check_job(Check(domain.name, domain.model.snapshot(), 0), where, self._compared)
         files: dict[str, bytes] = {}
         problems = job.judge(self._guest.run(job.ops).results, files)

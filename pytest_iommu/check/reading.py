@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_iommu.check.directory import NONE, NOT_OFFERED, UNKNOWN
 from pytest_iommu.check.witnesses.translations import Translations
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Op, Result
@@ -52,10 +53,18 @@ class Where:
     #: the domains in which something was unmapped
     unmapped: frozenset[str] = frozenset()
 
+    def dialect_of(self, domain: str) -> Dialect:
+        """What the files of a domain are written in: nothing, if the dump was not offered its table."""
+        from pytest_iommu.dialects import NO_DUMP
+
+        return NO_DUMP if self.ids.get(domain) == UNKNOWN else self.dialect
+
     def path(self, domain: str, file: str) -> str:
-        """Return the path of a file in the domain's directory."""
-        number = self.ids.get(domain, "-")
-        place = self.dialect.place.format(domain=NO_ID if number == "-" else number, file=file)
+        """Return the path of a file in the domain's directory. Skips if the dump was not offered its table."""
+        number = self.ids.get(domain, NONE)
+        if number == UNKNOWN:
+            pytest.skip(NOT_OFFERED)
+        place = self.dialect.place.format(domain=NO_ID if number == NONE else number, file=file)
         return f"{DEBUGFS}/{place}".rstrip("/")
 
 
@@ -85,8 +94,9 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
     """Read a domain's whole directory and compare it with the expected text and with memory."""
     from pytest_iommu.compare.comparison import compare, expected_texts
 
-    names = where.dialect.files
     domain = check.domain
+    dialect = where.dialect_of(domain)
+    names = dialect.files
     translations = Translations(domain, check.expected)
 
     def judge(results: Sequence[Result], files: Files) -> list[CheckFailed]:
@@ -106,9 +116,10 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
             wrong.append(error)
             memory = None
         if not names and memory is None and not wrong:
-            pytest.skip(f"this kernel has no dump, and the page table of domain {domain} is not found in memory")
+            none = "this kernel has no dump" if not where.dialect.files else NOT_OFFERED
+            pytest.skip(f"{none}, and the page table of domain {domain} is not found in memory")
         unmapped = domain in where.unmapped
-        comparison = compare(check.expected, texts, dialect=where.dialect, memory=memory, unmapped=unmapped)
+        comparison = compare(check.expected, texts, dialect=dialect, memory=memory, unmapped=unmapped)
         compared(comparison)
         if not comparison.ok:
             when = f", as at line {check.line}" if check.line else ""

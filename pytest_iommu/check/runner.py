@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_iommu.check import reading
+from pytest_iommu.check import directory, reading
 from pytest_iommu.check.plugging import plug
 from pytest_iommu.check.witnesses.dma import Done
 from pytest_iommu.check.witnesses.in_ram import forget, in_ram
@@ -148,7 +148,8 @@ class Scenario:
                 values = window.command(line, after, ends)
                 made = _MAKES.match(line)
                 if made is not None:
-                    self._ids[made["name"]] = values.get("id", "-")
+                    self._ids[made["name"]] = values.get("id", directory.NONE)
+                    self._find_directories()
             self._phase(replace(phase, plugs=(), script=""))
             if self.problems:
                 raise self.problems.pop()
@@ -236,6 +237,7 @@ class Scenario:
         self._scripts.append(phase.script)
         text = status_text(results)
         status = parse_status(text)
+        made = False
         lines = phase.script.splitlines()
         for number, row in status.items():
             words = lines[number - 1].lstrip("? ").split()
@@ -245,13 +247,19 @@ class Scenario:
             elif words[0] == "destroy" and row.errno is None:
                 forget(self._guest, words[1])
             elif words[0] == "domain" and row.errno is None:
-                self._ids[words[1]] = row.values.get("id", "-")
+                self._ids[words[1]] = row.values.get("id", directory.NONE)
+                made = True
             elif words[0] == "domain" and row.errno == "EOPNOTSUPP":
                 pytest.skip(f"this kernel cannot execute it: {' '.join(words)}: {row.message}")
+        if made:
+            self._find_directories()
         wrong = command_failure(phase, text)
         if wrong is not None:
             self.files["status.txt"] = text.encode()
             self.problems.append(wrong)
+
+    def _find_directories(self) -> None:
+        self._ids = directory.find(lambda batch: self._send(batch).results, self._dialect, self._ids)
 
     def _after(self, phase: Phase) -> list[reading.Job]:
         """Return the reads that follow the commands."""

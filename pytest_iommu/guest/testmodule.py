@@ -63,7 +63,8 @@ def status_text(results: Sequence[Result]) -> str:
 class DomainRow:
     """One line of the module's `domains` file. ``top`` and ``levels`` are those given to the hardware, not the dump's.
 
-    ``top`` is None if the module does not know it; ``attached`` are the devices, by name.
+    ``top`` is None if the module does not know it; ``attached`` are the devices, by name. ``id`` is ``?`` if the module
+    does not know it, and ``unoffered`` is a table that only the module itself can offer to a dump.
     """
 
     name: str
@@ -71,6 +72,7 @@ class DomainRow:
     attached: tuple[str, ...] = ()
     top: int | None = None
     levels: int | None = None
+    unoffered: bool = False
 
 
 def parse_domains(text: str) -> dict[str, DomainRow]:
@@ -86,6 +88,7 @@ def parse_domains(text: str) -> dict[str, DomainRow]:
             () if attached == "-" else tuple(attached.split(",")),
             _number(values.get("top", "-")),
             _number(values.get("levels", "-")),
+            values.get("kind") == "sw" and values.get("format", "").startswith("arm_"),
         )
     return rows
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_iommu.check import reading
+from pytest_iommu.check import directory, reading
 from pytest_iommu.check.generate.drawn import Action
 from pytest_iommu.check.generate.resolve import resolve
 from pytest_iommu.check.generate.written import Variant, written
@@ -105,7 +105,9 @@ class Search:
         wrong = self._refused(phase, status, files)
         if wrong is not None:
             return wrong
-        number = next((row.values["id"] for row in parse_status(status).values() if "id" in row.values), "-")
+        made = [row.values["id"] for row in parse_status(status).values() if "id" in row.values]
+        ids = {check.domain: made[0] if made else directory.NONE for check in phase.checks}
+        number = next(iter(directory.find(self._send, self.guest.dialect_or_none, ids).values()), directory.NONE)
         self._last_id = int(number) if number.isdecimal() else None
         read = results[2:]
         if number != guessed:
