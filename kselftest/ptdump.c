@@ -119,6 +119,21 @@ static int load_module(void)
 	return ret;
 }
 
+/* The module knows the directories of one dump alone, whose functions it calls. */
+static bool knows_directories(void)
+{
+	struct ptd_text said = {};
+	const char *made = NULL;
+	char id[16] = "";
+
+	if (!ptd_control("reset\n?domain ask format=arm_64_lpae_s1\nreset\n", &said) && said.data)
+		made = strstr(said.data, "\n2 ok");
+	if (made)
+		ptd_word(made + 1, "id=", id, sizeof(id));
+	ptd_free(&said);
+	return strcmp(id, "?");
+}
+
 /**
  * ptd_missing() - get all that is needed, the test module too
  *
@@ -148,6 +163,8 @@ const char *ptd_missing(void)
 			return reason;
 		}
 	}
+	if (!knows_directories())
+		return "module " MODULE " does not know the directories of this dump";
 	return NULL;
 }
 

@@ -319,7 +319,12 @@ choose_format()
 	for format in amdv1 arm_64_lpae_s1 vtdss x86_64 riscv_64; do
 		FORMAT=format=$format
 		command reset > /dev/null
-		command "domain a $FORMAT" > /dev/null && return 0
+		command "domain a $FORMAT" > /dev/null || continue
+		case "$answer" in
+		*" id=? "*)
+			why="module $NAME does not know the directories of this dump";;
+		esac
+		return 0
 	done
 	why="no page table (CONFIG_IOMMU_PT_AMDV1 or CONFIG_IOMMU_IO_PGTABLE_LPAE)"
 }
