@@ -14,18 +14,14 @@ from pytest_iommu import formats
 from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.directories import Owned, directories
 from pytest_iommu.check.owners.drivers import group, node, vfio, without_iommu
-from pytest_iommu.check.owners.guest_program import Owner, OwnerError, OwnerMemory, Space
+from pytest_iommu.check.owners.editing import IOMMUFD, LOW, TYPE1, buffer, edit
+from pytest_iommu.check.owners.guest_program import Owner, OwnerError, Space
 from pytest_iommu.core.flavours import page_size
 from pytest_iommu.core.model import TableConfig
 from pytest_iommu.scenario.variants import hardware
 from pytest_iommu.session.hookcalls import listener
 
-TYPE1 = ("VFIO_PCI", "VFIO_CONTAINER", "VFIO_IOMMU_TYPE1")
-IOMMUFD = ("VFIO_PCI", "VFIO_DEVICE_CDEV", "IOMMUFD")
 NO_IOMMU = ("VFIO_PLATFORM", "VFIO_DEVICE_CDEV", "IOMMUFD_NOIOMMU")
-#: neither is near where the SMMU driver has its MSIs (128M)
-LOW, HIGH = 0x1000000, 0x8000000000
-PAGES = 16
 
 
 def needs(*config: str) -> pytest.MarkDecorator:
@@ -65,23 +61,6 @@ def s1(iommu_guest: GuestHandle) -> TableConfig:
 def s2(iommu_guest: GuestHandle) -> TableConfig:
     """What a table of stage 2 is on this machine."""
     return hardware(iommu_guest.key.machine, "s2", page_size(iommu_guest.key.flavour)).config
-
-
-def buffer(guest: GuestHandle, owner: Owner) -> OwnerMemory:
-    """PAGES pages of the owner's memory."""
-    return owner.memory("m", PAGES * page_size(guest.key.flavour))
-
-
-def edit(space: Space, memory: OwnerMemory) -> Iterator[None]:
-    """Maps and unmaps in some ways; after each the tables are to be compared."""
-    page = memory.page
-    space.map(LOW, memory)
-    yield
-    space.map(LOW + memory.size + page, memory, "r", 0, 4 * page)
-    space.map(HIGH - page, memory, "w", 3 * page, 3 * page)
-    yield
-    space.unmap(LOW)
-    yield
 
 
 @pytest.mark.iommu_rules("LAY-2", "LAY-4", "INF-1", "INF-2", "INF-3", "RNG-1", "RNG-6")
