@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE / "kernel"
-_RULE = re.compile(r"[A-Z]{3}-[0-9]+")
+_RULE = re.compile(r"[A-Z]{2,3}-[0-9]+")
 
 
 class MutantError(Exception):
@@ -23,9 +22,9 @@ class MutantError(Exception):
 class Mutant:
     """One patch. ``rule`` must be named first by a failing test; ``also`` may be by others. A parser's has no rule.
 
-    ``flavours`` are the kernels that it needs, by comma, ``tests`` those that are run, as pytest's -k has it. One of
-    the kernel itself (``of_tree``) is applied on top of the reference implementation's hooks; ``model`` is the fix or
-    the class of bugs that it is modelled on.
+    ``flavours`` are the kernels that it needs and ``machines`` those it is run on (none: all), by comma; ``tests`` are
+    those that are run, as pytest's -k has it. One of the kernel itself (``of_tree``) is applied to a kernel without a
+    dump; ``model`` is the fix or the class of bugs that it is modelled on, ``seen`` the witness that sees it.
     """
 
     path: Path
@@ -33,8 +32,10 @@ class Mutant:
     rule: str = ""
     also: tuple[str, ...] = ()
     flavours: str = "plain"
+    machines: str = ""
     tests: str = ""
     model: str = ""
+    seen: str = ""
 
     @property
     def of_tree(self) -> bool:
@@ -47,13 +48,7 @@ class Mutant:
         return self.path.stem
 
     def apply(self, root: Path) -> None:
-        """Patch the tree below ``root``, which the patch's paths are relative to. MutantError when it does not fit.
-
-        One of the kernel itself becomes the last of the hooks of the tree; ``root`` is that of io_ptdump.
-        """
-        if self.of_tree:
-            shutil.copyfile(self.path, root / "hooks" / f"9999-{self.path.name}")
-            return
+        """Patch the tree below ``root``, which the patch's paths are relative to. MutantError when it does not fit."""
         argv = ["patch", "-p1", "--batch", "--forward", "--no-backup-if-mismatch", "-i", str(self.path)]
         done = subprocess.run(argv, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode != 0:
@@ -63,7 +58,7 @@ class Mutant:
 def read(path: Path, rules: Iterable[str]) -> Mutant:
     """Parse a patch's head; ``rules`` are those there are. MutantError for what is no mutant of the kernel."""
     head, line, _ = path.read_text().partition("\n---\n")
-    fields = dict(re.findall(r"(?m)^(Rule|Also|Flavour|Tests|Model): (.+)$", head))
+    fields = dict(re.findall(r"(?m)^(Rule|Also|Flavour|Machines|Tests|Model|Seen): (.+)$", head))
     sentence, blank, _ = head.partition("\n\n")
     named = [*_RULE.findall(fields.get("Rule", "")), *_RULE.findall(fields.get("Also", ""))]
     if not line or not blank or not named or " " in fields.get("Rule", " "):
@@ -71,10 +66,20 @@ def read(path: Path, rules: Iterable[str]) -> Mutant:
     unknown = sorted(set(named) - set(rules))
     if unknown:
         raise MutantError(f"{path.name}: no such rule: {' '.join(unknown)}")
-    flavours, tests, model = fields.get("Flavour", "plain"), fields.get("Tests", ""), fields.get("Model", "")
-    if bool(model) is not (path.parent == TREE):
-        raise MutantError(f"{path.name}: `Model: ...` belongs in the head of kernel/*.patch, and nowhere else")
-    return Mutant(path, " ".join(sentence.split()), named[0], tuple(named[1:]), flavours, tests, model)
+    for name in ("Model", "Seen"):
+        if (name in fields) is not (path.parent == TREE):
+            raise MutantError(f"{path.name}: `{name}: ...` belongs in the head of kernel/*.patch, and nowhere else")
+    return Mutant(
+        path,
+        " ".join(sentence.split()),
+        named[0],
+        tuple(named[1:]),
+        fields.get("Flavour", "plain"),
+        fields.get("Machines", ""),
+        fields.get("Tests", ""),
+        fields.get("Model", ""),
+        fields.get("Seen", ""),
+    )
 
 
 def of_tree(rules: Iterable[str]) -> list[Mutant]:

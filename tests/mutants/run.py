@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Can the suite fail? Seeds one bug at a time and looks whether it is found, and under the right rule.
 
-A mutant of the dump changes a copy of the reference implementation, one of the kernel the tree that it is put into:
-one incremental build, one run of the suite. It is caught when a test fails whose first-named rule is the mutant's. A
-mutant of the parser changes a copy of this project, and the unit tests have to fail. Exit status: 0 when all are
-caught, 1 when not, 2 for other trouble.
+A mutant of the dump changes a copy of the reference implementation, one of the kernel a copy of a kernel tree that has
+no dump: one incremental build, one run of the suite. It is caught when a test fails whose first-named rule is the
+mutant's. A mutant of the parser changes a copy of this project, and the unit tests have to fail. Exit status: 0 when
+all are caught, 1 when not, 2 for other trouble.
 """
 
 from __future__ import annotations
@@ -18,28 +18,26 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import mutant
+import tree_copy
 import verdicts
 from mutant import Mutant, MutantError
 
 from pytest_iommu.core import paths
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.rules import RULES
-from pytest_iommu.images import source
-from pytest_iommu.images.progress import Progress
-from pytest_iommu.images.store import Store
-from pytest_iommu.images.tree import reference_changes
+from pytest_iommu.images.source import Source
 from pytest_iommu.report.summary import INFRASTRUCTURE
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = "smmuv3,smmuv3s1,smmuv3s2,smmuv3topo,smmuv3ids"
 """All there are, the default one first: one kernel for all, and some rules are seen on one of them only."""
-GUESTS = ("--iommu-target=qemu", f"--iommu-machine={MACHINES}", "--iommu-keep=none")
+GUESTS = ("--iommu-target=qemu", "--iommu-keep=none")
 # The kselftest is made of the same scenarios: it would find the same once more.
 SUITE = ("--pyargs", "pytest_iommu.conformance", "--ignore-glob=*.iommu-ksft", *GUESTS)
 QUIET = ("-q", "--tb=no", "--no-header", "-p", "no:cacheprovider")
@@ -94,17 +92,27 @@ def call(argv: Sequence[str], env: dict[str, str], where: Path = ROOT) -> tuple[
         return status, output.read()
 
 
-def conformance(kmod: Path, cache: Path, one: Mutant | None, seconds: int, extra: Sequence[str]) -> Outcome:
-    """Build with this copy of kmod/ and run the suite; ``survived`` when all of it passes."""
-    rule, flavours, tests = (one.rule, one.flavours, one.tests) if one else ("", "plain", "")
-    report = kmod.parent / "verdicts.json"
+def conformance(
+    place: Path, tree: Path | None, one: Mutant, cache: Path, seconds: int, extra: Sequence[str]
+) -> Outcome:
+    """Build and run the suite; ``survived`` when all of it passes.
+
+    Without ``tree`` the copy of kmod/ in ``place`` is put into the cached kernel, with it that tree is tested as it is.
+    """
+    report = place / "verdicts.json"
     argv = [sys.executable, "-m", "pytest", *QUIET, "-p", "verdicts", *SUITE, f"--iommu-cache={cache}"]
-    argv += [f"--iommu-flavour={flavours}", *(("-k", tests) if tests else ()), *extra]
+    argv += [f"--iommu-flavour={one.flavours}", f"--iommu-machine={one.machines or MACHINES}"]
+    argv += [*(("-k", one.tests) if one.tests else ()), *extra]
+    if tree is None:
+        kmod = place / "kmod"
+    else:
+        kmod = ROOT / "kmod"
+        argv += [f"--iommu-kernel={tree}", "--iommu-reference=never"]
     env = {
         "PYTEST_IOMMU_KMOD": str(kmod),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(mutant.HERE), os.environ.get("PYTHONPATH")))),
         verdicts.FILE: str(report),
-        verdicts.RULE: rule,
+        verdicts.RULE: one.rule,
         verdicts.SECONDS: str(seconds),
     }
     status, output = call(argv, env)
@@ -138,16 +146,20 @@ def entries(cache: Path) -> set[Path]:
     return set((cache / "artefacts").glob("*"))
 
 
-def run_kernel(one: Mutant, cache: Path, seconds: int, extra: Sequence[str]) -> Outcome:
+def run_kernel(one: Mutant, found: Source | None, cache: Path, seconds: int, extra: Sequence[str]) -> Outcome:
     """Build and run one mutant of the dump or of the kernel; what it leaves in the cache is removed.
 
     Nothing else is, though it be new: another session may have put it there meanwhile.
     """
     before = entries(cache)
     with scratch(cache) as folder:
-        shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
-        one.apply(folder / "kmod" / "io_ptdump")
-        outcome = conformance(folder / "kmod", cache, one, seconds, extra)
+        if found is not None:
+            with tree_copy.planted(cache, found, one) as tree:
+                outcome = conformance(folder, tree, one, cache, seconds, extra)
+        else:
+            shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
+            one.apply(folder / "kmod" / "io_ptdump")
+            outcome = conformance(folder, None, one, cache, seconds, extra)
     for path in outcome.artefacts & entries(cache) - before:
         shutil.rmtree(path, ignore_errors=True)
     return judge(one, outcome)
@@ -166,17 +178,41 @@ def run_parser(one: Mutant, cache: Path) -> Outcome:
     return Outcome({0: "survived", 1: "caught"}.get(status, "not run"), Counter(), last)
 
 
-def sound(cache: Path, seconds: int, extra: Sequence[str]) -> bool:
-    """Whether the suite passes without a mutant; if not, the mutants would prove nothing."""
+def sound(found: Source | None, wanted: Sequence[Mutant], cache: Path, seconds: int, extra: Sequence[str]) -> bool:
+    """Whether the suite passes without a mutant; if not, the mutants would prove nothing.
+
+    Of the kernel as it is (``found``), only the tests that its mutants are run with.
+    """
+    kind = "kernel as it is" if found is not None else "dump"
     with scratch(cache) as folder:
-        shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
-        outcome = conformance(folder / "kmod", cache, None, seconds, extra)
+        if found is not None:
+            with tree_copy.planted(cache, found, None) as tree:
+                outcome = conformance(folder, tree, united(wanted), cache, seconds, extra)
+        else:
+            shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
+            outcome = conformance(folder, None, Mutant(Path(), ""), cache, seconds, extra)
     if outcome.word == "survived":
-        print(f"without a mutant: {outcome.detail}", flush=True)
+        print(f"without a mutant, {kind}: {outcome.detail}", flush=True)
         return True
     named = " ".join(f"{rule}:{count}" for rule, count in outcome.first.most_common())
-    print(f"the suite does not pass without a mutant: {named or outcome.detail}")
+    print(f"the suite does not pass without a mutant, {kind}: {named or outcome.detail}")
     return False
+
+
+def united(wanted: Sequence[Mutant]) -> Mutant:
+    """No mutant, with the flavours, machines and tests of all of these."""
+
+    def words(given: Iterable[str]) -> str:
+        return ",".join(dict.fromkeys(word for text in given for word in text.split(",")))
+
+    tests = dict.fromkeys(one.tests for one in wanted)
+    return Mutant(
+        Path(),
+        "",
+        flavours=words(one.flavours for one in wanted),
+        machines=words(one.machines or MACHINES for one in wanted),
+        tests="" if "" in tests else " or ".join(f"({words})" for words in tests),
+    )
 
 
 def show(name: str, rule: str, outcome: Outcome, what: str, took: float) -> None:
@@ -202,6 +238,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="as pytest's --iommu-cache")
     parser.add_argument("--only", choices=("dump", "kernel", "parser"), help="only mutants of one kind")
     parser.add_argument("--seconds", type=int, default=10, help="let a run go on for so long (default 10)")
+    parser.add_argument("--unproven", action="store_true", help="do not first run the suite without a mutant")
     parser.add_argument("--check", action="store_true", help="only look whether the patches apply")
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
@@ -209,54 +246,55 @@ def main() -> int:
     cache = (given.cache or paths.default_cache()).absolute()
     try:
         kinds = {"dump": mutant.of_dump(RULES), "kernel": mutant.of_tree(RULES), "parser": mutant.of_parser()}
-        found = {kind: chosen(all_, given.names) for kind, all_ in kinds.items() if given.only in (None, kind)}
-        kernel, own = [*found.get("dump", []), *found.get("kernel", [])], found.get("parser", [])
-        tree = kernel_source(cache) if found.get("kernel") else None
+        wanted = {kind: chosen(all_, given.names) for kind, all_ in kinds.items() if given.only in (None, kind)}
+        found = tree_copy.kernel_source(cache) if wanted.get("kernel") else None
         with scratch(cache) as folder:
-            check(folder, kernel, own, tree)
+            for one in (one for many in wanted.values() for one in many):
+                check(folder, one, found)
         if given.check:
             return 0
-        return run(kernel, own, cache, given.seconds, extra)
+        return run(wanted, found, cache, given.seconds, given.unproven, extra)
     except (MutantError, SetupError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def kernel_source(cache: Path) -> Path:
-    """The kernel tree that the suite builds, fetched if it is not in the cache. SetupError when it cannot be had."""
-    store = Store(cache)
-    found = source.cached(store) or source.fetch(store, Progress(sys.stderr), offline=False)
-    return found.path
+def check(folder: Path, one: Mutant, found: Source | None) -> None:
+    """Apply a patch to a copy of its own. MutantError if it does not fit any more."""
+    if one.of_tree:
+        if found is not None:
+            tree_copy.changes(one, found.path)
+        return
+    copy = folder / one.name
+    if one.rule:
+        shutil.copytree(ROOT / "kmod" / "io_ptdump", copy)
+    else:
+        shutil.copytree(ROOT / "pytest_iommu", copy / "pytest_iommu", ignore=LEFT_OUT)
+    one.apply(copy)
+    shutil.rmtree(copy)
 
 
-def check(folder: Path, kernel: Sequence[Mutant], own: Sequence[Mutant], tree: Path | None) -> None:
-    """Apply every patch to a copy of its own. MutantError for the first one that does not fit any more.
-
-    ``tree`` is a kernel tree, for those of the kernel itself.
-    """
-    for one in (*kernel, *own):
-        copy = folder / one.name
-        if one.rule:
-            shutil.copytree(ROOT / "kmod" / "io_ptdump", copy)
-        else:
-            shutil.copytree(ROOT / "pytest_iommu", copy / "pytest_iommu", ignore=LEFT_OUT)
-        one.apply(copy)
-        if one.of_tree and tree is not None:
-            try:
-                reference_changes(tree, copy, folder / f"{one.name}-patched")
-            except SetupError as error:
-                raise MutantError(f"{one.path.name}: {error.message}") from error
-        shutil.rmtree(copy)
-
-
-def run(kernel: Sequence[Mutant], own: Sequence[Mutant], cache: Path, seconds: int, extra: Sequence[str]) -> int:
+def run(
+    wanted: Mapping[str, Sequence[Mutant]],
+    found: Source | None,
+    cache: Path,
+    seconds: int,
+    unproven: bool,
+    extra: Sequence[str],
+) -> int:
     """Run them one after the other and print the table; the exit status."""
-    if kernel and not sound(cache, seconds, extra):
+    dump, kernel = wanted.get("dump", ()), wanted.get("kernel", ())
+    if dump and not unproven and not sound(None, dump, cache, seconds, extra):
+        return 2
+    if kernel and not unproven and not sound(found, kernel, cache, seconds, extra):
         return 2
     words: Counter[str] = Counter()
-    for one in (*own, *kernel):
+    for one in (*wanted.get("parser", ()), *dump, *kernel):
         began = time.monotonic()
-        outcome = run_kernel(one, cache, seconds, extra) if one.rule else run_parser(one, cache)
+        if not one.rule:
+            outcome = run_parser(one, cache)
+        else:
+            outcome = run_kernel(one, found if one.of_tree else None, cache, seconds, extra)
         words[outcome.word] += 1
         show(one.name, one.rule or "-", outcome, one.what, time.monotonic() - began)
     print(", ".join(f"{count} {word}" for word, count in words.most_common()) or "no such mutant")
