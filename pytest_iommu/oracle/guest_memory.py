@@ -57,14 +57,22 @@ Piece = tuple[Look, int, int, int, int]
 Line = tuple[Look, int, int, int]
 
 
+#: A group with an item unlike its first one: IOVA and size of the group, its raw item, number and raw of the other.
+Torn = tuple[int, int, int, int, int]
+
+
 @dataclass(frozen=True)
 class Walk:
-    """The contents of a page table: ``levels`` in use, ``top`` the address of its top, ``pieces`` depth first."""
+    """The contents of a page table: ``levels`` in use, ``top`` the address of its top, ``pieces`` depth first.
+
+    A group is one leaf, whose first item is shown. ``torn`` are the groups that are not complete.
+    """
 
     config: TableConfig
     top: int
     levels: int
     pieces: tuple[Piece, ...]
+    torn: tuple[Torn, ...] = ()
 
     @cached_property
     def ranges(self) -> tuple[Range, ...]:
@@ -177,7 +185,7 @@ def walk(memory: Memory, config: TableConfig, top: int, levels: int | None = Non
     reader = _Reader(memory, config, levels or config.levels)
     with _no_collection():
         reader.read(top)
-    return Walk(config, top, reader.levels, tuple(reader.pieces))
+    return Walk(config, top, reader.levels, tuple(reader.pieces), tuple(reader.torn))
 
 
 class _Reader:
@@ -186,6 +194,7 @@ class _Reader:
     def __init__(self, memory: Memory, config: TableConfig, levels: int) -> None:
         self.levels = levels
         self.pieces: list[Piece] = []
+        self.torn: list[Torn] = []
         self._memory = memory
         self._config = config
         self._format = formats.get(config.format)
@@ -202,6 +211,7 @@ class _Reader:
         self._looks: list[dict[int, Look]] = [{} for _ in range(levels)]
         self._groups: dict[tuple[int, int, int], Look] = {}
         self._bad = [Look(Kind.BAD, level) for level in range(levels)]
+        self._steady = ~sum(flag.mask for flag in self._format.volatile)
         self._lines: dict[LineKey, LineKey] = {}
 
     def read(self, top: int) -> None:
@@ -250,6 +260,7 @@ class _Reader:
                 count += 1
                 want += step
                 if more:
+                    self._whole(items, index, run, base)
                     next(islice(numbered, more, more), None)
                 continue
             if count == 1:
@@ -271,6 +282,7 @@ class _Reader:
                 if look.kind is Kind.BAD:
                     add((look, iova, oa, raw, 1))
                     continue
+                self._whole(items, index, look, base)
                 next(islice(numbered, more, more), None)
             else:
                 self._other(look, iova, raw)
@@ -334,6 +346,17 @@ class _Reader:
         if look.kind is Kind.BAD or index % look.items or look.items > number:
             return self._unpack(raw), self._bad[level]
         return oa, look
+
+    def _whole(self, items: tuple[int, ...], index: int, look: Look, base: int) -> None:
+        """Note a group that is torn: hardware may read any of its items. It may set A and D in any, too."""
+        raw, group = items[index], items[index : index + look.items]
+        if group.count(raw) == look.items:
+            return
+        for number, other in enumerate(group):
+            if (other ^ raw) & self._steady:
+                iova = base + (index << self._geometry.item_lg2(look.level))
+                self.torn.append((iova, look.size, raw, number, other))
+                return
 
     def _leaf(self, level: int, raw: int, size: int) -> Look:
         fmt, config = self._format, self._config

@@ -287,12 +287,25 @@ def test_part_of_a_group() -> None:
     assert [(row[1], row[2]) for row in lines] == [(f"0x{64 * K + at * 4 * K:016x}", "bad") for at in range(1, 8)] + [
         (f"0x{96 * K:016x}", "leaf")
     ]
-    # with it the others are not looked at
+    # with it the group is one leaf, and torn
     table.memory.words(slot, [group, 0, 0x1234, 0])
     assert [row.split()[1:4] for row in rows(table) if row.startswith("0 ")] == [
         [f"0x{64 * K:016x}", "leaf", "32K"],
         [f"0x{96 * K:016x}", "leaf", "4K"],
     ]
+
+
+def test_a_group_is_whole_but_for_volatile_bits() -> None:
+    table = written(CONFIGS["amdv1"], (64 * K, 0, 32 * K), (96 * K, 32 * K, 32 * K), (128 * K, 64 * K, 32 * K))
+    assert check(table).torn == ()
+    second = table.slot(96 * K, 0)
+    raw = table.memory.word(second)
+    dirty = 1 << 6
+    table.memory.words(second + 8, [raw | dirty])
+    assert walk(table.memory, table.expected.config, table.top, table.expected.top + 1).torn == ()
+    table.memory.words(second + 4 * 8, [0])
+    found = walk(table.memory, table.expected.config, table.top, table.expected.top + 1)
+    assert found.torn == ((96 * K, 32 * K, raw, 4, 0),)
 
 
 def test_table_that_points_to_itself() -> None:

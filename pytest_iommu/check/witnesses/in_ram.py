@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from pytest_iommu.core.model import format_size
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.oracle import stream_model
-from pytest_iommu.oracle.guest_memory import walk
+from pytest_iommu.oracle.guest_memory import Torn, walk
 from pytest_iommu.oracle.saved_memory import SavedDomain, save_image
 from pytest_iommu.oracle.stream_table import SmmuV3
 
@@ -73,6 +74,8 @@ class InRam:
         if top is None:
             return None
         found_walk = walk(self.memory, config, top, row.levels)
+        if found_walk.torn:
+            raise CheckFailed(_torn(row.name, found_walk.torn), ("TAB-3",), ("TAB-1",), verdict=Verdict.MAPPING)
         sids = [sid for device in row.attached for sid in self.machine.device(device).sids]
         self.walked.pop(row.name, None)
         self.walked[row.name] = SavedDomain(row.name, config, top, found_walk.levels, tuple(dict.fromkeys(sids)))
@@ -103,6 +106,15 @@ class InRam:
 def _rule(config: TableConfig) -> str:
     """Where the table of a domain is set up: in the CD for stage 1, in the STE for stage 2."""
     return "HW-2" if config.format.endswith("_s1") else "HW-1"
+
+
+def _torn(name: str, found: Sequence[Torn]) -> str:
+    lines = [
+        f"the group of {format_size(size)} at 0x{iova:x} is 0x{raw:016x}, but item {number} of it is 0x{other:016x}"
+        for iova, size, raw, number, other in found[:4]
+    ]
+    more = [f"and {len(found) - 4} more groups like this"] * (len(found) > 4)
+    return "\n".join([f"groups of table {name} are not complete:", *lines, *more])
 
 
 def _hold_words(what: str, wrong: Sequence[str], rule: str) -> None:
