@@ -44,10 +44,11 @@ int ptt_cmd_domain(struct ptt_args *args, struct ptt_reply *reply)
 	}
 
 	list_add_tail(&d->node, &ptt_domains);
-	return ptt_ok(reply, "id=%s format=%s ias=%u oas=%u granule=%s pgsizes=0x%lx",
+	return ptt_ok(reply,
+		      "id=%s format=%s ias=%u oas=%u granule=%s pgsizes=0x%lx aperture=0x%llx-0x%llx",
 		      ptt_dump_id(d->domain, id, sizeof(id)), d->format, d->ias, d->oas,
 		      ptt_size_text(granule, sizeof(granule), ptt_granule(d)),
-		      d->domain->pgsize_bitmap);
+		      d->domain->pgsize_bitmap, d->aperture[0].first, d->aperture[0].last);
 }
 
 /* ptt_cmd_destroy() - destroy NAME */

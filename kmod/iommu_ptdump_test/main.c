@@ -7,6 +7,7 @@
  *                                       status    what became of each line
  *                                       domains   the page tables it owns
  *                                       devices   the devices it drives
+ *                                       hardware  what decides how tables are set up
  *                                       storm     what a storm changed
  *                                       grace_period[_expedited],
  *                                       rcu_barrier
@@ -119,6 +120,12 @@ static int devices_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(devices);
 
+static int hardware_show(struct seq_file *s, void *unused)
+{
+	return ptt_show_hardware(s);
+}
+DEFINE_SHOW_ATTRIBUTE(hardware);
+
 /* A domain's storm ends before anything else is taken from its table */
 static struct ptt_holder *const holders[] __initconst = {
 	&ptt_storm_holder,
@@ -150,6 +157,7 @@ static int __init ptdump_test_init(void)
 	debugfs_create_file("status", 0400, ptt_dir, NULL, &status_fops);
 	debugfs_create_file("domains", 0400, ptt_dir, NULL, &domains_fops);
 	debugfs_create_file("devices", 0400, ptt_dir, NULL, &devices_fops);
+	debugfs_create_file("hardware", 0400, ptt_dir, NULL, &hardware_fops);
 	debugfs_create_file("storm", 0400, ptt_dir, NULL, &ptt_storm_fops);
 	debugfs_create_file("grace_period", 0400, ptt_dir, NULL, &ptt_grace_fops);
 	debugfs_create_file("grace_period_expedited", 0400, ptt_dir, NULL,

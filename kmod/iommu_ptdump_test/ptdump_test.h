@@ -330,6 +330,9 @@ int ptt_cmd_probe(struct ptt_args *args, struct ptt_reply *reply);
 void ptt_show_devices(struct seq_file *s);
 void ptt_show_attached(struct seq_file *s, const struct ptt_domain *d);
 
+/* hardware.c */
+int ptt_show_hardware(struct seq_file *s);
+
 /* buffer.c */
 int ptt_cmd_buffer(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_unbuffer(struct ptt_args *args, struct ptt_reply *reply);

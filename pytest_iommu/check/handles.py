@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_iommu.check import directory, reading
+from pytest_iommu.check import directory, platform, reading
 from pytest_iommu.check.plugging import devices_of, plug
 from pytest_iommu.check.witnesses.in_ram import in_ram
 from pytest_iommu.check.witnesses.streams import Streams
@@ -34,13 +34,17 @@ from pytest_iommu.guest.testmodule import DEBUGFS, command_ops, parse_status, st
 
 if TYPE_CHECKING:
     from pytest_iommu.check.witnesses.in_ram import InRam
+    from pytest_iommu.core.flavours import Sizes
     from pytest_iommu.core.machines import Machine
     from pytest_iommu.core.model import TableConfig
     from pytest_iommu.core.protocol import Guest, Memory
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.guest.gdb import Gdb
+    from pytest_iommu.scenario import Instance
 
 
+#: what a new domain's values must be for its configuration
+Hold = Callable[[str, Mapping[str, str], "TableConfig"], list[CheckFailed]]
 #: a command of the test module, and a function that does the same to the model
 Task = tuple[str, Callable[[], None]]
 
@@ -77,6 +81,9 @@ class Guests(Protocol):
 
     def kernel_config(self, key: Key) -> frozenset[str] | None:
         """The lines of the kernel's configuration; None if unknown."""
+
+    def sizes(self, key: Key) -> Sizes:
+        """The sizes of the kernel by its configuration, or by its flavour if that is unknown."""
 
 
 class GuestHandle:
@@ -126,6 +133,20 @@ class GuestHandle:
     def kernel_config(self) -> frozenset[str] | None:
         """The lines of the kernel's configuration; None if unknown."""
         return self._guests.kernel_config(self.key)
+
+    def hardware_table(self, stage: str) -> TableConfig:
+        """What the page table of a hardware domain of that stage is like here; skips where there is no such stage."""
+        return platform.hardware_table(self._guest, self.machine, stage, self._guests.sizes(self.key))
+
+    def placed(self, instance: Instance) -> Instance:
+        """Return the instance with hardware domains as this guest has them; skips if it has none like these."""
+        return platform.placed(instance, self._guest, self.machine)
+
+    @property
+    def page(self) -> int:
+        """Bytes of a page of the kernel."""
+        found = platform.platform_of(self._guest, self.machine)
+        return (found.kernel if found is not None else self._guests.sizes(self.key)).page
 
     @property
     def in_ram(self) -> InRam | None:
@@ -312,16 +333,11 @@ class Iommu:
 
     def domain(self, stage: str = "s1", device: str = "edu0", granule: int | None = None) -> Domain:
         """A hardware domain of a device's IOMMU, with the kernel's pages; skips where those are not ``granule``."""
-        from pytest_iommu.core.flavours import page_size
-        from pytest_iommu.scenario.variants import hardware
-
-        page = page_size(self._guest.key.flavour)
-        if granule not in (None, page):
-            pytest.skip(
-                f"requires hardware domains with {format_size(granule)} pages, but this kernel has {format_size(page)}"
-            )
-        spec = hardware(self._guest.key.machine, stage, page)
-        return self._make(f"dev={device} {spec.command}", spec.config)
+        config = self._guest.hardware_table(stage)
+        if granule not in (None, config.granule):
+            pages, have = format_size(granule), format_size(config.granule)
+            pytest.skip(f"requires hardware domains with {pages} pages, but this kernel has {have}")
+        return self._make(f"dev={device} stage={stage[1:]}", config, platform.hold)
 
     def table(self, format: str, **parameters: int) -> Domain:
         """Create a software table; the parameters are those of pytest_iommu.formats.configure()."""
@@ -338,12 +354,15 @@ class Iommu:
         config = formats.configure(format, **parameters)
         return self._make(software_command(formats.get(format), config, parameters, None) + more, config)
 
-    def _make(self, words: str, config: TableConfig) -> Domain:
+    def _make(self, words: str, config: TableConfig, hold: Hold | None = None) -> Domain:
         name = f"d{len(self._domains)}"
         values = self.command(f"domain {name} {words}")
         ids = {name: values.get("id", directory.NONE)}
         ids = directory.find(lambda batch: self._guest.run(batch).results, self._guest.dialect_or_none, ids)
         domain = self._domains[name] = Domain(self, name, ids[name], config)
+        problems = hold(name, values, config) if hold is not None else []
+        if problems:
+            raise reading.joined(problems, {})
         return domain
 
     def command(self, line: str) -> dict[str, str]:

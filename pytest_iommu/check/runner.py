@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_iommu.check import directory, reading
+from pytest_iommu.check import directory, platform, reading
 from pytest_iommu.check.plugging import plug
 from pytest_iommu.check.witnesses.dma import Done
 from pytest_iommu.check.witnesses.in_ram import forget, in_ram
@@ -28,6 +28,7 @@ from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
 if TYPE_CHECKING:
     from pytest_iommu.check.races.window import Window
     from pytest_iommu.core.machines import Machine
+    from pytest_iommu.core.model import TableConfig
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.scenario import Instance, Phase, Plan, RacePlan, RaceStep, StormPlan
 
@@ -67,12 +68,10 @@ class Scenario:
 
     def execute(self) -> None:
         """Run all phases. CheckFailed lists all differences."""
-        from pytest_iommu.scenario import compile_plan
-
         needed = self._instance.needs.dialect
         if needed and needed != self._dialect.name:
             pytest.skip(f"requires dialect {needed}, but this kernel's dump has dialect {self._dialect.name}")
-        plan = compile_plan(self._instance)
+        plan = self._compiled()
         if not self._dialect.files:
             self._without_dump(plan)
         try:
@@ -88,6 +87,19 @@ class Scenario:
             raise
         finally:
             self._as_it_was()
+
+    def _compiled(self) -> Plan:
+        """Compile for this guest's domains; skips what only their sizes make impossible."""
+        from pytest_iommu.scenario import ScenarioError, compile_plan
+
+        written = self._instance
+        self._instance = platform.placed(written, self._guest, self._machine)
+        try:
+            return compile_plan(self._instance)
+        except ScenarioError as error:
+            compile_plan(written)  # a mistake of the scenario itself is an error
+            sizes = {f"{one.ias} bits of IOVA, {one.oas} of PA" for one in _hardware(self._instance)}
+            pytest.skip(f"does not fit this kernel's domains ({'; '.join(sorted(sizes))}): {error.problem}")
 
     def _without_dump(self, plan: Plan) -> None:
         """Skip what nobody can judge on a kernel that has no dump."""
@@ -249,6 +261,9 @@ class Scenario:
             elif words[0] == "domain" and row.errno is None:
                 self._ids[words[1]] = row.values.get("id", directory.NONE)
                 made = True
+                domain = self._instance.domains.get(words[1])
+                if domain is not None and domain.hardware:
+                    self.problems += platform.hold(domain.name, row.values, domain.config)
             elif words[0] == "domain" and row.errno == "EOPNOTSUPP":
                 pytest.skip(f"this kernel cannot execute it: {' '.join(words)}: {row.message}")
         if made:
@@ -278,3 +293,7 @@ class Scenario:
 
     def _fail(self) -> None:
         raise reading.joined(self.problems, self.artefacts())
+
+
+def _hardware(instance: Instance) -> list[TableConfig]:
+    return [domain.config for domain in instance.domains.values() if domain.hardware]

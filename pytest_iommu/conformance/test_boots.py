@@ -16,10 +16,8 @@ from pytest_iommu.check.owners.drivers import group, vfio
 from pytest_iommu.check.owners.guest_program import Owner, Space
 from pytest_iommu.check.witnesses.streams import BYPASS
 from pytest_iommu.conformance.helpers import FILES, assert_table_in_memory, in_memory
-from pytest_iommu.core.flavours import page_size
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, DomainRow
-from pytest_iommu.scenario.variants import hardware
 from pytest_iommu.session.hookcalls import listener
 
 LOCKDOWN = "/sys/kernel/security/lockdown"
@@ -84,8 +82,8 @@ class TestWithoutDebugfs:
 
     @pytest.mark.iommu_needs(machine="smmuv3", devices=("edu1",), config=("VFIO_PCI", "VFIO_CONTAINER"))
     def test_domains_come_and_go(self, iommu_guest: GuestHandle, owner: Owner) -> None:
-        page = page_size(iommu_guest.key.flavour)
-        config = hardware(iommu_guest.key.machine, "s1", page).config
+        page = iommu_guest.page
+        config = iommu_guest.hardware_table("s1")
         with vfio(iommu_guest, owner, "edu1") as device:
             for _ in range(3):
                 owner.tell(f"container c {group(iommu_guest, device)}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.platform import linear_map
 from pytest_iommu.check.races import symbols
 from pytest_iommu.check.races.trap import CPU, Trap
 from pytest_iommu.conformance.helpers import FILES
@@ -58,8 +59,8 @@ WRITERS = {
 @contextmanager
 def stopped(guest: GuestHandle, domain: Domain, writer: Writer) -> Iterator[None]:
     """Somebody is stopped in the middle of a command on a domain; he goes on afterwards, and finishes."""
-    gdb, memory, machine = guest.gdb, guest.memory, guest.machine
-    if gdb is None or memory is None or machine.linear is None:
+    gdb, memory, linear = guest.gdb, guest.memory, linear_map(guest.run)
+    if gdb is None or memory is None or linear is None:
         pytest.skip("a writer is stopped by QEMU's gdbstub, which is not there, or memory is not seen")
     guest.run([jobs.reset_jobs()])
     command = f"{writer.command.format(name=domain.name)}\n".encode()
@@ -77,7 +78,7 @@ def stopped(guest: GuestHandle, domain: Domain, writer: Writer) -> Iterator[None
             root = Root(domain.config, row.top, row.levels or domain.config.levels)
             item = item_address(memory, root, writer.iova, writer.level)
             trap.attach()
-            trap.catch_store(machine.linear + item.address - machine.ram, [job], TIMEOUT)
+            trap.catch_store(linear(item.address), [job], TIMEOUT)
         trap.freeze()
         yield
         trap.wake([])

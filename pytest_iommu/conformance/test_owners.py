@@ -16,9 +16,7 @@ from pytest_iommu.check.owners.directories import Owned, directories
 from pytest_iommu.check.owners.drivers import group, node, vfio, without_iommu
 from pytest_iommu.check.owners.editing import IOMMUFD, LOW, TYPE1, buffer, edit
 from pytest_iommu.check.owners.guest_program import Owner, OwnerError, Space
-from pytest_iommu.core.flavours import page_size
 from pytest_iommu.core.model import TableConfig
-from pytest_iommu.scenario.variants import hardware
 from pytest_iommu.session.hookcalls import listener
 
 NO_IOMMU = ("VFIO_PLATFORM", "VFIO_DEVICE_CDEV", "IOMMUFD_NOIOMMU")
@@ -54,13 +52,13 @@ def vfio_edu1(iommu_guest: GuestHandle, owner: Owner) -> Iterator[str]:
 @pytest.fixture
 def s1(iommu_guest: GuestHandle) -> TableConfig:
     """What a table of stage 1 is on this machine."""
-    return hardware(iommu_guest.key.machine, "s1", page_size(iommu_guest.key.flavour)).config
+    return iommu_guest.hardware_table("s1")
 
 
 @pytest.fixture
 def s2(iommu_guest: GuestHandle) -> TableConfig:
     """What a table of stage 2 is on this machine."""
-    return hardware(iommu_guest.key.machine, "s2", page_size(iommu_guest.key.flavour)).config
+    return iommu_guest.hardware_table("s2")
 
 
 @pytest.mark.iommu_rules("LAY-2", "LAY-4", "INF-1", "INF-2", "INF-3", "RNG-1", "RNG-6")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +16,23 @@ from pytest_iommu.core import machines, paths
 from pytest_iommu.core.outcomes import SetupError
 
 _PAGES = re.compile(r"^CONFIG_\w+_(\d+)K_PAGES=y$", re.MULTILINE)
+_VA_BITS = re.compile(r"^CONFIG_\w+_VA_BITS_(\d+)=y$", re.MULTILINE)
 _ADDED: dict[str, Path] = {}
 """The fragments of flavours that plugins add."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What of a kernel's configuration shapes its hardware domains: bytes of a page, bits of a virtual address."""
+
+    page: int = 4096
+    va_bits: int = 48
+
+    @classmethod
+    def of(cls, text: str) -> Sizes:
+        """From a configuration or a fragment; the defaults are those of arm64.config."""
+        page, bits = _PAGES.search(text), _VA_BITS.search(text)
+        return cls(int(page[1]) << 10 if page else cls().page, int(bits[1]) if bits else cls().va_bits)
 
 
 def register(fragments: Mapping[str, Path]) -> None:
@@ -24,7 +40,7 @@ def register(fragments: Mapping[str, Path]) -> None:
     for name, path in fragments.items():
         if _ADDED.setdefault(name, path) != path or shipped(name).is_file():
             raise SetupError(f"there are two kernel flavours {name!r}")
-    page_size.cache_clear()
+    sizes.cache_clear()
     names.cache_clear()
 
 
@@ -50,8 +66,12 @@ def names() -> tuple[str, ...]:
 
 
 @cache
-def page_size(flavour: str) -> int:
-    """Bytes of a page of that flavour's kernel, which is the granule of its hardware domains; 4K unless it says."""
+def sizes(flavour: str) -> Sizes:
+    """The sizes of that flavour's kernel, as its fragment says."""
     path = _ADDED.get(flavour, shipped(flavour))
-    chosen = _PAGES.search(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return int(chosen[1]) << 10 if chosen else 4096
+    return Sizes.of(path.read_text(encoding="utf-8") if path.is_file() else "")
+
+
+def page_size(flavour: str) -> int:
+    """Bytes of a page of that flavour's kernel, which is the granule of its hardware domains."""
+    return sizes(flavour).page

@@ -51,21 +51,28 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The page table of a hardware domain: a format's name, and its parameters but the granule."""
+    """The page table of a hardware domain: a format's name.
+
+    ``parameters`` but the granule are given where no ID registers say them.
+    """
 
     format: str
-    parameters: Mapping[str, int]
+    parameters: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """One machine that guests run on. ``memory`` in bytes; ``append`` is the kernel command line's fixed part.
 
-    ``ram`` is the address where RAM starts, ``linear`` the virtual one where Linux maps it from there on (its linear
-    map; without KASLR), ``scratch`` address and size of the end of it that Linux does not use,
+    ``cpu`` is QEMU's -cpu word, ``cpus`` maps the size of a kernel's pages to another, where that one lacks them.
+
+    ``ram`` is the address where RAM starts, ``scratch`` address and size of the end of it that Linux does not use,
     ``smmu`` the address of the SMMU's registers, ``ecam`` that of PCI's configuration space; ``nothing`` are ranges
     (first, last) of addresses beside RAM that no device answers at. ``moved`` maps a PCI requester id to its stream
     id where it is another number, ``iommus`` the name of a platform device's node to its stream ids.
+
+    ``ids`` are the SMMU's ID registers by name, as far as tables depend on them: what is said of its domains before a
+    guest is there, whose own registers count.
 
     ``lines`` maps a flavour to the number of lines that its build from nothing prints, for percentages.
     """
@@ -91,10 +98,11 @@ class Machine:
     agent: Device
     stages: Mapping[str, Stage] = field(hash=False)
     lines: Mapping[str, int] = field(default_factory=dict, hash=False)
+    cpus: Mapping[int, str] = field(default_factory=dict, hash=False)
     ram: int = 0
-    linear: int | None = None
     scratch: tuple[int, int] | None = None
     smmu: int | None = None
+    ids: Mapping[str, int] = field(default_factory=dict, hash=False)
     ecam: int | None = None
     nothing: tuple[tuple[int, int], ...] = ()
     moved: Mapping[int, int] = field(default_factory=dict, hash=False)
@@ -116,6 +124,10 @@ class Machine:
     def on(self, qemu: int) -> Machine:
         """This machine as a QEMU of that major version has it."""
         return replace(self, devices=tuple(device for device in self.devices if device.qemu <= qemu))
+
+    def with_pages(self, page: int) -> Machine:
+        """This machine with a processor that has pages of so many bytes; 0: unknown."""
+        return replace(self, cpu=self.cpus.get(page, self.cpu))
 
     @property
     def cross_compile(self) -> str:
@@ -160,6 +172,15 @@ def _scratch(value: Value, ram: int, memory: int) -> tuple[int, int]:
     return base, size
 
 
+IDS = ("idr0", "idr1", "idr3", "idr5")
+"""The ID registers of an SMMUv3 that its page tables depend on."""
+
+
+def _ids(value: Value) -> dict[str, int]:
+    fields = value.fields(IDS, "ids")
+    return {name: fields.need(name).integer() for name in IDS}
+
+
 def _moved(value: Value) -> dict[int, int]:
     return {key.integer(): one.size() for key, one in value.pairs()}
 
@@ -200,10 +221,10 @@ def _described(path: Path) -> Value:
     return Overlaid(below, top)
 
 
-_QEMU = ("binary", "package", "machine", "args", "cpu", "memory", "icount")
+_QEMU = ("binary", "package", "machine", "args", "cpu", "cpus", "memory", "icount")
 _KERNEL = ("make-arch", "cross", "target", "image", "config", "required", "append", "lines")
 _TOP = (
-    *("name", "base", "arch", "description", "qemu", "kernel", "smmu", "ecam", "ram", "linear", "scratch", "nothing"),
+    *("name", "base", "arch", "description", "qemu", "kernel", "smmu", "ids", "ecam", "ram", "scratch", "nothing"),
     *("devices", "agent", "stages", "device-tree"),
 )
 
@@ -223,6 +244,7 @@ def load(path: Path) -> Machine:
         qemu_machine=qemu.need("machine").text(),
         qemu_args=qemu.get("args", _words, ()),
         cpu=qemu.need("cpu").text(),
+        cpus=qemu.get("cpus", lambda value: {key.size(): one.text() for key, one in value.pairs()}, {}),
         memory=memory,
         icount=qemu.get("icount", Value.text, ""),
         make_arch=kernel.need("make-arch").text(),
@@ -237,9 +259,9 @@ def load(path: Path) -> Machine:
         stages=_by_name(top.need("stages"), _stage),
         lines=kernel.get("lines", lambda value: _by_name(value, Value.size), {}),
         ram=ram,
-        linear=top.get("linear", Value.size, None),
         scratch=top.get("scratch", lambda value: _scratch(value, ram, memory), None),
         smmu=top.get("smmu", Value.size, None),
+        ids=top.get("ids", _ids, {}),
         ecam=top.get("ecam", Value.size, None),
         moved=tree.get("moved", _moved, {}) if tree else {},
         iommus=tree.get("iommus", lambda value: _by_name(value, _numbers), {}) if tree else {},

@@ -23,12 +23,13 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
 
 class ScenarioError(SetupError):
-    """A mistake in a scenario file; ``path`` and ``line`` (from 1) say where."""
+    """A mistake in a scenario file; ``path`` and ``line`` (from 1) say where, ``problem`` what."""
 
     def __init__(self, path: Path, line: int, message: str) -> None:
         super().__init__(f"{path}:{line}: {message}")
         self.path = path
         self.line = line
+        self.problem = message
 
 
 class Value:

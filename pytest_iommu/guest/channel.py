@@ -82,13 +82,16 @@ class Channel:
         trusted.
         """
 
-    def hello(self, timeout: float) -> dict[str, str]:
+    def hello(self, timeout: float, look: Callable[[], None] | None = None) -> dict[str, str]:
         """Wait for the agent's first frame, ``timeout`` in seconds, and return its ``key=value`` lines.
 
-        A key that occurs several times (``error``, ``kmsg``) has its values joined by newlines. ProtocolError if the
-        agent speaks another protocol.
+        ``look`` is called periodically meanwhile. A key that occurs several times (``error``, ``kmsg``) has its values
+        joined by newlines. ProtocolError if the agent speaks another protocol.
         """
-        kind, _, payload = self._receive(Deadline(timeout))
+        deadline = Deadline(timeout)
+        while look is not None and not ready(self._in, select.POLLIN, deadline, within=LOOK) and not deadline.over:
+            look()
+        kind, _, payload = self._receive(deadline)
         if kind != HELLO:
             raise self._break(ProtocolError(f"the agent's first frame has type {kind}, expected HELLO"))
         found: dict[str, str] = {}

@@ -16,6 +16,7 @@ from pytest_iommu.guest import ops
 
 DEBUGFS = "/sys/kernel/debug/iommu"
 MODULE = "/sys/kernel/debug/iommu_ptdump_test"
+HARDWARE = f"{MODULE}/hardware"
 OCCUPY = f"{MODULE}/occupy"
 """A read(2) of it occupies the processor, waiting for interrupts, until a signal arrives."""
 _STATUS = re.compile(r"^(?P<line>\d+) (?:ok(?P<values>.*)|error (?P<errno>\w+) ?(?P<message>.*))$")
@@ -91,6 +92,38 @@ def parse_domains(text: str) -> dict[str, DomainRow]:
             values.get("kind") == "sw" and values.get("format", "").startswith("arm_"),
         )
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareRows:
+    """The module's `hardware` file: bytes of a page, bits of VA; base address -> ID registers by name.
+
+    ``linear`` is what the kernel's linear map adds to a physical address, modulo 2^64.
+    """
+
+    page: int
+    va_bits: int
+    linear: int
+    smmus: dict[int, dict[str, int]]
+
+
+def parse_hardware(text: str) -> HardwareRows:
+    """Parse the module's `hardware` file. SetupError for a malformed one."""
+    page = va_bits = linear = 0
+    smmus: dict[int, dict[str, int]] = {}
+    try:
+        for line in text.splitlines():
+            kind, *words = line.split()
+            values = {key: int(value, 0) for key, _, value in (word.partition("=") for word in words)}
+            if kind == "kernel":
+                page, va_bits, linear = values["page"], values["va_bits"], values["linear"]
+            elif kind == "smmuv3":
+                smmus[values.pop("base")] = values
+    except (ValueError, KeyError) as error:
+        raise SetupError(f"malformed line in the test module's hardware file: {line!r}") from error
+    if not page or not va_bits:
+        raise SetupError(f"the test module's hardware file does not describe the kernel: {text!r}")
+    return HardwareRows(page, va_bits, linear, smmus)
 
 
 def _number(text: str) -> int | None:

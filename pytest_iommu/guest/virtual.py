@@ -33,6 +33,10 @@ CONSOLE_LIMIT = 64 << 20
 """A console larger than this is a flood. It occupies host memory, so the guest is ended."""
 
 IOMMUS = "/sys/class/iommu"
+NO_GRANULE = bytes.fromhex("5f2003d5 7f2003d5 feffff17")
+"""wfe; wfi; b to the first."""
+STOPPED = len(NO_GRANULE)
+_PC = re.compile(r"\bPC=([0-9a-f]+)")
 TAIL = 16384
 KEPT = 4 << 20
 
@@ -94,7 +98,7 @@ class VirtualGuest:
         another machine, no init, an intended panic, no driver for the machine's IOMMU. GuestLost if QEMU ends.
         """
         try:
-            self.hello = self._agent.hello(timeout)
+            self.hello = self._agent.hello(timeout, self._look_for_a_stop)
         except ChannelTimeout:
             raise self._not_booted(self._hang(f"the guest did not boot within {timeout:.0f} s")) from None
         except ChannelError as error:
@@ -123,6 +127,24 @@ class VirtualGuest:
         if self._console.size:
             return ""
         return "; it printed nothing: is the image for this machine, and does the processor support its page size?"
+
+    def _look_for_a_stop(self) -> None:
+        """SetupError when a kernel that has printed nothing stands in the loop for a processor that lacks its pages.
+
+        __no_granule_support in arch/arm64/kernel/head.S; there the MMU is off, and addresses are physical.
+        """
+        if self._console.size:
+            return
+        try:
+            found = _PC.search(self.qmp.monitor("info registers", 2.0))
+        except QmpError:
+            return  # QEMU's end is reported by whoever waits for the agent
+        here = int(found[1], 16) if found else 0
+        if not self.memory.base + STOPPED <= here < self.memory.base + self.memory.size - STOPPED:
+            return
+        if NO_GRANULE in bytes(self.memory.read(here - STOPPED, 2 * STOPPED)):
+            why = "it stopped before it could print: the processor lacks the pages that it is configured for"
+            raise SetupError(f"the kernel does not boot: {why} (-cpu {self.machine.cpu})", self.evidence())
 
     def _look_for_iommu(self) -> None:
         (listed,) = self.run([operations.list_directory(IOMMUS)]).results

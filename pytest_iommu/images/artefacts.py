@@ -39,7 +39,8 @@ from pytest_iommu.images.store import Store, StoreEntry, digest
 class Artefacts:
     """Everything that starts a guest. ``kernel`` describes the kernel, ``reference`` says that its dump is ours.
 
-    ``vmlinux`` and ``config`` are None for a ready image; ``timings`` maps each executed step to its seconds.
+    ``vmlinux`` and ``config`` are None for a ready image; ``page`` are the bytes of a page, 0 if the image does not
+    tell; ``timings`` maps each executed step to its seconds.
     """
 
     machine: str
@@ -52,6 +53,7 @@ class Artefacts:
     modules: tuple[Path, ...] = ()
     vmlinux: Path | None = None
     config: Path | None = None
+    page: int = 0
     agent: str = ""
     notes: tuple[str, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -158,6 +160,7 @@ def _prepare(
         modules=built.modules,
         vmlinux=built.vmlinux,
         config=built.config,
+        page=bootimage.page_size(built.image),
         agent=str(program.about["build"]),
         notes=built.notes,
         hashes={**built.hashes, **initrd.files},
@@ -203,6 +206,7 @@ def _build(store: Store, settings: Settings, machine: Machine, flavour: str, pro
         source.whole(store, found, progress, settings.offline)
         return _build(store, settings, machine, flavour, progress)
     finished = builder.kernel()
+    bootimage.check(finished["Image"], machine.arch, machine.memory, "the kernel")
     modules = builder.modules()
     lost = [name for name in finished.about["not_taken"] if name not in ("IOMMU_PTDUMP_DEBUGFS",)]
     return _Kernel(

@@ -27,12 +27,17 @@ USUAL = {"aarch64": "arch/arm64/boot/Image", "riscv64": "arch/riscv/boot/Image",
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Contents of a header: the architecture, the minimum file size, and the memory size."""
+    """Contents of a header: the architecture, the minimum file size, the memory size; bytes of a page, 0 if unsaid."""
 
     arch: str
     name: str
     least: int = 0
     memory: int = 0
+    big_endian: bool = False
+    page: int = 0
+
+
+BIG_ENDIAN = "is a big-endian kernel (CONFIG_CPU_BIG_ENDIAN); the guest's programs are little-endian"
 
 
 def check(path: Path, arch: str, memory: int, option: str = "--iommu-image") -> None:
@@ -54,6 +59,8 @@ def check(path: Path, arch: str, memory: int, option: str = "--iommu-image") -> 
         raise SetupError(f"{option}: {path} is {_other(content, size)}; {wanted}")
     if found.arch != arch:
         raise SetupError(f"{option}: {path} is {found.name}; {wanted}")
+    if found.big_endian:
+        raise SetupError(f"{option}: {path} {BIG_ENDIAN}")
     if size < found.least:
         raise SetupError(
             f"{option}: {path} is truncated: it has {size} bytes, but its header requires at least {found.least}"
@@ -65,6 +72,15 @@ def check(path: Path, arch: str, memory: int, option: str = "--iommu-image") -> 
     if memory and found.memory > memory:
         have = f"the machine has {memory >> 20} MiB"
         raise SetupError(f"{option}: {path} needs {found.memory >> 20} MiB of memory, but {have}")
+
+
+def page_size(path: Path) -> int:
+    """Bytes of a page of the kernel in that file, as its header says; 0 if it does not, as with an EFI kernel."""
+    try:
+        found = _read(_open(path)[0])
+    except (OSError, EOFError, zlib.error):
+        return 0
+    return found.page if found is not None else 0
 
 
 def _open(path: Path) -> tuple[bytes, int]:
@@ -90,8 +106,11 @@ def _read(head: bytes) -> _Found | None:
         machine = _pe(head)[0]
         return _Found(machine or "aarch64", f"an EFI kernel for {machine or 'aarch64'}", offset + size)
     if arch := MAGICS.get(head[MAGIC_AT : MAGIC_AT + 4]):
-        memory = int(struct.unpack_from("<Q", head, 16)[0])
-        return _Found(arch, f"an Image for {arch}", _pe(head)[1] or memory // BSS, memory)
+        memory, flags = struct.unpack_from("<QQ", head, 16)
+        least = _pe(head)[1] or memory // BSS
+        if arch != "aarch64":
+            return _Found(arch, f"an Image for {arch}", least, memory)
+        return _Found(arch, f"an Image for {arch}", least, memory, bool(flags & 1), _PAGES[flags >> 1 & 3])
     if head[0x202:0x206] == b"HdrS":
         setup = head[0x1F1] or 4
         paragraphs = int(struct.unpack_from("<I", head, 0x1F4)[0])
@@ -99,6 +118,8 @@ def _read(head: bytes) -> _Found | None:
     return None
 
 
+_PAGES = (0, 4096, 16384, 65536)
+"""Bits 1 and 2 of an arm64 Image's flags; bit 0 is the byte order."""
 _PE_MACHINES = {0xAA64: "aarch64", 0x5064: "riscv64", 0x8664: "x86_64"}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pytest_iommu.core import paths, process
 from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
-from pytest_iommu.images import builderrors, config, toolchain, tree
+from pytest_iommu.images import bootimage, builderrors, config, toolchain, tree
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.reference import reference_digest
 from pytest_iommu.images.source import Source
@@ -274,6 +274,8 @@ class Builder:
         needed = [name for name in self.plan.machine.required if name in missing]
         if self.plan.reference and "IOMMU_PTDUMP_DEBUGFS" in missing:
             needed.append("IOMMU_PTDUMP_DEBUGFS")
+        if config.parse(self.out / ".config").get("CPU_BIG_ENDIAN") == "y":
+            raise SetupError(f"this configuration {bootimage.BIG_ENDIAN}")
         if needed:
             name = self.plan.machine.name
             raise SetupError(f"this kernel cannot be configured with {', '.join(needed)}, which machine {name} needs")

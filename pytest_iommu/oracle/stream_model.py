@@ -48,6 +48,9 @@ CD = {
 SSID0, WBRA, WBWA, INNER, INCOMING = 2, 1, 1, 3, 1
 _TG = {size: value for value, size in smmuv3.TG.items()}
 _S1, _S2 = 0b101, 0b110
+_GRANULES = {1 << 4: 4096, 1 << 5: 16384, 1 << 6: 65536}
+"""SMMU_IDR5.GRAN4K, GRAN16K and GRAN64K."""
+_OAS_52 = 6
 CHOSEN = ("S1ContextPtr", "S1Fmt", "S2VMID", "ASID")
 """Fields whose value is the kernel's to choose."""
 _ADDRESSES = ("S2TTB", "TTB0", "S1ContextPtr")
@@ -57,21 +60,35 @@ _WORDS = {f"word {number}": Field(number, 63, 0) for number in range(smmuv3.WORD
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What the ID registers say: IDR0.STALL_MODEL 0 lets devices stall, with IDR1.ATTR_TYPES_OVR SHCFG counts."""
+    """What the ID registers say: IDR0.STALL_MODEL 0 lets devices stall, with IDR1.ATTR_TYPES_OVR SHCFG counts.
+
+    ``nests``: both stages are there. ``granules`` in bytes, ``oas`` in bits; ``vax``: 52 bits of input at stage 1.
+    """
 
     stalls: bool
     overrides: bool
     vmid_bits: int
     asid_bits: int
+    nests: bool = True
+    fwb: bool = False
+    vax: bool = False
+    granules: tuple[int, ...] = ()
+    oas: int = 48
 
     @classmethod
-    def of(cls, idr0: int, idr1: int) -> Hardware:
-        """From SMMU_IDR0 and SMMU_IDR1 (IHI 0070, 6.3.1 and 6.3.2)."""
+    def of(cls, idr0: int, idr1: int, idr3: int = 0, idr5: int = 0) -> Hardware:
+        """From SMMU_IDR0, 1, 3 and 5 (IHI 0070, 6.3.1 to 6.3.6); a reserved OAS is 48 bits, as for Linux."""
+        oas = idr5 & 7
         return cls(
             stalls=idr0 >> 24 & 3 == 0,
             overrides=bool(idr1 >> 27 & 1),
             vmid_bits=16 if idr0 >> 18 & 1 else 8,
             asid_bits=16 if idr0 >> 12 & 1 else 8,
+            nests=idr0 & 3 == 3,
+            fwb=bool(idr3 >> 8 & 1),
+            vax=idr5 >> 10 & 3 == 1,
+            granules=tuple(size for bit, size in _GRANULES.items() if idr5 & bit),
+            oas=smmuv3.OUTPUT_BITS[oas] if oas <= _OAS_52 else 48,
         )
 
 

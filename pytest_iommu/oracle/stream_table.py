@@ -21,7 +21,7 @@ from pytest_iommu.formats.smmuv3 import Field
 from pytest_iommu.oracle.stream_model import Hardware
 
 # Offsets, and sizes in bytes: an access of the wrong size reads as zero in QEMU.
-IDR0, IDR1 = (0x0, 4), (0x4, 4)
+IDR0, IDR1, IDR3, IDR5 = (0x0, 4), (0x4, 4), (0xC, 4), (0x14, 4)
 CR0 = 0x20, 4
 STRTAB_BASE, STRTAB_BASE_CFG = (0x80, 8), (0x88, 4)
 EVENTQ_BASE = 0xA0, 8
@@ -48,7 +48,7 @@ class SmmuV3:
     @cached_property
     def hardware(self) -> Hardware:
         """What the ID registers say, which never change."""
-        return Hardware.of(self._register(IDR0), self._register(IDR1))
+        return Hardware.of(*map(self._register, (IDR0, IDR1, IDR3, IDR5)))
 
     def streams(self, sids: Iterable[int]) -> dict[int, Ste]:
         """Return those of the streams that have an entry."""

@@ -282,6 +282,7 @@ class DomainSpec:
     hardware: bool
     device: str | None
     command: str
+    stage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where a case runs: hardware domains of a machine's stages, and software tables; case -> instances.
 
-The table of a hardware domain is a property of the machine as Linux configures it, so the machine's description defines
-it: EXPECTED must not take it from the dump.
+The table of a hardware domain follows from the SMMU's ID registers and the kernel's sizes: EXPECTED must not take it
+from the kernel's own word. An instance is made from what the machine's description says, and placed() makes it fit a
+guest.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from dataclasses import replace
 
 from pytest_iommu import formats
 from pytest_iommu.core import machines
-from pytest_iommu.core.flavours import page_size
-from pytest_iommu.core.machines import Machine, Stage
+from pytest_iommu.core.flavours import Sizes, page_size, sizes
+from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.model import TableConfig
 from pytest_iommu.core.yaml_reader import ScenarioError, Value
 from pytest_iommu.formats import ConfigError
+from pytest_iommu.oracle.hardware_domain import hardware_config
+from pytest_iommu.oracle.stream_model import Hardware
 from pytest_iommu.scenario.schema import Case, DomainDef, DomainSpec, Instance, TableSpec
 
 STAGES = ("s1", "s2")
 GRANULES = {"4K": 4096, "16K": 16384, "64K": 65536}
-#: machine -> stage -> the page table of its domains; from qemu-images/ and register()
-MACHINES: dict[str, Mapping[str, Stage]] = {name: machines.get(name).stages for name in machines.names()}
+#: the machines by name; from qemu-images/ and register()
+MACHINES: dict[str, Machine] = {name: machines.get(name) for name in machines.names()}
 #: machine -> the names of its devices
 DEVICES: dict[str, tuple[str, ...]] = {
     name: tuple(device.name for device in machines.get(name).devices) for name in machines.names()
@@ -32,13 +35,12 @@ _PARAMETERS = ("granule", "ias", "oas", "levels", "vasz", "oasz")
 
 def register(machine: Machine) -> None:
     """Make a machine of another plugin known to scenarios."""
-    MACHINES[machine.name] = machine.stages
+    MACHINES[machine.name] = machine
     DEVICES[machine.name] = tuple(device.name for device in machine.devices)
 
 
-def other_granule(domains: Iterable[DomainSpec], flavour: str) -> str | None:
-    """Return why a kernel of that flavour cannot create these domains, or None."""
-    page = page_size(flavour)
+def other_granule(domains: Iterable[DomainSpec], flavour: str, page: int) -> str | None:
+    """Return why a kernel of that flavour, with pages of ``page`` bytes, cannot create these domains, or None."""
     other = sorted({domain.config.granule for domain in domains if domain.hardware} - {page})
     if not other:
         return None
@@ -104,13 +106,33 @@ def software_command(
     return " ".join(words)
 
 
-def hardware(machine: str, stage: str, granule: int) -> TableSpec:
-    """Return a domain of that stage on a machine. ConfigError if the machine has no such stage."""
-    known = MACHINES.get(machine, {})
-    if stage not in known:
+def hardware(machine: str, stage: str, kernel: Sizes, smmu: Hardware | None = None) -> TableSpec:
+    """Return a domain of that stage on a machine. ConfigError if the machine has no such stage.
+
+    ``smmu`` is the guest's; without a guest, the machine's description says what it is like.
+    """
+    known = MACHINES.get(machine)
+    if known is None or stage not in known.stages:
         raise ConfigError(f"{machine} has no stage {stage}")
-    config = formats.configure(known[stage].format, granule=granule, **known[stage].parameters)
-    return TableSpec(f"{stage}-{granule_word(granule)}", config, stage, f"stage={stage[1:]}")
+    found = known.stages[stage]
+    if smmu is None and known.ids and not found.parameters:
+        smmu = Hardware.of(**known.ids)
+    if smmu is not None:
+        config = hardware_config(found.format, smmu, kernel)
+    else:
+        config = formats.configure(found.format, granule=kernel.page, **found.parameters)
+    return TableSpec(f"{stage}-{granule_word(config.granule)}", config, stage, f"stage={stage[1:]}")
+
+
+def placed(instance: Instance, machine: str, kernel: Sizes, smmu: Hardware | None) -> Instance:
+    """Return the instance with its hardware domains as that kernel sets them up on that SMMU. ConfigError as above."""
+    domains = {
+        name: domain
+        if domain.stage is None
+        else replace(domain, config=hardware(machine, domain.stage, kernel, smmu).config)
+        for name, domain in instance.domains.items()
+    }
+    return replace(instance, domains=domains)
 
 
 def expand(case: Case) -> list[Instance]:
@@ -143,7 +165,7 @@ def _variants(case: Case, machine: str) -> list[TableSpec | None]:
 
 def _stage(case: Case, line: int, machine: str, stage: str, granule: int) -> TableSpec:
     try:
-        return hardware(machine, stage, granule)
+        return hardware(machine, stage, replace(sizes(case.kernel), page=granule))
     except ConfigError as problem:
         raise ScenarioError(case.path, line, str(problem)) from None
 
@@ -163,4 +185,4 @@ def _domain(case: Case, domain: DomainDef, machine: str, variant: TableSpec | No
     device = domain.device if spec.stage is not None else None
     where = f"dev={device} " if device is not None else ""
     command = f"domain {domain.name} {where}{spec.command}"
-    return DomainSpec(domain.name, spec.config, device is not None, device, command)
+    return DomainSpec(domain.name, spec.config, device is not None, device, command, spec.stage)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_iommu.core import flavours
+from pytest_iommu.core.flavours import Sizes
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import CheckFailed, IommuError, SetupError
 from pytest_iommu.core.settings import Settings
@@ -183,7 +185,7 @@ class Run:
         if instance.needs.machine is not None and not self.kind.emulated:
             return f"needs machine {instance.needs.machine} under QEMU, this one is not emulated"
         key = self.key(instance)
-        return other_granule(instance.domains.values(), key.flavour) or self.lacks(
+        return other_granule(instance.domains.values(), key.flavour, self.sizes(key).page) or self.lacks(
             key, instance.needs.devices, instance.needs.config
         )
 
@@ -243,6 +245,11 @@ class Run:
         if kernel is None or kernel.config is None:
             return None
         return frozenset(kernel.config.read_text(encoding="utf-8").splitlines())
+
+    def sizes(self, key: Key) -> Sizes:
+        """The sizes of a kernel by its configuration, or by its flavour if that is unknown."""
+        lines = self.kernel_config(key)
+        return flavours.sizes(key.flavour) if lines is None else Sizes.of("\n".join(lines))
 
     def sees_memory(self, key: Key) -> bool:
         """Whether the memory of that key's guests can be read, as far as is known: true until one has booted."""

@@ -136,7 +136,7 @@ class Boot:
 def boot_of(settings: Settings, machine: Machine, artefacts: Artefacts, boot_mode: str = FUNCTIONAL) -> Boot:
     """Return how to start this machine and kernel by the settings, in a mode of core/boot_modes.py."""
     return Boot(
-        machine=machine.on(artefacts.qemu.number[0]),
+        machine=machine.on(artefacts.qemu.number[0]).with_pages(artefacts.page),
         program=tuple(artefacts.qemu.argv_prefix),
         kernel=str(artefacts.image),
         initrd=str(artefacts.initrd),

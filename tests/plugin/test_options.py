@@ -89,7 +89,7 @@ class Stage:
 
     def command(self, chosen: Settings) -> object:
         """QEMU's command line."""
-        made = SimpleNamespace(image="Image", initrd="initrd", qemu=Qemu(("qemu",), "10.0.2", origin=""))
+        made = SimpleNamespace(image="Image", initrd="initrd", qemu=Qemu(("qemu",), "10.0.2", origin=""), page=4096)
         return boot_of(chosen, machines.get("smmuv3"), cast(Any, made), "functional").command(())
 
     def guests(self, chosen: Settings) -> object:

@@ -32,6 +32,13 @@ def image(size: int, memory: int, magic: bytes = b"ARM\x64", sections: int = 0) 
     return bytes(head)
 
 
+def flagged(flags: int) -> bytes:
+    """An Image with the flags of its header set."""
+    head = bytearray(image(40_960, 65_536))
+    struct.pack_into("<Q", head, 24, flags)
+    return bytes(head)
+
+
 def bzimage(size: int, payload: int) -> bytes:
     head = bytearray(size)
     head[0x1F1] = 3
@@ -81,6 +88,7 @@ def test_kernels_are_taken(tmp_path: Path, arch: str, content: bytes) -> None:
         ("aarch64", image(40_960, 65_536, b"RSC\x05"), "is an Image for riscv64; "),
         ("x86_64", image(40_960, 65_536), "is an Image for aarch64; .*arch/x86/boot/bzImage"),
         ("aarch64", image(65_536, 5_636_096), "is truncated: it has 65536 bytes, .* at least 352256"),
+        ("aarch64", flagged(0b011), "is a big-endian kernel .CONFIG_CPU_BIG_ENDIAN."),
         ("aarch64", image(40_000, 65_536, sections=40_960), "is truncated: it has 40000 bytes, .* at least 40960"),
         ("aarch64", gzip.compress(image(40_960, 65_536), mtime=0)[:-9], "truncated or damaged"),
         ("aarch64", zboot(30_000, 32_768), "is truncated"),
@@ -104,3 +112,19 @@ def test_it_is_looked_at_before_anything_is_fetched_or_compiled(
     with pytest.raises(SetupError, match="is not a kernel"):
         artefacts.prepare(settings, machines.get("smmuv3"), "plain")
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "page"),
+    [
+        *((flagged(code << 1), page) for code, page in enumerate((0, 4096, 16384, 65536))),
+        (gzip.compress(flagged(0b100), mtime=0), 16384),
+        (zboot(40_960, 32_768), 0),
+        (image(40_960, 65_536, b"RSC\x05"), 0),
+        (b"", 0),
+    ],
+)
+def test_pages_of_an_image(tmp_path: Path, content: bytes, page: int) -> None:
+    (tmp_path / "Image").write_bytes(content)
+    assert bootimage.page_size(tmp_path / "Image") == page
+    assert bootimage.page_size(tmp_path / "none") == 0

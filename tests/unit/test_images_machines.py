@@ -25,7 +25,8 @@ def test_the_machine_is_what_the_plugin_relies_on() -> None:
     assert SMMUV3.memory == 512 << 20
     assert list(SMMUV3.stages) == ["s1", "s2"]
     assert SMMUV3.stages["s2"].format == "arm_64_lpae_s2"
-    assert SMMUV3.stages["s2"].parameters == {"ias": 44, "oas": 44}
+    assert not SMMUV3.stages["s2"].parameters
+    assert SMMUV3.ids == {"idr0": 0x0D44101B, "idr1": 0x02730010, "idr3": 0x1414, "idr5": 0x74}
     with pytest.raises(KeyError):
         SMMUV3.device("edu9")
 
@@ -60,7 +61,7 @@ def test_cross_compiling_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch
     [
         ("name: smmuv3\n", "", "bad.yaml:3: a machine needs 'name'"),
         ("memory: 512M", "memory: lots", "here should be a number or a size such as 64K, not 'lots'"),
-        ("s1: {format: arm_64_lpae_s1, ias: 48", "s1: {ias: 48", "a stage needs 'format'"),
+        ("s1: {format: arm_64_lpae_s1}", "s1: {ias: 48}", "a stage needs 'format'"),
         ("sid: 16", "sod: 16", r":4\d: a device has no key 'sod'; known: name, driver"),
         ("name: smmuv3\n", "name: [\n", r"bad.yaml:\d+: is not YAML"),
         ("base: 0x5c000000", "base: 0x5b000000", "scratch must be the end of RAM, which is 0x40000000 to 0x5fffffff"),
@@ -128,3 +129,10 @@ def test_stream_ids_of_a_device_tree(tmp_path: Path) -> None:
 def test_an_unknown_machine_lists_the_others() -> None:
     with pytest.raises(SetupError, match="no machine 'x'; there are: .*smmuv3"):
         machines.get("x")
+
+
+def test_the_processor_follows_the_pages_of_the_kernel() -> None:
+    assert [SMMUV3.with_pages(page).cpu for page in (0, 4096, 16384, 65536)] == [
+        *("cortex-a57", "cortex-a57"),
+        *("neoverse-n1", "cortex-a57"),
+    ]

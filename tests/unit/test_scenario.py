@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+<<<<<<< HEAD
 from pytest_iommu.core.outcomes import Verdict
+=======
+from pytest_iommu.core.flavours import page_size
+>>>>>>> b9499aa (wip)
 from pytest_iommu.core.rules import DUMP, RULES, TABLES
 from pytest_iommu.formats import configure
 from pytest_iommu.scenario import (
@@ -158,7 +162,7 @@ def test_hardware_domains_have_the_pages_of_their_kernel(tmp_path: Path) -> None
     assert [one.domains["d"].config.granule for one in (large, small, software)] == [65536, 4096, 16384]
     assert large.id == "a[smmuv3-s1-64k]"
     why = {
-        (one.id, flavour): other_granule(one.domains.values(), flavour)
+        (one.id, flavour): other_granule(one.domains.values(), flavour, page_size(flavour))
         for one in (large, small, software)
         for flavour in ("plain", "debug", "64k")
     }

@@ -8,7 +8,7 @@ last one. If the guess was wrong, the files are read again.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_iommu.check.witnesses.in_ram import InRam
     from pytest_iommu.core.model import TableConfig
     from pytest_iommu.dialects import Dialect
-    from pytest_iommu.scenario import Phase
+    from pytest_iommu.scenario import Instance, Phase
 
 NAME = "generated.iommu.yaml"
 RULES = ("TAB-1", "TAB-2", "TAB-3", "TAB-4", "RNG-1", "RNG-2", "RNG-3", "LVL-1", "LVL-2", "PRT-1", "ENT-1", "ENT-2")
@@ -62,6 +62,8 @@ class Search:
     machine: str
     folder: Path
     compared: Compared = ignore_comparison
+    #: makes an instance fit the guest's domains
+    place: Callable[[Instance], Instance] = field(default=lambda instance: instance)
     executed: int = 0
     _verdicts: dict[str, CheckFailed | None] = field(default_factory=dict)
     _failed: tuple[str, CheckFailed] | None = None
@@ -95,7 +97,7 @@ class Search:
         path = self.folder / NAME
         path.write_text(text, encoding="utf-8")
         (instance,) = load(path).instances
-        (phase,) = compile_plan(instance).phases
+        (phase,) = compile_plan(self.place(instance)).phases
         self.executed += 1
         guessed = str(self._last_id + 1) if self._last_id is not None else "-"
         jobs = self._jobs(phase, guessed)
@@ -126,7 +128,7 @@ class Search:
         path = self.folder / NAME
         path.write_text(written(self.variant, self.machine, RULES[:1], []), encoding="utf-8")
         (instance,) = load(path).instances
-        return instance.domains["d"].config
+        return self.place(instance).domains["d"].config
 
     def _example(self, config: TableConfig, actions: list[Action]) -> None:
         text = written(self.variant, self.machine, RULES, resolve(config, actions))

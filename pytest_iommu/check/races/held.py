@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_iommu.check import platform
 from pytest_iommu.check.races import symbols
 from pytest_iommu.check.races.trap import CPU, NotReached, Trap
 from pytest_iommu.core.model import Kind, Range, TableConfig
@@ -188,14 +189,15 @@ class HeldReader:
         """Return the item's address in the kernel's linear map, after checking that the kernel reads the item there."""
         machine = self._machine
         assert self.item is not None
-        if machine.linear is None or machine.arch != "aarch64":
-            pytest.skip(f"machine {machine.name} does not define where its kernel's linear map begins (linear)")
-        where = machine.linear + self.item.address - machine.ram
+        linear = platform.linear_map(self._run)
+        if linear is None or machine.arch != "aarch64":
+            pytest.skip("the test module does not tell where the kernel's linear map is")
+        where = linear(self.item.address)
         seen = [word for word in (trap.word(where), trap.word(where, 0)) if word is not None]
         # Both processors may be in user mode. A wrong address then shows in that the watchpoint is never hit.
         if seen and self.item.raw not in seen:
             what = f"the kernel does not map 0x{self.item.address:x} at 0x{where:x}"
             raise SetupError(
-                f"machine {machine.name}: linear: {what}: read 0x{seen[0]:x}, expected 0x{self.item.raw:x}"
+                f"machine {machine.name}: {what}: read 0x{seen[0]:x}, expected 0x{self.item.raw:x}"
             )
         return where

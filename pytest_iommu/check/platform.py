@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a live guest is like as far as its page tables depend on it: the kernel's sizes and the SMMU's ID registers.
+
+The test module reports both. It reads the registers, and what the kernel was compiled with; it asks no driver.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import pytest
+
+from pytest_iommu import formats
+from pytest_iommu.core.flavours import Sizes
+from pytest_iommu.core.model import format_size
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
+from pytest_iommu.formats import ConfigError
+from pytest_iommu.guest import ops
+from pytest_iommu.guest.testmodule import HARDWARE, parse_hardware
+from pytest_iommu.oracle.stream_model import Hardware
+from pytest_iommu.scenario import variants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pytest_iommu.core.machines import Machine
+    from pytest_iommu.core.model import TableConfig
+    from pytest_iommu.core.protocol import Guest, Op, Reply
+    from pytest_iommu.scenario import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The kernel's sizes, and what the SMMU's ID registers say; None without an SMMUv3."""
+
+    kernel: Sizes
+    smmu: Hardware | None
+
+
+_KNOWN: WeakKeyDictionary[Guest, Platform | None] = WeakKeyDictionary()
+
+
+def platform_of(guest: Guest, machine: Machine) -> Platform | None:
+    """Return the platform of a guest, which is read once; None where no test module tells it."""
+    if guest not in _KNOWN:
+        (told,) = guest.run([ops.read_file(HARDWARE)]).results
+        _KNOWN[guest] = _platform(ops.text_of(told), machine) if told.ok else None
+    return _KNOWN[guest]
+
+
+def _platform(text: str, machine: Machine) -> Platform:
+    rows = parse_hardware(text)
+    ids = rows.smmus.get(machine.smmu or 0) or next(iter(rows.smmus.values()), None)
+    return Platform(Sizes(rows.page, rows.va_bits), Hardware.of(**ids) if ids else None)
+
+
+def linear_map(run: Callable[[Sequence[Op]], Reply]) -> Callable[[int], int] | None:
+    """Return the function from a physical address to the kernel's virtual one; None where no test module tells it."""
+    (told,) = run([ops.read_file(HARDWARE)]).results
+    offset = parse_hardware(ops.text_of(told)).linear if told.ok else None
+    return None if offset is None else lambda address: (address + offset) & (1 << 64) - 1
+
+
+def hardware_table(guest: Guest, machine: Machine, stage: str, otherwise: Sizes) -> TableConfig:
+    """Return what the table of a domain of that stage is like in this guest; skips where it has no such stage.
+
+    ``otherwise`` are the kernel's sizes where no test module tells them.
+    """
+    found = platform_of(guest, machine)
+    try:
+        kernel, smmu = (found.kernel, found.smmu) if found is not None else (otherwise, None)
+        return variants.hardware(machine.name, stage, kernel, smmu).config
+    except ConfigError as problem:
+        pytest.skip(str(problem))
+
+
+def placed(instance: Instance, guest: Guest, machine: Machine) -> Instance:
+    """Return the instance with hardware domains as in this guest; skips if it has none with such pages."""
+    hardware = [domain for domain in instance.domains.values() if domain.stage is not None]
+    found = platform_of(guest, machine) if hardware else None
+    if found is None:
+        return instance
+    try:
+        there = variants.placed(instance, machine.name, found.kernel, found.smmu)
+    except ConfigError as problem:
+        pytest.skip(str(problem))
+    for domain in hardware:
+        granule = there.domains[domain.name].config.granule
+        if granule != domain.config.granule:
+            pages, have = map(variants.granule_word, (domain.config.granule, granule))
+            pytest.skip(f"its hardware domains have {pages} pages, but this kernel creates them with {have}")
+    return there
+
+
+WHY = "by the SMMU's ID registers and the kernel's configuration"
+
+
+def hold(name: str, values: Mapping[str, str], config: TableConfig) -> list[CheckFailed]:
+    """Compare what the module reports of a new hardware domain with what the hardware and the kernel ask for."""
+    return [
+        CheckFailed(f"domain {name}: {what}", (rule,), verdict=Verdict.MAPPING, because=WHY, domains=(name,))
+        for rule, what in _differing(values, config)
+    ]
+
+
+def _differing(values: Mapping[str, str], config: TableConfig) -> Iterator[tuple[str, str]]:
+    """What differs, with its rule: sizes go to the CD or the STE, page sizes decide leaves, the aperture what maps."""
+    sizes = "HW-2" if config.format.endswith("_s1") else "HW-1"
+    first, last = formats.get(config.format).aperture(config)
+    wanted = {
+        "ias": (sizes, str(config.ias)),
+        "oas": (sizes, str(config.oas)),
+        "granule": (sizes, format_size(config.granule)),
+        "pgsizes": ("TAB-3", f"{sum(config.page_sizes):#x}"),
+        "aperture": ("TAB-1", f"{first:#x}-{last:#x}"),
+    }
+    for key, (rule, want) in wanted.items():
+        have = values.get(key, "-")
+        if have not in ("-", want):
+            yield rule, f"{key} is {have}, must be {want}"
