@@ -110,11 +110,13 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
                 wrong.append(_unreadable(check, name, result, where))
         if names and not texts:
             return wrong[:1]
+        memory, blamed = None, False
         try:
             memory = _memory(check, where, results[len(names)], files)
         except CheckFailed as error:
-            wrong.append(error)
-            memory = None
+            # The table itself is not as it must be: a dump that shows it says nothing of who is wrong.
+            wrong.insert(0, error)
+            blamed = True
         if not names and memory is None and not wrong:
             none = "this kernel has no dump" if not where.dialect.files else NOT_OFFERED
             pytest.skip(f"{none}, and the page table of domain {domain} is not found in memory")
@@ -123,7 +125,8 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
         compared(comparison)
         if not comparison.ok:
             when = f", as at line {check.line}" if check.line else ""
-            wrong.append(comparison.failure(f"domain {domain}{when}:\n", (domain,)))
+            failure = comparison.failure(f"domain {domain}{when}:\n", (domain,))
+            wrong.append(failure.told(failure.message, verdict=Verdict.UNDECIDED) if blamed else failure)
             files[f"{domain}.differences.txt"] = comparison.everything.encode()
             for name, text in expected_texts(check.expected).items():
                 files[f"{domain}.{name}.expected.txt"] = text.encode()

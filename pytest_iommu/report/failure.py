@@ -87,8 +87,17 @@ def evidence_files(evidence: Evidence) -> dict[str, bytes]:
     return found | dict(evidence.files)
 
 
+CRASH = "crash"
+"""In the place of a rule: the kernel crashed, and nothing was judged. The fingerprint says where."""
+OF_CRASHES = ("CON-", "FLT-")
+"""Rules about what happens beside a reader, or without memory: a crash of whatever else the kernel does breaks them."""
+
+
 def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
-    """Return the rules that a failure counts against: the broken ones, or all of the test if it ended before."""
+    """Return the rules that a failure counts against: the broken ones, or all of the test if it hung before.
+
+    A crash breaks the rules of readers where a reader crashed, and of the test's own only those that are about crashes.
+    """
     if isinstance(error, CheckFailed):
         return tuple(dict.fromkeys([*error.rules, *error.related]))
     if error.kind not in ("kernel-crash", "kernel-hang"):
@@ -100,6 +109,8 @@ def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
     # first, and if it is about sleeping where RCU forbids it, CON-7.
     slept = any(words in splat for words in SLEEPING)
     read = [*(["CON-7"] if slept else []), "LAY-7"] if "vfs_read" in splat else []
+    if error.kind == "kernel-crash" and not read and not "".join(declared[:1]).startswith(OF_CRASHES):
+        return (CRASH,)
     return tuple(dict.fromkeys([*declared, *read] if "FLT-3" in declared[:1] else [*read, *declared]))
 
 

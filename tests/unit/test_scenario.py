@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
-from pytest_iommu.core.outcomes import Verdict
-=======
 from pytest_iommu.core.flavours import page_size
->>>>>>> b9499aa (wip)
+from pytest_iommu.core.outcomes import Verdict
 from pytest_iommu.core.rules import DUMP, RULES, TABLES
 from pytest_iommu.formats import configure
 from pytest_iommu.scenario import (

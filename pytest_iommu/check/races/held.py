@@ -197,7 +197,5 @@ class HeldReader:
         # Both processors may be in user mode. A wrong address then shows in that the watchpoint is never hit.
         if seen and self.item.raw not in seen:
             what = f"the kernel does not map 0x{self.item.address:x} at 0x{where:x}"
-            raise SetupError(
-                f"machine {machine.name}: {what}: read 0x{seen[0]:x}, expected 0x{self.item.raw:x}"
-            )
+            raise SetupError(f"machine {machine.name}: {what}: read 0x{seen[0]:x}, expected 0x{self.item.raw:x}")
         return where

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from pytest_iommu import formats
 from pytest_iommu.core.model import format_size
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
+from pytest_iommu.core.protocol import OutsideMemory
 from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.oracle import stream_model
 from pytest_iommu.oracle.guest_memory import Torn, walk
@@ -61,6 +63,8 @@ class InRam:
         for device in row.attached:
             found = self._table(device)
             if found is None:
+                if top is not None:
+                    self._hold_fields(device, config, top)
                 what = f"{device} is attached to {row.name}, but its stream leads to no page table"
                 raise CheckFailed(what, ("HW-1",), verdict=Verdict.STREAM)
             theirs, where = found
@@ -73,7 +77,12 @@ class InRam:
             top = where
         if top is None:
             return None
-        found_walk = walk(self.memory, config, top, row.levels)
+        _hold_levels(row, config)
+        try:
+            found_walk = walk(self.memory, config, top, row.levels)
+        except OutsideMemory:
+            what = f"the table of {row.name} is said to be at 0x{top:x}, where there is no RAM"
+            raise CheckFailed(what, (_rule(config),), verdict=Verdict.MAPPING) from None
         if found_walk.torn:
             raise CheckFailed(_torn(row.name, found_walk.torn), ("TAB-3",), ("TAB-1",), verdict=Verdict.MAPPING)
         sids = [sid for device in row.attached for sid in self.machine.device(device).sids]
@@ -115,6 +124,19 @@ def _torn(name: str, found: Sequence[Torn]) -> str:
     ]
     more = [f"and {len(found) - 4} more groups like this"] * (len(found) > 4)
     return "\n".join([f"groups of table {name} are not complete:", *lines, *more])
+
+
+def _hold_levels(row: DomainRow, config: TableConfig) -> None:
+    """Compare the levels that the hardware is told of with those of the configuration, where a table does not grow.
+
+    They follow from T0SZ, or from SL0: with other ones the same table translates other addresses, or none.
+    """
+    geometry = formats.get(config.format).geometry(config)
+    least, most = (1, geometry.highest + 1) if geometry.top < geometry.highest else (config.levels,) * 2
+    if row.levels is not None and not least <= row.levels <= most:
+        must = f"{most}" if least == most else f"{least} to {most}"
+        what = f"the table of {row.name} is set up with {row.levels} levels, must be {must}"
+        raise CheckFailed(what, (_rule(config),), verdict=Verdict.MAPPING)
 
 
 def _hold_words(what: str, wrong: Sequence[str], rule: str) -> None:
