@@ -43,6 +43,7 @@ class SmmuV3:
         self._base = base
         self._queue = 0
         self._seen = 0
+        self._pointers: dict[int, int] = {}
         self.lost = 0
 
     @cached_property
@@ -68,7 +69,16 @@ class SmmuV3:
         """Return the entry of a stream; None if the table has none: out of range, in no level-2 table, outside RAM."""
         address = self.ste_address(sid)
         words = None if address is None else self._words(address, smmuv3.WORDS)
-        return None if words is None else smmuv3.decode_ste(sid, words)
+        found = None if words is None else smmuv3.decode_ste(sid, words)
+        if found is not None and found.config == "only S1_TRANS":
+            self._pointers[sid] = found.s1_context_ptr
+        return found
+
+    def last_cd(self, sid: int) -> Cd | None:
+        """Return the context descriptor that a stream had, valid or not, when its entry last led to one; else None."""
+        address = self._pointers.get(sid)
+        words = None if address is None else self._words(address, smmuv3.WORDS)
+        return None if words is None else smmuv3.decode_cd(sid, 0, words)
 
     def ste_address(self, sid: int) -> int | None:
         """Return the address of a stream's entry; None if the table has no place for it."""

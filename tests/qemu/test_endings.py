@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.guest import ops
-from pytest_iommu.guest.virtual import VirtualGuest
+from pytest_iommu.guest.virtual import NO_GRANULE, VirtualGuest
 from pytest_iommu.targets.qemu import Boot, QemuTarget
 
 READ = [ops.read_file("/proc/version")]
@@ -101,6 +102,18 @@ def test_a_kernel_that_does_not_boot(boot: Boot) -> None:
     # -S: the processor never runs its first instruction
     with pytest.raises(SetupError, match="the kernel does not boot: .* within 1 s; .*; it printed nothing"):
         QemuTarget(replace(boot, arguments=["-S"]), timeout=1).start()
+
+
+def test_a_processor_without_the_pages_of_the_kernel(boot: Boot, tmp_path: Path) -> None:
+    """All that such a kernel comes to: the loop of __no_granule_support. It is seen long before the time-out."""
+    image = bytearray(4096)
+    # b 64; text_offset 0, image_size 64K, flags: 16K pages
+    struct.pack_into("<IIQQQ", image, 0, 0x14000010, 0, 0, 1 << 16, 0b100)
+    image[56:60] = b"ARM\x64"
+    image[64 : 64 + len(NO_GRANULE)] = NO_GRANULE
+    (tmp_path / "Image").write_bytes(image)
+    with pytest.raises(SetupError, match="the processor lacks the pages that it is configured for .-cpu cortex-a57"):
+        QemuTarget(replace(boot, kernel=str(tmp_path / "Image"))).start()
 
 
 def test_a_kernel_that_panics_and_stays(boot: Boot) -> None:

@@ -11,7 +11,7 @@ from synthetic_memory import SyntheticMemory
 
 from pytest_iommu.check.witnesses.streams import Streams, Wanted, requester_id
 from pytest_iommu.core import machines
-from pytest_iommu.core.outcomes import CheckFailed
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.guest.ops import Code
 from pytest_iommu.oracle.stream_table import SmmuV3
@@ -34,6 +34,7 @@ class Kernel:
         self.memory.registers |= {SMMU + 0x80: table, SMMU + 0x88: 8}
         self.smmu = SmmuV3(self.memory, SMMU)
         one, two, cds = (self.memory.allocate(4096) for _ in range(3))
+        self.table, self.cd_of_edu0 = table, cds
         self.memory.words(cds, [CD_WORD, one, 0, 0xF404FF44, 0, 0, 0, 0])
         self.memory.words(table + 8 * 64, [cds | 0xB, 0, 0, 0, 0, 0, 0, 0])
         self.memory.words(table + 16 * 64, [0xD, 0, 20 << 32 | 1 << 51, two, 0, 0, 0, 0])
@@ -155,8 +156,11 @@ def test_a_lie_is_named_by_its_rule(rule: str, lie: Callable[[Kernel], None]) ->
 @pytest.mark.parametrize(
     ("want", "rule"),
     [
-        (replace(RIGHT[0], config="BYPASS"), "STE-4"),
-        (replace(RIGHT[0], domain="4"), "STE-3"),
+        (replace(RIGHT[0], config="BYPASS"), "HW-1"),
+        (replace(RIGHT[0], domain="4"), "HW-2"),
+        (replace(RIGHT[1], domain="3"), "HW-1"),
+        (replace(RIGHT[0], domain="-"), "HW-5"),
+        (Wanted("edu1", "ABORT"), "HW-5"),
         (Wanted("edu1", present=False), "STE-1"),
     ],
 )
@@ -167,3 +171,25 @@ def test_a_true_kernel_that_is_not_where_it_should_be(want: Wanted, rule: str) -
 
 def test_requester_ids() -> None:
     assert (requester_id("0000:00:01.0"), requester_id("0000:02:1f.7")) == (8, 0x2FF)
+
+
+def test_the_rules_of_the_dump_follow() -> None:
+    (found,) = problems(Kernel(), [replace(RIGHT[0], domain="-")])
+    assert (found.rules, found.related, found.verdict) == (("HW-5",), ("STE-3", "STE-4"), Verdict.STREAM)
+
+
+def test_a_descriptor_that_stays_valid_is_the_kernels() -> None:
+    """The stream was blocked and its descriptor stays: the dump that shows it is right, and memory agrees."""
+    kernel = Kernel()
+    assert problems(kernel) == []
+    kernel.memory.words(kernel.table + 8 * 64, [1])
+    blocked = kernel.smmu.texts(8, {})
+    assert blocked["cd"] == ""
+    kernel.files[f"{STREAMS}/8/ste"] = blocked["ste"]
+    (found,) = problems(kernel, RIGHT[1:])
+    assert (found.rules, found.verdict) == (("HW-5",), Verdict.STREAM)
+    assert "the CD of stream 8 is still valid, but its STE is ABORT" in found.message
+    # One that the kernel did invalidate, and that the dump still shows, is the dump's.
+    kernel.memory.words(kernel.cd_of_edu0, [CD_WORD & ~(1 << 31)])
+    (found,) = problems(kernel, RIGHT[1:])
+    assert (found.rules[0], found.verdict) == ("STE-6", Verdict.DUMP)

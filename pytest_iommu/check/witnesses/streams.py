@@ -17,7 +17,7 @@ from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.dialects.dialect import DumpSyntaxError
 from pytest_iommu.dialects.io_ptdump_small import parse_info
 from pytest_iommu.dialects.smmuv3_debugfs import parse_cd, parse_ste
-from pytest_iommu.formats.smmuv3 import decode_ste
+from pytest_iommu.formats.smmuv3 import WITH_STAGE1, decode_ste
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import DEBUGFS
 
@@ -218,7 +218,17 @@ class Streams:
             have = text.ste if file == "ste" else text.cd
             if have != want:
                 self.files[f"{file}.{text.sid}.ram.txt"] = want.encode()
-                yield _differs(file, text.sid, have, want)
+                yield self._stays_valid(text, want) or _differs(file, text.sid, have, want)
+
+    def _stays_valid(self, text: StreamText, held: str) -> CheckFailed | None:
+        """Return the failure where a dump shows, truly, a descriptor that the stream's entry no longer leads to."""
+        assert self._smmu is not None
+        last = self._smmu.last_cd(text.sid)
+        if held or last is None or not last.valid or [cd.words for cd in parse_cd(text.cd)] != [last.words]:
+            return None
+        what = f"the CD of stream {text.sid} is still valid, but its STE is {text.config}:"
+        shown = f"{what}\n{text.cd.rstrip()}"
+        return CheckFailed(shown, ("HW-5",), verdict=Verdict.STREAM, because="memory is as dumped")
 
     def _wanted(self, want: Wanted, texts: Mapping[int, StreamText]) -> Iterator[CheckFailed]:
         for sid in dict.fromkeys(self._device(want.device).sids):
@@ -229,18 +239,25 @@ class Streams:
             if sid not in texts:
                 continue
             one = texts[sid]
+            # Without a domain that it is attached to, the entry has to say that an earlier one left.
+            attached = want.domain not in (None, "-")
             if want.config is not None and one.config != want.config:
                 what = f"Config is {one.config}, expected {want.config}"
-                yield self._attached(f"stream {sid} of {want.device}: {what}", "STE-4")
+                rule = "HW-1" if attached else "HW-5"
+                yield self._attached(f"stream {sid} of {want.device}: {what}", rule, "STE-4")
             if want.domain is not None and one.domain != want.domain:
                 what = f"Domain is {one.domain}, but the device is attached to {want.domain}"
-                yield self._attached(f"stream {sid} of {want.device}: {what}", "STE-3", "STE-4")
+                rule = ("HW-2" if one.config in WITH_STAGE1 else "HW-1") if attached else "HW-5"
+                yield self._attached(f"stream {sid} of {want.device}: {what}", rule, "STE-3", "STE-4")
 
-    def _attached(self, what: str, rule: str, *also: str) -> CheckFailed:
-        """Return the failure of a stream with another attachment; that memory agrees with the dump was checked."""
+    def _attached(self, what: str, rule: str, *dumps: str) -> CheckFailed:
+        """Return the failure of a stream with another attachment; that memory agrees with the dump was checked.
+
+        So the kernel did not write what it should, which breaks ``rule``; those of the dump follow.
+        """
         if self._smmu is None:
-            return CheckFailed(what, (rule,), also, verdict=Verdict.UNDECIDED)
-        return CheckFailed(what, (rule,), also, verdict=Verdict.STREAM, because="memory is as dumped")
+            return CheckFailed(what, dumps[:1], dumps[1:], verdict=Verdict.UNDECIDED)
+        return CheckFailed(what, (rule,), dumps, verdict=Verdict.STREAM, because="memory is as dumped")
 
 
 def requester_id(name: str) -> int:
