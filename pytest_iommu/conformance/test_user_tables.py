@@ -15,9 +15,7 @@ from pytest_iommu.check.owners.drivers import group, node, vfio
 from pytest_iommu.check.owners.editing import IOMMUFD, LOW, TYPE1, buffer, edit, hold
 from pytest_iommu.check.owners.guest_program import Owner, OwnerError, Space
 from pytest_iommu.check.reading import Compared
-from pytest_iommu.core.flavours import page_size
 from pytest_iommu.core.model import TableConfig
-from pytest_iommu.scenario.variants import hardware
 from pytest_iommu.session.hookcalls import listener
 
 TABLES = pytest.mark.iommu_rules("TAB-1", "TAB-2", "TAB-3", "TAB-4", "TAB-6", "HW-1")
@@ -50,7 +48,7 @@ def vfio_edu1(iommu_guest: GuestHandle, owner: Owner) -> Iterator[str]:
 
 def config_of(guest: GuestHandle, stage: str) -> TableConfig:
     """What a table of a stage is on this machine."""
-    return hardware(guest.key.machine, stage, page_size(guest.key.flavour)).config
+    return guest.hardware_table(stage)
 
 
 @TABLES

@@ -11,7 +11,6 @@ from pytest_iommu.check.handles import GuestHandle
 from pytest_iommu.check.owners.guest_program import Owner, OwnerMemory, Space
 from pytest_iommu.check.reading import Compared
 from pytest_iommu.compare.comparison import compare_table
-from pytest_iommu.core.flavours import page_size
 from pytest_iommu.guest.testmodule import DomainRow
 from pytest_iommu.oracle import TableModel
 
@@ -24,16 +23,18 @@ PAGES = 16
 
 def buffer(guest: GuestHandle, owner: Owner) -> OwnerMemory:
     """PAGES pages of the owner's memory."""
-    return owner.memory("m", PAGES * page_size(guest.key.flavour))
+    return owner.memory("m", PAGES * guest.page)
 
 
 def edit(space: Space, memory: OwnerMemory) -> Iterator[bool]:
     """Maps and unmaps in some ways; after each the tables are to be compared. Yields whether it was an unmap."""
     page = memory.page
+    # Well inside the narrowest aperture.
+    high = min([HIGH, *(1 << model.config.ias - 1 for model in space.models.values())])
     space.map(LOW, memory)
     yield False
     space.map(LOW + memory.size + page, memory, "r", 0, 4 * page)
-    space.map(HIGH - page, memory, "w", 3 * page, 3 * page)
+    space.map(high - page, memory, "w", 3 * page, 3 * page)
     yield False
     space.unmap(LOW)
     yield True
