@@ -30,6 +30,8 @@ def table_rule(one: Difference, unmapped: bool) -> str:
         return "TAB-1" if one.file == "page_table" else "TAB-6"
     if one.rank in (Rank.PRESENCE, Rank.BOUNDS):
         return "TAB-4" if unmapped and _too_much(one) else "TAB-1"
+    if one.rank is Rank.ENTRY and unmapped and _rest_of_a_group(one):
+        return "TAB-4"
     return _RULE_OF_RANK.get(one.rank, "TAB-1")
 
 
@@ -63,6 +65,12 @@ def in_memory_only(differences: Iterable[Difference]) -> tuple[Difference, ...]:
 def of_tables(memory: Mapping[str, str]) -> dict[str, str]:
     """The files of memory that say what is in the tables; stats follow from entries, and info is the dump's own."""
     return {name: text for name, text in memory.items() if name in ("page_table", "entries")}
+
+
+def _rest_of_a_group(one: Difference) -> bool:
+    """Whether an item is left of a group whose first item is gone: hardware translates by it, the walk shows it bad."""
+    held = one.memory if one.memory not in (None, SILENT) else one.dumped
+    return one.expected in (None, SILENT) and held is not None and held.split()[2:3] == ["bad"]
 
 
 def _too_much(one: Difference) -> bool:
