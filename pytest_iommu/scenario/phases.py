@@ -213,15 +213,21 @@ def command_failure(phase: Phase, text: str, files: dict[str, bytes] | None = No
     if broken is None:
         return CheckFailed(message, files=files, verdict=Verdict.COMMAND)
     rule, because = broken
-    return CheckFailed(message, (rule,), files=files, verdict=Verdict.MAPPING, because=because)
+    verdict = Verdict.STREAM if rule.startswith("HW-") else Verdict.MAPPING
+    return CheckFailed(message, (rule,), files=files, verdict=verdict, because=because)
 
 
-def broken_rule(command: str, errno: str, message: str) -> tuple[str, str] | None:
+def broken_rule(command: str, errno: str | None, message: str) -> tuple[str, str] | None:
     """Return the rule that the kernel breaks by the result of a command of the test module, and how that is known.
 
-    None if the module itself refused the command, or if the error says nothing of the page table.
+    ``errno`` is None for a success that should be an error. None if the module itself refused the command, or if the
+    error says nothing of the page table.
     """
     words = command.lstrip("? ").split()
+    if errno is None:
+        return ("TAB-5", "a map that must be refused succeeded") if words[:1] == ["map"] else None
+    if words[:1] == ["domain"] and message.endswith("has no IOMMU"):
+        return "HW-1", "the kernel left a device without its IOMMU"
     if words[:1] == ["unmap"] and message.startswith("iommu_unmap("):
         return "TAB-4", "iommu_unmap() returned another number of bytes than it was asked to unmap"
     if words[:1] == ["map"] and message.startswith(_KERNEL_REFUSED) and errno not in ("ENOMEM", "EINTR"):
@@ -244,7 +250,7 @@ def _wrong(phase: Phase, text: str) -> list[tuple[tuple[str, str] | None, str]]:
         errno, message = outcomes.get(number, ("none", "was not executed"))
         if errno != want.errno:
             got = f"{errno} ({message})" if errno else "success"
-            broken = broken_rule(want.text, errno, message) if errno else None
+            broken = broken_rule(want.text, errno, message)
             text = f"line {want.line}: `{want.text}`: got {got}, expected {want.errno or 'success'}"
             wrong.append((broken, text))
     return wrong
