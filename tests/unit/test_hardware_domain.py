@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from model_guest import ModelGuest
 
 from pytest_iommu import formats
 from pytest_iommu.check import platform
+from pytest_iommu.check.runner import Scenario
 from pytest_iommu.core import machines
 from pytest_iommu.core.flavours import Sizes, sizes
 from pytest_iommu.core.model import TableConfig
-from pytest_iommu.core.outcomes import SetupError, Verdict
+from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.core.protocol import Op, Result
+from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.guest.testmodule import parse_hardware
 from pytest_iommu.oracle.hardware_domain import hardware_config
 from pytest_iommu.oracle.stream_model import Hardware
@@ -105,6 +108,9 @@ class Told(ModelGuest):
     def _one(self, op: Op) -> Result:
         return Result(len(TEXT), TEXT.encode()) if op.path.endswith("/hardware") else super()._one(op)
 
+    def _command(self, words: list[str]) -> str:
+        return "" if words[0] == "probe" else super()._command(words)
+
 
 def test_what_the_module_reports() -> None:
     guest = Told(config(1))
@@ -171,7 +177,7 @@ def test_stage_2_is_set_up_in_the_ste() -> None:
     assert problem.rules == ("HW-1",)
 
 
-def test_unknown_platforms_leave_a_scenario_as_it_is(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_unknown_platforms_leave_a_scenario_as_it_is(tmp_path: Path) -> None:
     from pytest_iommu.scenario import load
 
     path = tmp_path / "x.iommu.yaml"
@@ -182,7 +188,7 @@ def test_unknown_platforms_leave_a_scenario_as_it_is(tmp_path) -> None:  # type:
     assert platform.placed(instance, Told(config(1)), SMMUV3).domains["d"].config == config(1, va_bits=39)
 
 
-def test_other_pages_are_a_skip(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_other_pages_are_a_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_iommu.scenario import load
 
     path = tmp_path / "x.iommu.yaml"
@@ -191,3 +197,46 @@ def test_other_pages_are_a_skip(tmp_path, monkeypatch) -> None:  # type: ignore[
     monkeypatch.setitem(globals(), "TEXT", TEXT.replace("page=4096", "page=16384"))
     with pytest.raises(pytest.skip.Exception, match="have 4k pages, but this kernel creates them with 16k"):
         platform.placed(instance, Told(config(1)), SMMUV3)
+
+
+def scenario(folder: Path, step: str, guest: ModelGuest) -> Scenario:
+    from pytest_iommu.scenario import load
+
+    path = folder / "x.iommu.yaml"
+    path.write_text(f"suite: x\ncases: [{{name: a, rules: [RNG-1], stages: [s1], do: [{step}]}}]\n")
+    (instance,) = load(path).instances
+    return Scenario(instance, guest, SMMUV3, IO_PTDUMP)
+
+
+def test_an_iova_beyond_the_aperture_is_a_skip(tmp_path: Path) -> None:
+    beyond = "{map: {iova: 0x8000000000, pa: 0x912340000, size: page, prot: rw}}"
+    why = r"does not fit this kernel's domains .39 bits of IOVA, 44 of PA.*outside the aperture"
+    with pytest.raises(pytest.skip.Exception, match=why):
+        scenario(tmp_path, beyond, Told(config(1, va_bits=39))).execute()
+
+
+def test_a_mistake_of_the_scenario_is_none(tmp_path: Path) -> None:
+    twice = "{unmap: {iova: 0x8000000000, size: page}}"
+    with pytest.raises(SetupError, match="the kernel would refuse"):
+        scenario(tmp_path, twice, Told(config(1, va_bits=39))).execute()
+
+
+def test_the_end_of_the_aperture_is_the_kernels(tmp_path: Path) -> None:
+    guest = Told(config(1, va_bits=39))
+    last = scenario(tmp_path, "{map: {iova: last, pa: 0x912340000, size: page, prot: rw}}", guest)
+    last.execute()
+    assert b"map d 0x7ffffff000 0x912340000" in last.artefacts()["commands.txt"]
+
+
+class Wide(Told):
+    """A kernel that gives its domains as many bits as the SMMU takes."""
+
+    def _command(self, words: list[str]) -> str:
+        return super()._command(words) + (" ias=48" if words[0] == "domain" else "")
+
+
+def test_a_kernel_that_makes_other_domains_is_blamed(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match="domain d: ias is 48, must be 39") as caught:
+        scenario(tmp_path, "{check: {}}", Wide(config(1, va_bits=39))).execute()
+    assert caught.value.rules == ("HW-2",)
+    assert caught.value.verdict is Verdict.MAPPING
