@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,7 +145,9 @@ class VirtualGuest:
             return
         if NO_GRANULE in bytes(self.memory.read(here - STOPPED, 2 * STOPPED)):
             why = "it stopped before it could print: the processor lacks the pages that it is configured for"
-            raise SetupError(f"the kernel does not boot: {why} (-cpu {self.machine.cpu})", self.evidence())
+            # The last one counts: the user's options come after the machine's.
+            cpus = [after for word, after in pairwise(self.child.argv) if word == "-cpu"]
+            raise SetupError(f"the kernel does not boot: {why} (-cpu {cpus[-1]})", self.evidence())
 
     def _look_for_iommu(self) -> None:
         (listed,) = self.run([operations.list_directory(IOMMUS)]).results
