@@ -26,6 +26,8 @@ IOVA, OA = 0x31230000, 0x912340000
 #: places for open files of the agent
 SLOT, LOG = 9, 10
 RECORDS = 1000
+RANDOM = "/dev/hwrng"
+"""Read from a virtio device that is behind the IOMMU."""
 #: levels of the kernel's messages
 ERROR, WARNING = 3, 4
 #: functions of the dump, and of the tables that wait for a grace period, in the kernel itself
@@ -70,12 +72,15 @@ class TestWithoutDebugfs:
     def test_the_machine_works(self, iommu_guest: GuestHandle) -> None:
         assert "debugfs" not in iommu_guest.read("/proc/filesystems").decode().split()
         assert not iommu_guest.run([ops.stat("/sys/kernel/debug")]).results[0].ok
-        # The agent's own device is behind the IOMMU: that it answers is DMA through a domain without a directory, or
-        # past the IOMMU where the kernel was told so.
-        kind = type_of(iommu_guest, f"/sys/bus/pci/devices/0000:{iommu_guest.machine.agent.address}")
+        # That the device answers is DMA through a domain without a directory, or past the IOMMU where the kernel was
+        # told so.
+        device = iommu_guest.machine.device("rng0")
+        _, random, _ = iommu_guest.run([ops.open_file(SLOT, RANDOM), ops.read(SLOT, 16), ops.close(SLOT)]).results
+        assert random.value == len(random.data) == 16
+        kind = type_of(iommu_guest, f"/sys/bus/pci/devices/0000:{device.address}")
         assert kind == configured(iommu_guest) or configured(iommu_guest) is None
         if iommu_guest.in_ram is not None and iommu_guest.in_ram.smmu is not None:
-            ste = iommu_guest.in_ram.smmu.ste(iommu_guest.machine.agent.sid)
+            ste = iommu_guest.in_ram.smmu.ste(device.sid)
             assert ste is not None
             assert (ste.valid, ste.config) == (True, BYPASS if kind == IDENTITY else "only S1_TRANS")
         assert not complaints(iommu_guest)

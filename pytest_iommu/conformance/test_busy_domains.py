@@ -26,18 +26,18 @@ ROUNDS, MOST = 12, 300
 #: bytes of each read(2): small ones take long, and much happens meanwhile
 CHUNKS = (0, 40, 100, 1000) * 4
 RANDOM = "/dev/hwrng"
-#: of a virtio-serial device the one that the agent sends by: port 1 has the queues 4 and 5
-QUEUES = {"virtio-serial": 5, "virtio-rng": 0}
+NAME, DEVICE = "virtio-rng", "rng0"
+"""QEMU's word for the device, and its name."""
 
 
 class Rings:
-    """The queue of a virtio device that its data goes through, by QEMU's name of the device."""
+    """The queue that the device's data goes through."""
 
-    def __init__(self, guest: GuestHandle, name: str) -> None:
+    def __init__(self, guest: GuestHandle) -> None:
         self._guest = guest
-        found = [row["path"] for row in guest.ask_qemu("x-query-virtio") if row["name"] == name]
-        assert len(found) == 1, f"one {name} is needed, there are {found}"
-        self._path, self._queue = found[0], QUEUES[name]
+        found = [row["path"] for row in guest.ask_qemu("x-query-virtio") if row["name"] == NAME]
+        assert len(found) == 1, f"one {NAME} is needed, there are {found}"
+        self._path, self._queue = found[0], 0
         status = self._status()
         #: IOVAs of the three rings
         self.iovas = [status[f"vring-{part}"] for part in ("desc", "avail", "used")]
@@ -70,26 +70,23 @@ def ordered(ranges: tuple[Range, ...]) -> None:
 
 
 @contextmanager
-def busy(guest: GuestHandle, name: str) -> Iterator[None]:
-    """Keeps a device at work. The agent's needs nothing: what we read goes through it."""
-    if name != "virtio-rng":
-        yield
-        return
+def busy(guest: GuestHandle) -> Iterator[None]:
+    """Keeps the device at work."""
     with Owner(guest) as owner:
         owner.tell(f"reader r {RANDOM}")
         yield
 
 
-def domain_of(guest: GuestHandle, name: str) -> str:
-    """The id of the domain whose table the SMMU walks for a device, which may have its IOVAs in common with others."""
+def domain_of(guest: GuestHandle) -> str:
+    """The id of the domain whose table the SMMU walks for the device. Others may use the same IOVAs."""
     witness = guest.in_ram
     if witness is None or witness.smmu is None:
         pytest.skip("the stream table in memory cannot be read")
-    device = guest.machine.agent if name == "virtio-serial" else guest.machine.device("rng0")
+    device = guest.machine.device(DEVICE)
     if type_of(guest, f"/sys/bus/pci/devices/0000:{device.address}") == IDENTITY:
-        pytest.skip(f"needs a default domain with a table: that of {name} is {IDENTITY}")
+        pytest.skip(f"needs a default domain with a table: that of {NAME} is {IDENTITY}")
     found = witness.smmu.table(device.sid)
-    assert found is not None, f"the stream of {name} leads to no table"
+    assert found is not None, f"the stream of {NAME} leads to no table"
     _, top = found
     numbers = sorted(directories(guest))
     results = guest.run([ops.read_file(f"{DOMAINS}/{number}/info") for number in numbers]).results
@@ -97,27 +94,27 @@ def domain_of(guest: GuestHandle, name: str) -> str:
         info = guest.dialect.parse({"info": ops.text_of(result)}).info
         if info is not None and info.top == top:
             return number
-    raise CheckFailed(f"no domain has the table of {name}, which is at 0x{top:x}", ("LAY-2", "INF-3"))
+    raise CheckFailed(f"no domain has the table of {NAME}, which is at 0x{top:x}", ("LAY-2", "INF-3"))
 
 
 @pytest.mark.iommu_rules("LAY-2", "INF-3", "RNG-1", "RNG-2", "RNG-4", "CON-2", "CON-5")
 @pytest.mark.parametrize(
-    "name",
+    "machine",
     [
-        pytest.param("virtio-serial", marks=pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")),
-        pytest.param("virtio-rng", marks=pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump")),
+        pytest.param(name, marks=pytest.mark.iommu_needs(machine=name, dialect="io_ptdump"))
+        for name in ("smmuv3", "smmuv3topo")
     ],
 )
-def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu, name: str) -> None:
+def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu, machine: str) -> None:
     """Each dump is well formed, and has the rings where they were at first."""
-    rings = Rings(iommu_guest, name)
-    number = domain_of(iommu_guest, name)
+    rings = Rings(iommu_guest)
+    number = domain_of(iommu_guest)
     places: set[tuple[int | None, ...]] = set()
     changes: set[bytes] = set()
     began = rings.used()
-    with busy(iommu_guest, name):
+    with busy(iommu_guest):
         for count in range(MOST):
-            if count >= ROUNDS and (len(changes) > 1 or name == "virtio-serial"):
+            if count >= ROUNDS and len(changes) > 1:
                 break
             reads = [ops.read_file(f"{DOMAINS}/{number}/page_table", chunk) for chunk in CHUNKS]
             listings = [ops.read_file(f"{DOMAINS}/{number}/{file}", CHUNKS[-1]) for file in ("entries", "stats")]
@@ -131,8 +128,7 @@ def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu, name: str) ->
             iommu_guest.dialect.parse(texts)
         ended = rings.used()
     assert ended != began, "the device did nothing meanwhile"
-    if name == "virtio-rng":
-        assert len(changes) > 1, "no dump met a buffer that comes or goes"
+    assert len(changes) > 1, "no dump met a buffer that comes or goes"
     if len(places) != 1 or any(None in place for place in places):
         raise CheckFailed(f"the rings at {rings.iovas} are seen in different places: {places}", ("CON-2",))
     (place,) = places
@@ -143,7 +139,7 @@ def seen(guest: GuestHandle, rings: Rings, address: int | None) -> None:
     """At the address given for it the used ring has the index that the device has written last."""
     if guest.memory is None or address is None:
         return
-    # the reply to a batch is itself I/O: QEMU's count and memory must agree in a moment of rest
+    # QEMU's count and memory must agree in a moment of rest
     for _ in range(50):
         count = rings.used()
         there = int.from_bytes(bytes(guest.memory.read(address + 2, 2)), "little")
