@@ -16,6 +16,7 @@ import pytest
 
 from pytest_iommu.check import directory, platform, reading
 from pytest_iommu.check.plugging import plug
+from pytest_iommu.check.witnesses.caches import Caches
 from pytest_iommu.check.witnesses.dma import Done
 from pytest_iommu.check.witnesses.in_ram import forget, in_ram
 from pytest_iommu.check.witnesses.streams import Streams, Wanted
@@ -23,7 +24,7 @@ from pytest_iommu.core.outcomes import CheckFailed, GuestLost, KernelCrash, Kern
 from pytest_iommu.core.protocol import Guest, Op, Reply, Result
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.capabilities import capabilities
-from pytest_iommu.guest.testmodule import command_ops, parse_status, status_text
+from pytest_iommu.guest.testmodule import MODULE, command_ops, parse_groups, parse_status, status_text
 
 if TYPE_CHECKING:
     from pytest_iommu.check.races.window import Window
@@ -58,6 +59,10 @@ class Scenario:
         self._compared = compared
         self._in_ram = in_ram(guest, machine)
         self._smmu = self._in_ram.smmu if self._in_ram is not None else None
+        self._hardware = any(domain.hardware for domain in instance.domains.values())
+        self._caches = self._watch()
+        self._groups: dict[str, str] | None = None
+        self._later: list[CheckFailed] = []
         self._done = Done(self._send, machine, guest.memory, self._smmu)
         self._ids: dict[str, str] = {}
         self._unmapped: set[str] = set()
@@ -65,6 +70,12 @@ class Scenario:
         self._plugged: dict[str, bool] = {}
         self.problems: list[CheckFailed] = []
         self.files: dict[str, bytes] = {}
+
+    def _watch(self) -> Caches | None:
+        """The witness of the command queue, where a device can be attached to a domain of the scenario."""
+        if not self._hardware or self._in_ram is None or self._smmu is None:
+            return None
+        return Caches(self._in_ram.memory, self._machine, self._smmu)
 
     def execute(self) -> None:
         """Run all phases. CheckFailed lists all differences."""
@@ -82,6 +93,8 @@ class Scenario:
                 if plan.storm is not None:
                     self._storm(plan.storm)
                 self._phases(plan.after)
+            if self._later:
+                self._fail()
         except (KernelCrash, KernelHang, GuestLost):
             self._plugged.clear()  # no other test gets this guest
             raise
@@ -198,6 +211,11 @@ class Scenario:
         followed = {check.domain for check in phase.checks} | {read.domain for read in phase.reads}
         followed |= {access.domain for access in phase.access}
         at_once = not (makes & followed)
+        # Read even without access to memory, so that a recording sees the same batches.
+        groups = self._device_groups(bool(phase.plugs)) if self._hardware and phase.script else {}
+        caches = self._caches if phase.script else None
+        if caches is not None:
+            caches.before(groups)
         after = self._after(phase) if at_once else []
         reply = self._send([*batch, *(op for job in after for op in job.ops)])
         results = list(reply.results)
@@ -205,6 +223,9 @@ class Scenario:
             self._commands(phase, results[:2])
             if self.problems:
                 return
+        if caches is not None:
+            # What DMA then does says more, and comes first.
+            self._later += caches.after(phase)
         results = results[len(batch) :]
         if not at_once:
             after = self._after(phase)
@@ -218,6 +239,12 @@ class Scenario:
             self.problems += self._done.steps(phase.dma)
             for sample in phase.samples:
                 self.problems += self._done.sample(sample)
+
+    def _device_groups(self, changed: bool) -> dict[str, str]:
+        if changed or self._groups is None:
+            (listed,) = self._send([ops.read_file(f"{MODULE}/devices")]).results
+            self._groups = parse_groups(ops.text_of(listed)) if listed.ok else {}
+        return self._groups
 
     def _plug(self, device: str, add: bool) -> None:
         """Like run.plug(), but remembered for _as_it_was()."""
@@ -292,7 +319,7 @@ class Scenario:
         return {**self.files, "commands.txt": "\n".join(self._scripts).encode()}
 
     def _fail(self) -> None:
-        raise reading.joined(self.problems, self.artefacts())
+        raise reading.joined([*self.problems, *self._later], self.artefacts())
 
 
 def _hardware(instance: Instance) -> list[TableConfig]:

@@ -23,6 +23,7 @@ class Verdict(StrEnum):
     STREAM = "stream-wrong"
     DMA = "dma-wrong"
     LOOKUP = "lookup-wrong"
+    CACHE = "invalidation-wrong"
     COMMAND = "command-wrong"
     RULE = "rule-broken"
     OTHER = "not-as-expected"
@@ -41,6 +42,7 @@ _SENTENCES = {
     Verdict.STREAM: "the kernel's stream table is wrong",
     Verdict.DMA: "a device's DMA differs from what is mapped",
     Verdict.LOOKUP: "the kernel's iova_to_phys() is wrong",
+    Verdict.CACHE: "the kernel's invalidation is wrong",
     Verdict.COMMAND: "a command did not do what it should",
     Verdict.RULE: "a rule is broken",
     Verdict.OTHER: "not as expected",

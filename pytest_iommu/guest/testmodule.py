@@ -126,5 +126,16 @@ def parse_hardware(text: str) -> HardwareRows:
     return HardwareRows(page, va_bits, linear, smmus)
 
 
+def parse_groups(text: str) -> dict[str, str]:
+    """Parse the module's `devices` file: PCI address (``00:01.0``) -> IOMMU group, without devices that have none."""
+    found = {}
+    for line in text.splitlines():
+        _, address, *words = line.split()
+        group = dict(word.partition("=")[::2] for word in words).get("group", "-")
+        if group != "-":
+            found[address.partition(":")[2]] = group
+    return found
+
+
 def _number(text: str) -> int | None:
     return None if text == "-" else int(text, 0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pytest_iommu.core.model import Range
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.oracle import Expected
+from pytest_iommu.oracle.invalidation import Gone
 from pytest_iommu.scenario.race_words import Hold, Storm
 from pytest_iommu.scenario.schema import HandLine, Instance, ReadHow
 
@@ -114,6 +115,20 @@ class Dma:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Leaves and tables of a domain that are gone while ``device`` is using it.
+
+    ``ends``: the device is on that domain when the phase ends, otherwise it was when the phase began.
+    """
+
+    domain: str
+    device: str
+    ends: bool
+    gone: Gone
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """At most ``limit`` transfers by the device, chosen from the mappings; it may have to be attached for them.
 
@@ -131,7 +146,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Hotplug, one write of ``script`` (may be empty) to the control file, then all reads and checks."""
+    """Hotplug, one write of ``script`` (may be empty) to the control file, then all reads and checks.
+
+    ``attached`` has device and domain of every attachment after the commands.
+    """
 
     plugs: tuple[Plug, ...]
     script: str
@@ -142,6 +160,8 @@ class Phase:
     streams: tuple[StreamCheck, ...]
     dma: tuple[Dma, ...]
     samples: tuple[Sample, ...]
+    lost: tuple[Lost, ...] = ()
+    attached: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pytest_iommu.core.yaml_reader import ScenarioError
 from pytest_iommu.dialects.io_ptdump import render_range
 from pytest_iommu.oracle import Expected, MappingError, TableModel
 from pytest_iommu.scenario.amount import Amount
+from pytest_iommu.scenario.losses import Losses
 from pytest_iommu.scenario.phases import (
     Access,
     Check,
@@ -130,6 +131,7 @@ class _Compiler:
         self._dma: list[Dma] = []
         self._samples: list[Sample] = []
         self._plugs: list[Plug] = []
+        self._losses = Losses(self._attached)
 
     def _looks(self) -> bool:
         """Whether the phase has reads or checks already, so that a command begins the next phase."""
@@ -140,7 +142,8 @@ class _Compiler:
             script = "".join(f"{line}\n" for line in self._lines)
             followed = tuple(self._access), tuple(self._checks), tuple(self._reads)
             hardware = tuple(self._streams), tuple(self._dma), tuple(self._samples)
-            self._phases.append(Phase(tuple(self._plugs), script, self._expect, *followed, *hardware))
+            after = self._losses.of_phase(), tuple(self._attached.items())
+            self._phases.append(Phase(tuple(self._plugs), script, self._expect, *followed, *hardware, *after))
         self._begin()
 
     def _error(self, line: int, message: str) -> ScenarioError:
@@ -287,11 +290,15 @@ class _Compiler:
         self._command(text, step.errno, step.line)
         if step.errno is None:
             model = self._model(step)
+            used = self._losses.using(step.domain or "")
+            before = model.snapshot() if used else None
             try:
                 for index in range(step.count):
                     model.map(iova + index * istep, pa + index * pstep, size, step.prot, leaf)
             except MappingError as problem:
                 raise self._error(step.line, f"the kernel would refuse `{text}`: {problem}") from None
+            if before is not None:
+                self._losses.add(step.domain or "", step.line, before, model.snapshot(), ())
 
     def _unmap(self, step: UnmapStep) -> None:
         spec = self._instance.domains[step.domain or ""]
@@ -307,11 +314,17 @@ class _Compiler:
         self._command(text, step.errno, step.line)
         if step.errno is None:
             model = self._model(step)
+            used = self._losses.using(step.domain or "")
+            before = model.snapshot() if used else None
             try:
                 for index in range(step.count):
                     model.unmap(iova + index * istep, size, leaf)
             except MappingError as problem:
                 raise self._error(step.line, f"the kernel would refuse `{text}`: {problem}") from None
+            if before is not None:
+                firsts = [iova + index * istep for index in range(step.count)]
+                spans = [(first, first + size - 1) for first in firsts]
+                self._losses.add(step.domain or "", step.line, before, model.snapshot(), spans)
 
     def _race(self, spec: RaceSpec) -> RacePlan:
         """Compile a race; during its steps, the models have the state of each moment."""

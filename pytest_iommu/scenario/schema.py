@@ -355,9 +355,11 @@ class Instance:
             yield "TAB-5"
         hardware = [domain.config for domain in self.domains.values() if domain.hardware]
         if any(isinstance(step, AttachStep) for step in steps):
-            yield "HW-1"
+            yield from ("HW-1", "HW-3", "TLB-4")
             if any(config.format.endswith("_s1") for config in hardware):
                 yield "HW-2"
+        if any(isinstance(step, DetachStep | ReplaceStep) for step in steps):
+            yield "HW-5"
         if hardware:
             yield from ("ISO-1", "ISO-2")
 

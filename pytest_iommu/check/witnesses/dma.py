@@ -178,7 +178,7 @@ class Done:
         stale = self._stale(row, before)
         if stale is not None:
             why = f"reached 0x{stale:x}, where this IOVA led before"
-            yield CheckFailed(f"{did} {why}", (row.blame,), verdict=Verdict.DMA)
+            yield CheckFailed(f"{did} {why}", (row.blame,), verdict=_verdict(row.blame))
             return
         # QEMU's edu splits a transfer, at most into words: each piece has an address of its own
         twice = len(mine) - len({one.iova for one in mine})
@@ -194,7 +194,7 @@ class Done:
             came = f"caused {', '.join(kinds)}" if kinds else "is refused without an event" if refused else "succeeded"
             must = f"expected {row.event}" if row.event else "expected success"
             rule = "ISO-2" if refused else row.blame or _rule(row.event, kinds)
-            yield CheckFailed(f"{did} {came}, {must}", (rule,), verdict=Verdict.DMA)
+            yield CheckFailed(f"{did} {came}, {must}", (rule,), verdict=_verdict(rule))
         elif row.oa is not None and self._scratch(row.oa, row.size) and (row.event or row.seed is not None):
             yield from self._data(did, row, status, before[row.oa])
 
@@ -221,18 +221,22 @@ class Done:
             if held != want:
                 must = "expected no change" if row.seed is None else f"expected {want[:16].hex()}"
                 holds = f"memory at 0x{row.oa:x} holds {held[:16].hex()}, {must}"
-                yield CheckFailed(f"{did}: {holds}", (row.blame or "TAB-1",), verdict=Verdict.DMA)
+                yield CheckFailed(f"{did}: {holds}", (row.blame or "TAB-1",), verdict=_verdict(row.blame))
         elif row.copied is not None:
             came = bytes(self._memory.read(row.copied, row.size))
             if came != before:
                 text = f"{did} returned {came[:16].hex()}, memory at 0x{row.oa:x} holds {before[:16].hex()}"
-                yield CheckFailed(text, (row.blame or "TAB-1",), verdict=Verdict.DMA)
+                yield CheckFailed(text, (row.blame or "TAB-1",), verdict=_verdict(row.blame))
         elif row.seed is not None and row.command.startswith("dma"):
             got = int(status.values.get("sum", "-1"), 0)
             if got != zlib.crc32(held):
                 have = status.values.get("data", "?")
                 text = f"{did} returned {have}, memory at 0x{row.oa:x} holds {held[:16].hex()}"
                 yield CheckFailed(text, ("TAB-1",), verdict=Verdict.DMA)
+
+
+def _verdict(rule: str) -> Verdict:
+    return Verdict.CACHE if rule.startswith("TLB") else Verdict.DMA
 
 
 def _rule(wanted: str | None, kinds: Sequence[str]) -> str:
