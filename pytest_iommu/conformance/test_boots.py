@@ -68,7 +68,7 @@ def owner(iommu_guest: GuestHandle) -> Iterator[Owner]:
 class TestWithoutDebugfs:
     """debugfs=off: the files are not there, and nothing else is missed."""
 
-    @pytest.mark.iommu_needs(machine="smmuv3")
+    @pytest.mark.iommu_needs(machine="smmuv3topo", devices=("rng0",))
     def test_the_machine_works(self, iommu_guest: GuestHandle) -> None:
         assert "debugfs" not in iommu_guest.read("/proc/filesystems").decode().split()
         assert not iommu_guest.run([ops.stat("/sys/kernel/debug")]).results[0].ok

@@ -98,14 +98,8 @@ def domain_of(guest: GuestHandle) -> str:
 
 
 @pytest.mark.iommu_rules("LAY-2", "INF-3", "RNG-1", "RNG-2", "RNG-4", "CON-2", "CON-5")
-@pytest.mark.parametrize(
-    "machine",
-    [
-        pytest.param(name, marks=pytest.mark.iommu_needs(machine=name, dialect="io_ptdump"))
-        for name in ("smmuv3", "smmuv3topo")
-    ],
-)
-def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu, machine: str) -> None:
+@pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump", devices=(DEVICE,))
+def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu) -> None:
     """Each dump is well formed, and has the rings where they were at first."""
     rings = Rings(iommu_guest)
     number = domain_of(iommu_guest)

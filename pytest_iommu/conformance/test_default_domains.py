@@ -64,7 +64,7 @@ def test_each_default_domain_has_a_directory(iommu_guest: GuestHandle) -> None:
     assert types(iommu_guest) == expected(iommu_guest)
 
 
-@ours
+@pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump", devices=("serial0",))
 @pytest.mark.iommu_rules("LAY-2", "RNG-1")
 def test_the_domain_of_a_device_in_use_is_not_empty(iommu_guest: GuestHandle) -> None:
     """A virtio device has its rings and buffers mapped."""

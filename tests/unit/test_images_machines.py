@@ -19,10 +19,8 @@ def test_the_machine_is_what_the_plugin_relies_on() -> None:
     assert [(one.name, one.sid, one.slot) for one in SMMUV3.on(10).devices] == [
         ("edu0", 8, "01.0"),
         ("edu1", 16, "02.0"),
-        ("rng0", 48, "06.0"),
-        ("serial0", 56, "07.0"),
     ]
-    assert [one.name for one in SMMUV3.on(11).devices] == ["edu0", "edu1", "edu2", "testdev0", "rng0", "serial0"]
+    assert [one.name for one in SMMUV3.on(11).devices] == ["edu0", "edu1", "edu2", "testdev0"]
     assert "iommu_platform" not in SMMUV3.agent.driver, "a broken SMMU would silence the guest"
     assert SMMUV3.device("edu0").argument == "edu,dma_mask=0xffffffffffffffff,id=edu0,addr=01.0"
     assert SMMUV3.memory == 512 << 20
