@@ -212,8 +212,9 @@ class Scenario:
         followed |= {access.domain for access in phase.access}
         at_once = not (makes & followed)
         # Read even without access to memory, so that a recording sees the same batches.
-        groups = self._device_groups(bool(phase.plugs)) if self._hardware and phase.script else {}
-        caches = self._caches if phase.script else None
+        looks = self._hardware and bool(phase.script or phase.plugs)
+        groups = self._device_groups(bool(phase.plugs)) if looks else {}
+        caches = self._caches if looks else None
         if caches is not None:
             caches.before(groups)
         after = self._after(phase) if at_once else []

@@ -358,7 +358,8 @@ class Instance:
             yield from ("HW-1", "HW-3", "TLB-4")
             if any(config.format.endswith("_s1") for config in hardware):
                 yield "HW-2"
-        if any(isinstance(step, DetachStep | ReplaceStep) for step in steps):
+        left = any(isinstance(step, DetachStep | ReplaceStep) for step in steps)
+        if left or any(isinstance(step, PlugStep) and not step.add for step in steps):
             yield "HW-5"
         if hardware:
             yield from ("ISO-1", "ISO-2")

@@ -136,6 +136,20 @@ def test_the_cd_of_a_device_that_has_gone_to_stage_2(kernel: Kernel) -> None:
     assert kernel.after({"edu0": "e"}) == [(text, ("HW-5",))]
 
 
+def test_a_device_that_was_pulled_out(kernel: Kernel) -> None:
+    kernel.attach()
+    kernel.after({"edu0": "d"})
+    kernel.caches.before({"00:02.0": "2"})
+    kernel.memory.words(kernel.cds, [1 << 31] * 8)  # somebody else's memory
+    phase = Phase((), "", {}, (), (), (), (), (), ())
+    text = "edu0 is unplugged, but the STE of stream 8 is only S1_TRANS, expected ABORT"
+    assert next((one.message, one.rules) for one in kernel.caches.after(phase)) == (text, ("HW-5",))
+    kernel.ste(8, ABORT)
+    kernel.command(CFGI_STE, SYNC, FLUSH, SYNC)
+    kernel.caches.before({"00:02.0": "2"})
+    assert kernel.caches.after(phase) == []
+
+
 def test_an_id_of_two_domains(kernel: Kernel) -> None:
     kernel.attach()
     kernel.after({"edu0": "d"})

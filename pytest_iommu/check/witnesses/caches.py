@@ -70,6 +70,8 @@ class Caches:
         self._cds: dict[int, int] = {}
         #: devices that are in the guest, by name: the group that the kernel put each in
         self._groups: dict[str, str] = {}
+        #: devices that have been there
+        self._known: set[str] = set()
 
     def before(self, groups: Mapping[str, str]) -> None:
         """Remember how things are, and where the command queue is. ``groups`` maps devices' PCI addresses to groups."""
@@ -79,11 +81,12 @@ class Caches:
             for one in self._machine.devices
             if one.driver.startswith("edu") and one.address in groups
         }
+        self._known.update(self._groups)
+        self._then = self._read()
         for one in self._machine.devices:
             if one.address not in groups:
                 for sid in one.sids:
                     self._cds.pop(sid, None)  # its descriptors are freed memory
-        self._then = self._read()
 
     def after(self, phase: Phase) -> list[CheckFailed]:
         """Compare what has happened since with the commands that came."""
@@ -113,8 +116,8 @@ class Caches:
         return self._ids.seen(users, commands)
 
     def _left(self, now: Streams, domains: Mapping[str, str]) -> Iterator[CheckFailed]:
-        """What is left of the attachment of a device that is detached, or is on a domain of another stage."""
-        for device in self._groups:
+        """What is left of the attachment of a device that is detached or unplugged, or on a domain of stage 2."""
+        for device in sorted(self._known):
             for sid in dict.fromkeys(self._machine.device(device).sids):
                 stream = now.get(sid)
                 if stream is None:
@@ -122,7 +125,8 @@ class Caches:
                 ste = stream.ste
                 if device not in domains and not (ste.valid and ste.config == "ABORT"):
                     state = ste.config if ste.valid else "not valid"
-                    what = f"{device} is detached, but the STE of stream {sid} is {state}, expected ABORT"
+                    gone = "detached" if device in self._groups else "unplugged"
+                    what = f"{device} is {gone}, but the STE of stream {sid} is {state}, expected ABORT"
                     yield CheckFailed(what, ("HW-5",), verdict=Verdict.STREAM)
                 if sid in self._cds and ste.config != "only S1_TRANS" and self._cd_is_valid(sid):
                     what = f"{device} has left its domain of stage 1, but the CD of stream {sid} is valid"
