@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
@@ -107,3 +108,17 @@ def test_a_refused_command_is_no_answer() -> None:
     (failure,) = translations.check([Result(0), Result(len(text), text)], expected.ranges, True)
     assert failure.verdict is Verdict.COMMAND
     assert not failure.rules
+
+
+def test_a_kernel_that_is_locked_down_is_not_asked() -> None:
+    """The control file cannot be opened, and the status is that of an earlier batch."""
+    translations = Translations("d", table())
+    stale = [Result(-errno.EPERM), Result(13, b"1 ok id=3 x=1\n")]
+    assert translations.check(stale, (), False) == []
+
+
+def test_an_answer_without_addresses_is_a_failure() -> None:
+    translations = Translations("d", table())
+    (problem,) = translations.check([Result(1), Result(5, b"1 ok\n")], (), False)
+    assert problem.verdict is Verdict.COMMAND
+    assert "0 answers to 3 questions" in problem.message
