@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _of_table(arguments: argparse.Namespace, memory: SavedMemory) -> str:
     if arguments.top is None or arguments.file not in FILES:
         raise SetupError(f"--format goes with --top=ADDR and --file={' or '.join(FILES)}")
-    config = formats.configure(arguments.format, **dict(_parameter(word) for word in arguments.set))
+    config = formats.configure(arguments.format, **dict(parameter(word) for word in arguments.set))
     return walk(memory, config, arguments.top, arguments.levels).text(arguments.file)
 
 
@@ -172,7 +172,8 @@ def number(text: str) -> int:
     return int(text, 0)
 
 
-def _parameter(word: str) -> tuple[str, object]:
+def parameter(word: str) -> tuple[str, object]:
+    """Name and value of ``--set NAME=VALUE``. SetupError for anything else."""
     name, equals, value = word.partition("=")
     if not equals:
         raise SetupError(f"--set takes NAME=VALUE, not {word!r}")
