@@ -16,6 +16,7 @@ from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import jobs
 from pytest_iommu.guest.gdb import Gdb, GdbError, Stop
 from pytest_iommu.guest.ops import Code
+from pytest_iommu.guest.testmodule import HARDWARE
 from pytest_iommu.scenario.race_words import Hold
 
 CRASH = KernelCrash("kasan while it ran a batch: BUG: KASAN: use-after-free", Evidence(splat="BUG: KASAN"))
@@ -24,6 +25,7 @@ STOP = Stop(1, 0x1234)
 TOP = 0x4000
 REGISTERS = bytes(31 * 8) + TOP.to_bytes(8, "little") + (0x1000).to_bytes(8, "little")
 MEMORY = REGISTERS.rjust(TOP, b"\0")
+LINEAR = b"kernel page=4096 va_bits=48 linear=0x0\n"
 
 
 class Gdbstub:
@@ -60,7 +62,7 @@ class Guest:
         self.broken |= any(op.code == self.breaks for op in batch)
         if self.broken:
             raise self.error
-        return Reply(tuple(Result(0) for _ in batch))
+        return Reply(tuple(Result(len(LINEAR), LINEAR) if op.path == HARDWARE else Result(0) for op in batch))
 
 
 def catch(gdb: Gdbstub, guest: Guest) -> HeldReader:
@@ -68,7 +70,7 @@ def catch(gdb: Gdbstub, guest: Guest) -> HeldReader:
     place = DumpFile("d", "/f", "page_table", None, ())  # type: ignore[arg-type]
     made = HeldReader(guest.run, gdb, object(), None, place, Hold("leaf-loaded"))  # type: ignore[arg-type]
     made._aim = lambda memory: None  # type: ignore[method-assign]
-    made._virtual = lambda trap: 0x1234  # type: ignore[method-assign]
+    made._virtual = lambda trap, linear: linear(0x1234)  # type: ignore[method-assign]
     return made
 
 
@@ -114,6 +116,24 @@ def test_a_crash_of_a_reader_that_goes_on(dies: str) -> None:
         held.let_go()
     # Nothing was sent yet when QEMU was gone before the reader was told to go on.
     assert isinstance(caught.value, KernelCrash) == guest.broken
+
+
+def test_nothing_is_asked_of_a_guest_that_stands_still() -> None:
+    """Attaching the gdbstub stops it: what is to be known is asked for before."""
+    order: list[str] = []
+
+    class Recorded(Gdbstub):
+        def __getattr__(self, name: str) -> Any:
+            order.append(name)
+            return super().__getattr__(name)
+
+    class Answering(Guest):
+        def run(self, batch: Sequence[Op]) -> Reply:
+            order.extend(op.path for op in batch if op.path)
+            return super().run(batch)
+
+    catch(Recorded(), Answering(None)).hold()  # type: ignore[arg-type]
+    assert order.index(HARDWARE) < order.index("attach")
 
 
 def test_a_stand_that_is_left_by_an_error() -> None:
