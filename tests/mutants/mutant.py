@@ -11,9 +11,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE / "kernel"
-CRASH = "kernel-crash"
-"""Stands for a rule where a report of the kernel's log is what must be seen."""
-_RULE = re.compile(rf"[A-Z]{{2,3}}-[0-9]+|{CRASH}")
+LOST = ("kernel-crash", "kernel-hang")
+"""Stand for a rule: a report in the kernel's log, or a kernel that answers no more, is what must be seen."""
+_RULE = re.compile(rf"[A-Z]{{2,3}}-[0-9]+|{'|'.join(LOST)}")
 
 
 class MutantError(Exception):
@@ -23,7 +23,7 @@ class MutantError(Exception):
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """One patch. ``rule`` must be named first by a failing test; ``also`` may be by others. A parser's has no rule.
-    CRASH instead of a rule: a report in the kernel's log must be seen.
+    Instead of a rule it may be one of LOST.
 
     ``flavours`` are the kernels that it needs and ``machines`` those it is run on (none: all), by comma; ``tests`` are
     those that are run, as pytest's -k has it. One of the kernel itself (``of_tree``) is applied to a kernel without a
@@ -66,7 +66,7 @@ def read(path: Path, rules: Iterable[str]) -> Mutant:
     named = [*_RULE.findall(fields.get("Rule", "")), *_RULE.findall(fields.get("Also", ""))]
     if not line or not blank or not named or " " in fields.get("Rule", " "):
         raise MutantError(f"{path.name}: not a sentence, an empty line, `Rule: ...`, `Also: ...`, `---`, a patch")
-    unknown = sorted(set(named) - {CRASH, *rules})
+    unknown = sorted(set(named) - {*LOST, *rules})
     if unknown:
         raise MutantError(f"{path.name}: no such rule: {' '.join(unknown)}")
     for name in ("Model", "Seen"):
