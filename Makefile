@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # make conformance   check Linux's page-table dump on QEMU's SMMUv3: installs, fetches and builds what is missing, then tests
+# make kernels       judge the page tables of Debian's kernels as they are, without a dump
 # make test          this project's own tests, and a short conformance run
 # make fresh         run the CI job in a newly made Debian: needs root, takes half an hour
 # For everything else use the virtual environment: .venv/bin/pytest, .venv/bin/pytest-iommu
@@ -11,6 +12,8 @@ JOBS ?= 2
 FLAVOURS ?= plain,debug
 # All machines share one kernel; a scenario names the machines that it runs on.
 MACHINES ?= smmuv3,smmuv3s1,smmuv3s2,smmuv3topo,smmuv3ids
+# What `make kernels` judges: kernel trees, or series of Debian's linux-source.
+KERNELS ?= debian:6.12 debian:7.2 debian:7.3
 # More options for pytest, e.g. ARGS='-k merge --iommu-kernel=../linux'
 ARGS ?=
 # The part of the suite that `make test` runs: enough to see that kernel, guest, agent, module and dump work together.
@@ -18,10 +21,18 @@ QUICK ?= -k one-page
 
 CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
 
-.PHONY: conformance races test check conformance-all bench kunit mutants fresh setup clean distclean
+.PHONY: conformance kernels races test check conformance-all bench kunit mutants fresh setup clean distclean
 
 conformance: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
+
+# Nothing is put into these kernels. One build each, of ten minutes; a kernel that fails does not hinder the next.
+kernels: setup
+	@status=0; for kernel in $(KERNELS); do \
+		echo "== $$kernel"; \
+		$(BIN)/pytest $(CONFORMANCE) --iommu-kernel="$$kernel" --iommu-reference=never --iommu-strict \
+			--iommu-machine=smmuv3,smmuv3s1,smmuv3s2,smmuv3topo -n $(JOBS) $(ARGS) || status=1; \
+	done; exit $$status
 
 test: check
 	$(BIN)/pytest tests/qemu --iommu-target=qemu --iommu-machine=$(MACHINES) -n $(JOBS)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_iommu.core.outcomes import EXIT_SETUP, IommuError
+from pytest_iommu.report.rows import PAGE_TABLES
 from pytest_iommu.session.run import RUN
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def command(given: Sequence[str], tree: Path, cache: Path, results: Path) -> lis
 def judge(status: int, found: Mapping[str, Any] | None) -> Verdict:
     """The verdict, of pytest's exit status and its --iommu-json; ``found`` is None where it wrote none."""
     if status == pytest.ExitCode.OK and found is not None:
-        return Verdict(GOOD, f"{found['counts']['passed']} passed")
+        no_dump = ", no dump" if found["run"].get("judged") == [PAGE_TABLES] else ""
+        return Verdict(GOOD, f"{found['counts']['passed']} passed{no_dump}")
     failed = [test for test in found["tests"] if test["outcome"] == "failed"] if found is not None else []
     telling = [test for test in failed if test["kind"] in JUDGES]
     if status == pytest.ExitCode.TESTS_FAILED and telling:

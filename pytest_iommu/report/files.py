@@ -11,7 +11,7 @@ from pytest_iommu.core.rules import LATER, RULES
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.report import ktap_writer, results, rules_report
 from pytest_iommu.report.results import RunFacts
-from pytest_iommu.report.rows import Row, guests_of
+from pytest_iommu.report.rows import Row, guests_of, judged, judged_text, per_rule
 
 
 def write(settings: Settings, rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -43,7 +43,7 @@ def _header(rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str,
     for guest in guests_of(rows, kernels):
         told = "; ".join(text for text in (guest["kernel"], guest["qemu"]) if text)
         lines.append(f"machine {guest['machine']}, flavour {guest['flavour']}" + (f": {told}" if told else ""))
-    return lines
+    return [*lines, *filter(None, [judged_text(judged(per_rule(rows)))])]
 
 
 def _put(option: str, path: Path, text: str) -> list[str]:

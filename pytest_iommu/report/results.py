@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_iommu.core.names import names
-from pytest_iommu.report.rows import OUTCOMES, Row, guests_of
+from pytest_iommu.report.rows import OUTCOMES, Row, guests_of, judged, per_rule
 
 SCHEMA = 1
 """Incremented when a field changes its meaning or is removed, but not for a new field."""
@@ -46,6 +46,7 @@ def document(rows: Sequence[Row], run: RunFacts, kernels: Mapping[str, tuple[str
             "seconds": round(run.seconds, 3),
             "exit_status": run.exit_status,
             "ended": run.ended or None,
+            "judged": list(judged(per_rule(rows))),
         },
         "guests": guests_of(rows, kernels),
         "counts": {outcome: counted[outcome] for outcome in OUTCOMES},

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
 
+from pytest_iommu.core.rules import TABLES, of_dump
 from pytest_iommu.report.summary import (
     BROKEN,
     FINGERPRINT,
@@ -23,6 +24,9 @@ from pytest_iommu.report.summary import (
     reason,
     split,
 )
+
+PAGE_TABLES, DUMP = "page-tables", "dump"
+"""What a run may judge: the tables that the kernel writes, and the dump that shows them."""
 
 OUTCOMES = ("passed", "failed", "skipped", "xfailed", "not-run")
 """Outcomes of a test. xfailed: it failed as expected; not-run: the run, or its kselftest program, ended before it."""
@@ -168,6 +172,22 @@ def per_rule(rows: Iterable[Row]) -> dict[str, Count]:
             count.failed += row.outcome == "failed"
             count.skipped += row.outcome in ("skipped", "xfailed")
     return found
+
+
+def judged(rules: Mapping[str, Count]) -> tuple[str, ...]:
+    """Return what the tests of per_rule()'s rules judged: PAGE_TABLES and DUMP, each if a test of it has a verdict."""
+    seen = [rule for rule, count in rules.items() if count.passed or count.failed]
+    found = {PAGE_TABLES: any(rule in TABLES for rule in seen), DUMP: any(of_dump(rule) for rule in seen)}
+    return tuple(part for part, any_of_it in found.items() if any_of_it)
+
+
+def judged_text(parts: Collection[str]) -> str:
+    """The same in words, for people; empty where nothing was judged."""
+    if not parts:
+        return ""
+    if PAGE_TABLES not in parts:
+        return "judged: the dump, not the kernel's page tables"
+    return f"judged: the kernel's page tables{' and the dump' if DUMP in parts else ', no dump'}"
 
 
 def _text(report: pytest.TestReport) -> str:

@@ -15,7 +15,7 @@ from pytest_iommu.core.outcomes import EXIT_SETUP
 from pytest_iommu.core.signals import Signals
 from pytest_iommu.report import junit
 from pytest_iommu.report.results import RunFacts
-from pytest_iommu.report.rows import Count, Row, guests_of, rows_of
+from pytest_iommu.report.rows import Count, Row, guests_of, judged, judged_text, rows_of
 from pytest_iommu.report.tally import Tally, reasons, table, tally
 from pytest_iommu.report.watch import Watch
 
@@ -158,6 +158,8 @@ class Reporter:
             terminalreporter.section("IOMMU rules")
             for line in _parts(found.rules):
                 write(line)
+        if parts := judged(found.rules):
+            write(f"iommu: {judged_text(parts)}")
         for line in found.retried:
             write(f"guest-lost, tried again on a fresh guest: {line}", yellow=True)
         if found.kinds and set(found.kinds) != {"fail"}:

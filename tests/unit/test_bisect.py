@@ -180,8 +180,10 @@ def test_git_finds_the_planted_commit_among_sixteen(
     assert step("git", "status", "--porcelain", "--ignored").stdout == ""
 
 
-def results(*tests: dict[str, Any], ended: str = "", passed: int = 0) -> dict[str, Any]:
-    return {"run": {"ended": ended or None}, "counts": {"passed": passed}, "tests": list(tests)}
+def results(
+    *tests: dict[str, Any], ended: str = "", passed: int = 0, judged: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    return {"run": {"ended": ended or None, "judged": list(judged)}, "counts": {"passed": passed}, "tests": list(tests)}
 
 
 def failed(kind: str, **more: Any) -> dict[str, Any]:
@@ -195,6 +197,8 @@ LOST = failed("guest-lost", text="QEMU was killed\nby somebody")
     ("status", "found", "verdict"),
     [
         (0, results(passed=7), Verdict(GOOD, "7 passed")),
+        (0, results(passed=7, judged=("page-tables", "dump")), Verdict(GOOD, "7 passed")),
+        (0, results(passed=7, judged=("page-tables",)), Verdict(GOOD, "7 passed, no dump")),
         (0, None, Verdict(SKIP, "pytest ended with status 0")),
         (
             1,

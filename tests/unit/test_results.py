@@ -10,7 +10,7 @@ import pytest
 
 from pytest_iommu.core.outcomes import ForeignError, GuestLost, KernelCrash, KernelHang, SetupError, Verdict
 from pytest_iommu.report.results import SCHEMA_FILE, RunFacts, document
-from pytest_iommu.report.rows import Collected, Finished, Row, guests_of
+from pytest_iommu.report.rows import Collected, Finished, Row, guests_of, judged, judged_text, per_rule
 from pytest_iommu.report.summary import BROKEN, FINGERPRINT, GUEST, KIND, KNOWN, RULES, VERDICT
 
 FACTS = RunFacts("0.1.0", "qemu", 100, 1795392000.0, 12.3456, 1, "stopping after 1 failures")
@@ -73,6 +73,24 @@ def test_every_field_is_documented() -> None:
     assert set(found["run"]) == set(stated["properties"]["run"]["properties"])
     used = {key for test in found["tests"] for key in test}
     assert used == set(stated["$defs"]["test"]["properties"])
+
+
+@pytest.mark.parametrize(
+    ("rules", "outcome", "parts", "words"),
+    [
+        ((), "passed", (), ""),
+        (("TAB-1", "RNG-1"), "skipped", (), ""),
+        (("TAB-1",), "passed", ("page-tables",), "judged: the kernel's page tables, no dump"),
+        (("TAB-1", "MY-1"), "failed", ("page-tables",), "judged: the kernel's page tables, no dump"),
+        (("RNG-1",), "failed", ("dump",), "judged: the dump, not the kernel's page tables"),
+        (("RNG-1", "HW-1"), "passed", ("page-tables", "dump"), "judged: the kernel's page tables and the dump"),
+    ],
+)
+def test_what_a_run_judged(rules: tuple[str, ...], outcome: str, parts: tuple[str, ...], words: str) -> None:
+    ran = Row("a.py::a", outcome, rules=rules)
+    assert judged(per_rule([ran])) == parts
+    assert judged_text(parts) == words
+    assert document([ran], FACTS, KERNELS)["run"]["judged"] == list(parts)
 
 
 def test_the_document() -> None:
