@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pytest_iommu.core import paths
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.images import tree
@@ -10,6 +12,7 @@ from pytest_iommu.images.source import Source
 from pytest_iommu.images.store import Store, digest, tree_digest
 
 ALWAYS, NEVER = "always", "never"
+_REFUSED = re.compile(r"FAILED|can't find file|malformed patch|which already exists")
 
 
 def reference_digest() -> str:
@@ -33,9 +36,21 @@ def decide(store: Store, source: Source, mode: str) -> tuple[bool, str]:
     return not problem, problem and f"no dump: {problem}"
 
 
+def _short(message: str) -> str:
+    """Return which hook does not apply and the first reason that patch(1) gives, with the file, in a line."""
+    first, *rest = (line.strip() for line in message.splitlines())
+    file = ""
+    for line in rest:
+        if line.startswith("patching file "):
+            file = f"{line.removeprefix('patching file ')}: "
+        elif _REFUSED.search(line):
+            return f"{first} {file}{line}"
+    return first.removesuffix(":")
+
+
 def _problem(store: Store, source: Source) -> str:
     """Why the hooks do not apply to a tree, in a line; empty if they do. Remembered until the tree changes."""
-    note = store.path("state", f"hooks-{digest(source.identity, reference_digest())}")
+    note = store.path("state", f"hooks-{digest(2, source.identity, reference_digest())}")
     if note.exists():
         return note.read_text(encoding="utf-8")
     problem = ""
@@ -43,7 +58,7 @@ def _problem(store: Store, source: Source) -> str:
         try:
             tree.reference_changes(source.path, paths.reference(), scratch)
         except SetupError as error:
-            problem = "; ".join(line.strip() for line in error.message.splitlines()[:2])
+            problem = _short(error.message)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(problem, encoding="utf-8")
     return problem
