@@ -217,6 +217,22 @@ static int parse_config(struct ptt_args *args, int fmt, struct io_pgtable_cfg *c
 	return 0;
 }
 
+/*
+ * Older kernels put tables side by side in the place of a top at level 0
+ * wherever 16 of them are enough. Newer ones do where Arm ARM R_DXBSH and
+ * R_SRKBC demand it, which is not the same for these tables.
+ */
+static bool other_top(const struct io_pgtable_cfg *cfg, unsigned int stage, u64 granule)
+{
+#ifndef PTT_HAS_CONCAT_RULE
+	if (stage == 2 && granule == SZ_4K && cfg->ias >= 40 && cfg->ias <= 43)
+		return cfg->oas != 40 && cfg->oas != 42;
+	if (stage == 2 && granule == SZ_16K && cfg->ias >= 37 && cfg->ias <= 40)
+		return cfg->oas == 40;
+#endif
+	return false;
+}
+
 /**
  * ptt_sw_io_pgtable() - make a software table of an Arm format
  * @d: filled
@@ -238,6 +254,11 @@ int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_re
 	ret = parse_config(args, fmt, &cfg, reply);
 	if (ret)
 		return ret;
+
+	if (other_top(&cfg, formats[fmt].stage, BIT_ULL(__ffs(cfg.pgsize_bitmap))))
+		return ptt_fail(reply, -EOPNOTSUPP,
+				"io-pgtable of this kernel begins ias=%u oas=%u at another level",
+				cfg.ias, cfg.oas);
 
 	table = kzalloc_obj(*table);
 	if (!table)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The test module's Kbuild finds out what a kernel has: a tree with another dump, or without one, builds all the same."""
+"""The test module finds out what a kernel has: a tree with another dump, or without one, builds all the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ struct device;
 struct iommu_domain;
 struct iommu_iotlb_gather { int freelist; };
 """
-IO_PGTABLE = "struct io_pgtable_ops;\nvoid io_pgtable_ptd_add(struct io_pgtable_ops *ops, struct iommu_domain *domain);\n"
+IO_PGTABLE = (
+    "struct io_pgtable_ops;\nvoid io_pgtable_ptd_add(struct io_pgtable_ops *ops, struct iommu_domain *domain);\n"
+)
 OURS = "u32 iommu_ptd_id(const struct iommu_domain *domain);\nvoid iommu_ptd_del(struct iommu_domain *domain);\n"
 DUMPS = {
     "the reference implementation": (OURS, True),

@@ -10,12 +10,14 @@ from pathlib import Path
 from pytest_iommu.check.runner import Scenario
 from pytest_iommu.core import machines
 from pytest_iommu.core.key import Key
+from pytest_iommu.core.model import Range
 from pytest_iommu.core.outcomes import CheckFailed, IommuError
 from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render
 from pytest_iommu.guest.ops import Code
 from pytest_iommu.guest.testmodule import MODULE
+from pytest_iommu.oracle.lookups import answer
 from pytest_iommu.scenario import Instance, Phase, compile_plan, load
 from pytest_iommu.targets.recording import Recorder, begin
 
@@ -38,6 +40,7 @@ class TruthfulKernel:
         self._next = 0
         self._status = b""
         self._texts: dict[str, dict[str, str]] = {}
+        self._mapped: dict[str, Sequence[Range]] = {}
         self._case = ""
         self._phases: list[Phase] = []
 
@@ -82,6 +85,9 @@ class TruthfulKernel:
             # transfers, which nobody judges where there is no memory to look into
             self._status = "".join(f"{number} ok\n" for number, _ in enumerate(script.splitlines(), 1)).encode()
             return
+        if script.startswith("translate "):
+            self._status = "".join(f"{self._translate(line)}\n" for line in enumerate(script.splitlines(), 1)).encode()
+            return
         phase = self._phases.pop(0)
         assert phase.script == script
         rows = []
@@ -96,6 +102,12 @@ class TruthfulKernel:
             rows.append(f"{number} error {want.errno} refused\n" if want.errno else f"{number} ok{tail}\n")
         self._status = "".join(rows).encode()
         self._texts = {check.domain: render(check.expected.dump()) for check in phase.checks}
+        self._mapped = {check.domain: check.expected.ranges for check in phase.checks}
+
+    def _translate(self, line: tuple[int, str]) -> str:
+        """What iova_to_phys() says; it does not lie where a dump does."""
+        number, (_, domain, *iovas) = line[0], line[1].split()
+        return f"{number} ok pa={','.join(f'{answer(self._mapped[domain], int(iova, 0)):#x}' for iova in iovas)}"
 
 
 def as_it_is(case: str, file: str, text: str) -> str:

@@ -180,9 +180,7 @@ def test_git_finds_the_planted_commit_among_sixteen(
     assert step("git", "status", "--porcelain", "--ignored").stdout == ""
 
 
-def results(
-    *tests: dict[str, Any], ended: str = "", passed: int = 0, judged: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def results(*tests: dict[str, Any], ended: str = "", passed: int = 0, judged: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"run": {"ended": ended or None, "judged": list(judged)}, "counts": {"passed": passed}, "tests": list(tests)}
 
 
