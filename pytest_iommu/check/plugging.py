@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_iommu.guest.capabilities import capabilities
+from pytest_iommu.guest.devices import NotIsolated
 
 if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Guest
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 
 
 def plug(guest: Guest, device: str, add: bool) -> None:
-    """Plug or unplug a device of the machine with QMP. Skips if the target is not QEMU."""
+    """Plug or unplug a device of the machine with QMP. Skips if the target is not QEMU or its port does not isolate."""
     devices = devices_of(guest)
-    (devices.add if add else devices.remove)(device)
+    try:
+        (devices.add if add else devices.remove)(device)
+    except NotIsolated as error:
+        pytest.skip(error.message)
 
 
 def devices_of(guest: Guest) -> Devices:

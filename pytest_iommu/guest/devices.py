@@ -16,10 +16,17 @@ if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Guest
     from pytest_iommu.guest.qmp import Qmp
 
+_ACS, _ISOLATES = 0x000D, 0x1D
+"""PCI Express, 7.7.11: the capability, and the bits of its control register that keep devices apart."""
+
 TIMEOUT = 30.0
 """Seconds of host time. A root port's button takes 5 s of guest time, which passes faster under icount."""
 
 _STEP = 0.05
+
+
+class NotIsolated(SetupError):
+    """What is plugged into this port would share the port's IOMMU group."""
 
 
 class Devices:
@@ -33,9 +40,14 @@ class Devices:
     def add(self, device: Device | str, timeout: float = TIMEOUT) -> None:
         """Plug in a device of the machine by its name, and wait until a driver of the guest binds to it.
 
-        KernelHang if no driver binds within ``timeout`` seconds, SetupError if QEMU refuses the device.
+        KernelHang if no driver binds within ``timeout`` seconds, SetupError if QEMU refuses the device. NotIsolated,
+        before anything is plugged in, if its port's group would be its own: a domain of ours would then block the
+        port's interrupts, without which nothing can be unplugged.
         """
         found = self._named(device) if isinstance(device, str) else device
+        port = next((one for one in self._machine.devices if one.name == found.bus), None)
+        if port is not None and not self._isolates(port):
+            raise NotIsolated(f"this kernel does not enable ACS of {port.name}, so {found.name} would be in its group")
         # This is a command of the human monitor: QMP would need to know which properties are numbers.
         self._monitor(f"device_add {found.argument}")
         driver = f"/sys/bus/pci/devices/{_domain(found.address)}/driver"
@@ -76,6 +88,11 @@ class Devices:
         if said:
             raise SetupError(f"{line}: {said}", self._guest.evidence())
 
+    def _isolates(self, port: Device) -> bool:
+        """Whether the kernel has made a port keep what is below it apart from the port itself."""
+        (config,) = self._guest.run([ops.read_file(f"/sys/bus/pci/devices/{_domain(port.address)}/config")]).results
+        return not config.ok or isolates(config.data)
+
     def _exists(self, path: str) -> bool:
         return self._guest.run([ops.stat(path)]).results[0].ok
 
@@ -96,3 +113,14 @@ class Devices:
 
 def _domain(address: str) -> str:
     return address if address.count(":") == 2 else f"0000:{address}"
+
+
+def isolates(config: bytes) -> bool:
+    """Whether ACS is on in a function's configuration space; true if it is too short to tell."""
+    at = 0x100
+    while 0x100 <= at <= len(config) - 8:
+        header = int.from_bytes(config[at : at + 4], "little")
+        if header & 0xFFFF == _ACS:
+            return int.from_bytes(config[at + 6 : at + 8], "little") & _ISOLATES == _ISOLATES
+        at = header >> 20
+    return len(config) < 0x1000
