@@ -53,9 +53,9 @@ static const struct ptt_command commands[] = {
 	{ "unbuffer", "NAME", 2, 0, ptt_cmd_unbuffer },
 	{ "peek", "NAME OFFSET LEN", 4, 0, ptt_cmd_peek },
 	{ "fill", "NAME BYTE", 3, 0, ptt_cmd_fill },
-	{ "storm", "NAME IOVA CELL cells= [gap= threads= ops= more= pause= seed=]", 4,
+	{ "storm", "NAME IOVA CELL cells= [gap= threads= ops= more= pause= seed= round= late=]", 4,
 	  BIT(PTT_CELLS) | BIT(PTT_GAP) | BIT(PTT_THREADS) | BIT(PTT_OPS) | BIT(PTT_MORE) |
-	  BIT(PTT_PAUSE) | BIT(PTT_SEED), ptt_cmd_storm },
+	  BIT(PTT_PAUSE) | BIT(PTT_SEED) | BIT(PTT_ROUND) | BIT(PTT_LATE), ptt_cmd_storm },
 	{ "enough", "NAME", 2, 0, ptt_cmd_enough },
 	{ "calm", "NAME", 2, 0, ptt_cmd_calm },
 	{ "cost", "NAME map IOVA PA SIZE PROT [leaf= rounds=] | NAME attach DEV [rounds=]", 4,

@@ -251,8 +251,8 @@ int ptt_cmd_restore(struct ptt_args *args, struct ptt_reply *reply)
 	return ptt_ok(reply, "items=%u", restore_plants(d));
 }
 
-/* Refuse a command in which the kernel, or the hardware, would follow a planted item */
-static int no_plants(const struct ptt_domain *d, struct ptt_reply *reply)
+/* ptt_no_plant() - refuse what would follow a planted item, in the kernel or in hardware */
+int ptt_no_plant(const struct ptt_domain *d, struct ptt_reply *reply)
 {
 	if (list_empty(&d->plants))
 		return 0;
@@ -265,6 +265,6 @@ static void free_plants(struct ptt_domain *d)
 }
 
 struct ptt_holder ptt_plant_holder = {
-	.busy = no_plants,
+	.busy = ptt_no_plant,
 	.free_domain = free_plants,
 };

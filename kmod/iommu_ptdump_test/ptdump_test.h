@@ -79,6 +79,8 @@ enum ptt_key {
 	PTT_MORE,
 	PTT_PAUSE,
 	PTT_ROUNDS,
+	PTT_ROUND,
+	PTT_LATE,
 	PTT_NR_KEYS
 };
 
@@ -301,6 +303,7 @@ bool ptt_pa_in_use(u64 first, u64 last);
 /* plant.c */
 int ptt_cmd_plant(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_restore(struct ptt_args *args, struct ptt_reply *reply);
+int ptt_no_plant(const struct ptt_domain *d, struct ptt_reply *reply);
 
 /* map.c, unmap.c */
 bool ptt_in_aperture(const struct ptt_domain *d, u64 first, u64 last);
@@ -346,6 +349,7 @@ int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_enough(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_calm(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_no_storm(const struct ptt_domain *d, struct ptt_reply *reply);
+int ptt_no_running_storm(const struct ptt_domain *d, struct ptt_reply *reply);
 
 /* cost.c */
 int ptt_cmd_cost(struct ptt_args *args, struct ptt_reply *reply);

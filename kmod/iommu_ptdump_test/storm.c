@@ -4,6 +4,8 @@
 #include <linux/cpumask.h>
 #include <linux/err.h>
 #include <linux/log2.h>
+#include <linux/math64.h>
+#include <linux/overflow.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -13,6 +15,7 @@
 #define MAX_THREADS	64
 #define MAX_OPS		200000
 #define MAX_PAUSE	10000
+#define MAX_LATE	100000
 
 static struct ptt_storm *the_storm;
 
@@ -51,6 +54,14 @@ int ptt_no_storm(const struct ptt_domain *d, struct ptt_reply *reply)
 	if (!the_storm || the_storm->d != d)
 		return 0;
 	return ptt_fail(reply, -EBUSY, "a storm is over %s, calm it first", d->name);
+}
+
+/* ptt_no_running_storm() - the same as long as its threads run */
+int ptt_no_running_storm(const struct ptt_domain *d, struct ptt_reply *reply)
+{
+	if (the_storm && completion_done(&the_storm->done))
+		return 0;
+	return ptt_no_storm(d, reply);
 }
 
 /* End a domain's storm before the domain goes; its table goes as a whole */
@@ -118,7 +129,10 @@ static int parse_cells(struct ptt_domain *d, struct ptt_args *args, struct ptt_c
 		return ret;
 	if (!ptt_parse_number(args->word[3], &cell) && gap < cell)
 		return ptt_fail(reply, -EINVAL, "gap= is smaller than CELL: cells overlap");
-	alike.value[PTT_COUNT] = args->value[PTT_CELLS];
+	if (args->value[PTT_ROUND] && !args->value[PTT_THREADS])
+		return ptt_fail(reply, -EINVAL, "round= needs threads=");
+	/* parse_rounds() looks at the other rounds */
+	alike.value[PTT_COUNT] = args->value[args->value[PTT_ROUND] ? PTT_THREADS : PTT_CELLS];
 	alike.value[PTT_ISTEP] = args->value[PTT_GAP];
 	ret = ptt_parse_span(d, &alike, span, reply);
 	if (ret)
@@ -127,7 +141,37 @@ static int parse_cells(struct ptt_domain *d, struct ptt_args *args, struct ptt_c
 		return ptt_fail(reply, -EINVAL, "CELL: a power of 2; IOVA, gap=: multiples of it");
 	if (span->size / ptt_granule(d) > PTT_MAX_COUNT / cells)
 		return ptt_fail(reply, -E2BIG, "more than %lu leaves in one storm", PTT_MAX_COUNT);
-	return ptt_check_holes(d, span, reply);
+	ret = ptt_check_holes(d, span, reply);
+	span->count = cells;
+	return ret;
+}
+
+/*
+ * In rounds the cells of all threads lie together, those of the next round
+ * further on. Between the cells of one round nothing may be mapped either.
+ */
+static int parse_rounds(struct ptt_domain *d, struct ptt_args *args, struct ptt_call *span,
+			u64 threads, u64 *round, struct ptt_reply *reply)
+{
+	u64 width = (threads - 1) * span->istep + span->size;
+	struct ptt_call rounds = *span;
+	int ret;
+
+	ret = ptt_arg_number(args, PTT_ROUND, width, U64_MAX, round, reply);
+	if (ret)
+		return ret;
+	if (*round & (span->size - 1))
+		return ptt_fail(reply, -EINVAL, "round= is not a multiple of CELL");
+	if (span->count % threads)
+		return ptt_fail(reply, -EINVAL, "cells= is not a multiple of threads=");
+	rounds.size = width;
+	rounds.count = div64_u64(span->count, threads);
+	rounds.istep = *round;
+	if (check_mul_overflow(rounds.istep, rounds.count, &width) ||
+	    check_add_overflow(width, span->iova, &width) ||
+	    !ptt_in_aperture(d, span->iova, width - 1))
+		return ptt_fail(reply, -ERANGE, "not all rounds are inside the aperture");
+	return ptt_check_holes(d, &rounds, reply);
 }
 
 static struct ptt_storm *make_storm(struct ptt_domain *d, const struct ptt_call *span,
@@ -159,7 +203,7 @@ static struct ptt_storm *make_storm(struct ptt_domain *d, const struct ptt_call 
 
 /**
  * ptt_cmd_storm() - storm NAME IOVA CELL cells=N [gap=SIZE] [threads=T] [ops=K] [more=M]
- *		     [pause=US] [seed=S]
+ *		     [pause=US] [seed=S] [round=SIZE] [late=US]
  * @args: words
  * @reply: says what is wrong
  *
@@ -168,7 +212,7 @@ static struct ptt_storm *make_storm(struct ptt_domain *d, const struct ptt_call 
 int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply)
 {
 	struct ptt_domain *d = ptt_find_domain(args->word[1]);
-	u64 threads, ops = 1000, more = 0, pause = 0, seed = 0;
+	u64 threads, ops = 1000, more = 0, pause = 0, seed = 0, round = 0, late = 0;
 	struct ptt_call span;
 	struct ptt_storm *s;
 	int ret;
@@ -194,13 +238,25 @@ int ptt_cmd_storm(struct ptt_args *args, struct ptt_reply *reply)
 		ret = ptt_arg_number(args, PTT_PAUSE, 0, MAX_PAUSE, &pause, reply);
 	if (!ret)
 		ret = ptt_arg_number(args, PTT_SEED, 0, U64_MAX, &seed, reply);
+	if (!ret)
+		ret = ptt_arg_number(args, PTT_LATE, 0, MAX_LATE, &late, reply);
+	if (!ret && args->value[PTT_ROUND]) {
+		ret = parse_rounds(d, args, &span, threads, &round, reply);
+		/* map, unmap and map */
+		ops = 3 * span.count;
+	}
 	if (ret)
 		return ret;
+	if (round ? args->value[PTT_OPS] || more || pause : late)
+		return ptt_fail(reply, -EINVAL,
+				"rounds take no ops=, more= and pause=; late= is of rounds");
 
 	s = make_storm(d, &span, threads, ops, more);
 	if (!s)
 		return -ENOMEM;
 	s->pause = pause;
+	s->round = round;
+	s->late = late;
 	ret = make_shapes(s, d, reply);
 	if (!ret) {
 		ret = ptt_storm_start(s, seed);

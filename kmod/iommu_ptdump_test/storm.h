@@ -83,6 +83,9 @@ struct ptt_storm_thread {
  * @ops: changes in all
  * @more: changes that may follow in all, slowly, until enough
  * @pause: us that a thread sleeps after each of its changes
+ * @round: from the cells of one round to those of the next, or 0
+ * @late: us that the first thread is behind the others in each round
+ * @arrived: how often a thread has waited for the others
  * @enough: those that follow are no longer needed
  * @shape: of each state
  * @state: of each cell
@@ -105,6 +108,9 @@ struct ptt_storm {
 	unsigned int ops;
 	unsigned int more;
 	unsigned int pause;
+	u64 round;
+	unsigned int late;
+	atomic_t arrived;
 	bool enough;
 	struct ptt_shape shape[PTT_STORM_STATES];
 	u8 *state;

@@ -41,9 +41,9 @@ static void show_head(struct seq_file *s, const struct ptt_storm *storm)
 	const struct ptt_shape *shape;
 	unsigned int i;
 
-	seq_printf(s, "storm %s iova=0x%llx cell=0x%llx gap=0x%llx cells=%u threads=%u changes=%u error=%d\n",
-		   storm->name, storm->iova, storm->cell, storm->gap, storm->nr_cells,
-		   storm->nr_threads, storm->nr_log, -READ_ONCE(storm->error));
+	seq_printf(s, "storm %s iova=0x%llx cell=0x%llx gap=0x%llx round=0x%llx cells=%u threads=%u changes=%u error=%d\n",
+		   storm->name, storm->iova, storm->cell, storm->gap, storm->round,
+		   storm->nr_cells, storm->nr_threads, storm->nr_log, -READ_ONCE(storm->error));
 	for (i = 1; i < PTT_STORM_STATES; i++) {
 		shape = &storm->shape[i];
 		seq_printf(s, "state %u pa=0x%llx size=0x%llx leaf=0x%llx prot=%s\n", i, shape->pa,

@@ -39,6 +39,8 @@ static u64 first_random(u64 seed, unsigned int index)
 
 static u64 cell_iova(const struct ptt_storm *s, u32 cell)
 {
+	if (s->round)
+		return s->iova + cell / s->nr_threads * s->round + cell % s->nr_threads * s->gap;
 	return s->iova + cell * s->gap;
 }
 
@@ -117,9 +119,9 @@ static void finish(struct ptt_storm *s)
 	complete_all(&s->done);
 }
 
-static int run(void *data)
+/* Each changes a cell of its own, as it likes, and changes it again */
+static void change_at_random(struct ptt_storm_thread *t)
 {
-	struct ptt_storm_thread *t = data;
 	struct ptt_storm *s = t->storm;
 	u32 cell;
 	u8 to;
@@ -134,6 +136,63 @@ static int run(void *data)
 		if (to && go_on(t) && !change(t, cell, to))
 			break;
 		cond_resched();
+	}
+}
+
+/* Wait for the others, for the @nr-th time; false when the storm ends early */
+static bool meet(struct ptt_storm *s, unsigned int nr)
+{
+	int all = nr * s->nr_threads;
+
+	atomic_inc(&s->arrived);
+	while (atomic_read(&s->arrived) < all) {
+		if (kthread_should_stop() || READ_ONCE(s->error))
+			return false;
+		cpu_relax();
+		cond_resched();
+	}
+	return true;
+}
+
+/*
+ * All threads map at the same moment where there is no table yet, each its own
+ * cell, and race to install the tables that lead to their cells.
+ */
+static void change_in_rounds(struct ptt_storm_thread *t)
+{
+	struct ptt_storm *s = t->storm;
+	unsigned int round;
+	u32 cell;
+
+	for (round = 0; round < s->nr_cells / s->nr_threads; round++) {
+		cell = round * s->nr_threads + t->index;
+		if (!meet(s, round + 2))
+			break;
+		if (s->late && !t->index)
+			usleep_range(s->late, s->late + s->late / 4);
+		if (!change(t, cell, 1 + next_random(t, PTT_STORM_STATES - 1)))
+			break;
+		/* what one is late for is not taken away from the other */
+		if (s->late || !next_random(t, 2))
+			continue;
+		if (!change(t, cell, 0))
+			break;
+		if (next_random(t, 2) && !change(t, cell, 1 + next_random(t, PTT_STORM_STATES - 1)))
+			break;
+	}
+}
+
+static int run(void *data)
+{
+	struct ptt_storm_thread *t = data;
+	struct ptt_storm *s = t->storm;
+
+	/* nobody is done before the last one begins */
+	if (meet(s, 1)) {
+		if (s->round)
+			change_in_rounds(t);
+		else
+			change_at_random(t);
 	}
 	if (atomic_dec_and_test(&s->running))
 		finish(s);

@@ -16,8 +16,8 @@ int ptt_cmd_translate(struct ptt_args *args, struct ptt_reply *reply)
 
 	if (!d)
 		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
-	/* planted items must not be followed */
-	ret = ptt_at_rest(d, reply);
+	/* planted items must not be followed, nor tables that are freed meanwhile */
+	ret = ptt_no_plant(d, reply) ?: ptt_no_running_storm(d, reply);
 	if (ret)
 		return ret;
 	for (i = 2; i < args->nr_words; i++) {

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races import lifetimes, storm
+from pytest_iommu.check.races.end_state import in_memory
 from pytest_iommu.check.races.lifetimes import WatchedFile, same
 from pytest_iommu.check.races.storm import StormTable
 from pytest_iommu.check.reading import joined
@@ -52,7 +53,7 @@ STORMS = [
 every_storm = pytest.mark.parametrize(
     ("kind", "cell", "cells", "operations"), STORMS, ids=[f"{kind}-{cell >> 10}k" for kind, cell, _, _ in STORMS]
 )
-storm_rules = pytest.mark.iommu_rules("CON-1", "CON-2", "CON-3", "CON-4", "CON-5", "CON-6", "CON-7")
+storm_rules = pytest.mark.iommu_rules("CON-1", "CON-2", "CON-3", "CON-4", "CON-5", "CON-6", "CON-7", "TAB-8")
 #: microseconds between two changes; all of such a table is read in about as many
 PAUSE = 500
 #: a page, a line and a bit, more than there is
@@ -75,7 +76,9 @@ def blow(guest: GuestHandle, domain: Domain, one: Storm) -> None:
     __tracebackhide__ = True
 
     ranges = domain.model.snapshot().ranges
-    outcome = storm.run(guest.run, guest.dialect, StormTable(domain.name, domain.path(), domain.config, ranges), one)
+    table = StormTable(domain.name, domain.path(), domain.config, ranges)
+    memory = in_memory(lambda batch: guest.run(batch), guest.in_ram, domain.name, domain.config)
+    outcome = storm.run(guest.run, guest.dialect, table, one, memory)
     if outcome.failures:
         raise joined(outcome.failures, {})
     left = IO_PTDUMP.parse({"page_table": guest.read(domain.path("page_table")).decode()}).ranges

@@ -72,6 +72,10 @@ class Storm:
     change: without a pause, a cell changes so often during one read that few of its values can be ruled out. ``seed``
     determines the changes. Sentinels are the mappings of the table beside the cells.
 
+    With ``round`` the mappers race in rounds for the tables that lead to their cells: in each round all map at once,
+    each in a cell of its own, ``round`` bytes behind the cells of the round before. The first one begins ``late``
+    microseconds after the others. Then ``operations`` and ``pause`` do not count, and nobody reads.
+
     Readers on the same processor take turns. A reader that is preempted in the middle of a read misses so many changes
     that hardly anything can be ruled out. So by default there is one reader, on processor 1, and a single mapper
     elsewhere.
@@ -86,12 +90,14 @@ class Storm:
     seed: int = 0
     readers: tuple[Reader, ...] = (Reader(cpu=1),)
     pause: int = 0
+    round: int = 0
+    late: int = 0
 
     def command(self, name: str) -> str:
         """Return the test module's command for the domain of that name."""
         gap = f" gap={format_size(self.gap)}" if self.gap else ""
+        where = f"storm {name} {self.iova:#x} {format_size(self.cell)} cells={self.cells}{gap} threads={self.mappers}"
+        if self.round:
+            return f"{where} round={format_size(self.round)} late={self.late} seed={self.seed}"
         pause = f" pause={self.pause}" if self.pause else ""
-        return (
-            f"storm {name} {self.iova:#x} {format_size(self.cell)} cells={self.cells}{gap} "
-            f"threads={self.mappers} ops={self.operations} more={MORE}{pause} seed={self.seed}"
-        )
+        return f"{where} ops={self.operations} more={MORE}{pause} seed={self.seed}"

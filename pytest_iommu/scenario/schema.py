@@ -353,6 +353,8 @@ class Instance:
             yield "TAB-4"
         if any(isinstance(step, MapStep | UnmapStep) and step.errno is not None for step in steps):
             yield "TAB-5"
+        if self.case.storm is not None:
+            yield "TAB-8"
         hardware = [domain.config for domain in self.domains.values() if domain.hardware]
         if any(isinstance(step, AttachStep) for step in steps):
             yield from ("HW-1", "HW-3", "TLB-4")

@@ -28,7 +28,7 @@ from pytest_iommu.oracle.expected import merge
 K, M = 1 << 10, 1 << 20
 S1 = configure("arm_64_lpae_s1", ias=48, oas=44)
 BASE, PA = 0x40000000, 1 << 43
-HEAD = f"storm d0 iova={BASE:#x} cell={2 * M:#x} gap={4 * M:#x} cells=2 threads=1 changes=%d error=0\n"
+HEAD = f"storm d0 iova={BASE:#x} cell={2 * M:#x} gap={4 * M:#x} round=0x0 cells=2 threads=1 changes=%d error=0\n"
 STATES = f"""\
 state 1 pa={PA + 4 * K:#x} size={2 * M:#x} leaf=0x1000 prot=rw
 state 2 pa={PA + 32 * M + 4 * K:#x} size={2 * M:#x} leaf=0x1000 prot=r

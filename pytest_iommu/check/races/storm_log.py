@@ -18,7 +18,8 @@ from pytest_iommu.core.outcomes import SetupError
 
 _HEAD = re.compile(
     r"storm (?P<name>\S+) iova=(?P<iova>0x[0-9a-f]+) cell=(?P<cell>0x[0-9a-f]+) gap=(?P<gap>0x[0-9a-f]+)"
-    r" cells=(?P<cells>\d+) threads=(?P<threads>\d+) changes=(?P<changes>\d+) error=(?P<error>\d+)"
+    r" round=(?P<round>0x[0-9a-f]+) cells=(?P<cells>\d+) threads=(?P<threads>\d+)"
+    r" changes=(?P<changes>\d+) error=(?P<error>\d+)"
 )
 _STATE = re.compile(
     r"state (?P<number>\d+) pa=(?P<pa>0x[0-9a-f]+) size=(?P<size>0x[0-9a-f]+) leaf=(?P<leaf>0x[0-9a-f]+)"
@@ -54,17 +55,36 @@ class StormLog:
     iova: int
     cell: int
     gap: int
+    round: int
     cells: int
     threads: int
     error: int
     states: tuple[State, ...]
     done: tuple[CellChange, ...]
 
+    def place(self, cell: int) -> int:
+        """Return the first address of a cell."""
+        if not self.round:
+            return self.iova + cell * self.gap
+        number, index = divmod(cell, self.threads)
+        return self.iova + number * self.round + index * self.gap
+
+    @property
+    def overlaps(self) -> int:
+        """How many changes began during a change by another thread."""
+        ends = [0] * self.threads
+        found = 0
+        for one in self.done:
+            thread = one.cell % self.threads
+            found += any(end > one.begin for other, end in enumerate(ends) if other != thread)
+            ends[thread] = max(ends[thread], one.end)
+        return found
+
     def ranges(self, config: TableConfig, cell: int, state: int) -> tuple[Range, ...]:
         """Return the lines of page_table for a single cell in a state."""
         if state == 0:
             return ()
-        there, away = self.iova + cell * self.gap, cell * self.cell
+        there, away = self.place(cell), cell * self.cell
         return tuple(
             replace(row, first=row.first + there, last=row.last + there, oa=row.oa + away)
             for row in self._shapes(config)[state - 1]
@@ -91,7 +111,7 @@ class StormLog:
             for cell, state in {(done.cell, done.state) for done in self.done}
         }
         for done in self.done:
-            first = self.iova + done.cell * self.gap
+            first = self.place(done.cell)
             what = f"cell {done.cell} to state {done.state}"
             ranges = known[done.cell, done.state]
             history.add(Change(first, first + self.cell - 1, ranges, done.begin, done.end, what))
@@ -118,7 +138,7 @@ def parse_storm(text: str) -> StormLog:
         raise SetupError(f"the storm log is invalid or truncated: {text[:80]!r}")
     states = _states(lines[1:])
     rest = lines[1 + len(states) :]
-    number = {key: int(head[key], 0) for key in ("iova", "cell", "gap", "cells", "threads", "error")}
+    number = {key: int(head[key], 0) for key in ("iova", "cell", "gap", "round", "cells", "threads", "error")}
     try:
         done = tuple(CellChange(*map(int, line.split())) for line in rest)
     except (TypeError, ValueError):

@@ -86,6 +86,18 @@ class Trap:
             raise NotReached("no store to the address was seen")
         self._step()
 
+    def catch_before_store(self, address: int, start: Sequence[Op], timeout: float) -> None:
+        """Run ``start`` and stop when CPU is about to store to this address, for which it has prepared everything.
+
+        NotReached after ``timeout`` seconds, or if another processor is first: it has to be tried again.
+        """
+        self._gdb.set(Point.WRITE, address)
+        self._go()
+        self._sent = self._pool.submit(self._run, start)
+        stop = self._meet(lambda stop: True, timeout)
+        if stop is None or stop.cpu != CPU or stop.address is None:
+            raise NotReached("no store to the address was seen" if stop is None else "another processor was first")
+
     def catch_call(self, function: int, start: Sequence[Op], timeout: float) -> None:
         """Run ``start`` and stop when CPU enters this function. NotReached after ``timeout`` seconds.
 
