@@ -12,6 +12,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.core.model import Range
+from pytest_iommu.core.protocol import Op
 from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.guest import jobs, ops
@@ -29,6 +30,9 @@ KMEMLEAK = "/sys/kernel/debug/kmemleak"
 AGE = 6000
 #: seconds of the host for two scans, each of which goes over all of the kernel's memory twice
 PATIENCE = 240
+GROUPS = "/sys/fs/cgroup"
+#: the agent's job that writes under a limit, and how long it may take, in seconds
+WRITER, WRITING = 0, 60
 
 
 def make(iommu: Iommu, kind: str, granule: int | None = None) -> Domain:
@@ -74,6 +78,19 @@ def scan_twice(guest: GuestHandle) -> str:
     *scans, listed = guest.run([*wait, *wait, ops.read_file(KMEMLEAK)], PATIENCE).results
     assert all(result.ok for result in scans), "kmemleak does not scan: it ran out of memory, or is off"
     return ops.text_of(listed)
+
+
+def limited(guest: GuestHandle, folder: str, op: Op, limit: int | None = None) -> int:
+    """Run a writer in a control group of its own, under a limit in bytes; its value, or -errno."""
+    # The agent goes in and out again: its child stays, and what it had is charged elsewhere.
+    batch = [ops.mkdir(folder)]
+    if limit is not None:
+        batch += [ops.write_file(f"{folder}/memory.max", str(limit).encode())]
+    batch += [ops.write_file(f"{folder}/cgroup.procs", b"0"), op, ops.write_file(f"{GROUPS}/cgroup.procs", b"0")]
+    results = guest.run(batch, WRITING).results
+    assert all(result.ok for result in results), [ops.errno_name(result.value) for result in results]
+    (ended,) = guest.run([jobs.wait_job(WRITER, WRITING * 1000)], 2 * WRITING).results
+    return ended.value
 
 
 def beside(item: pytest.Item, guest: GuestHandle, flavour: str) -> GuestHandle:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
-from pytest_iommu.conformance.helpers import FILES, MEMINFO, meminfo
+from pytest_iommu.conformance.helpers import FILES, GROUPS, MEMINFO, WRITER, limited, meminfo
 from pytest_iommu.core.protocol import Op
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
@@ -32,12 +32,11 @@ BATCH = 10
 #: and the bound is near. Where vCPUs are threads of the host, a grace period takes as long as the host keeps one of
 #: them off its cores: 4 to 12 were measured, 25 beside ten busy processes. Half of all would be no bound any more.
 WAITING = {"functional": 6, "races": UNMAPS // 2}
-GROUPS = "/sys/fs/cgroup"
 LIMITED = 40
 #: what the kernel charges ahead for each processor, and a writer's own memory
 MARGIN = 512 << 10
 #: jobs of the agent
-WRITER, READERS = 0, (1, 2)
+READERS = (1, 2)
 PATIENCE = 60
 
 
@@ -100,27 +99,6 @@ def test_memory_stays_within_bounds(
     *_, after = iommu_guest.run([*settled, look], PATIENCE).results
     left = meminfo(before.data)["MemFree"] - meminfo(after.data)["MemFree"]
     assert left <= WAITING[boot_mode] * one, f"{left >> 10} KiB do not come back"
-
-
-def limited(guest: GuestHandle, folder: str, op: Op, limit: int | None = None) -> int:
-    """Run a writer in a control group of its own, under a limit in bytes; its value, or -errno."""
-    # The agent goes in and out again: its child stays, and what it had is charged elsewhere.
-    batch = [ops.mkdir(folder)]
-    if limit is not None:
-        batch += [ops.write_file(f"{folder}/memory.max", str(limit).encode())]
-    batch += [ops.write_file(f"{folder}/cgroup.procs", b"0"), op, ops.write_file(f"{GROUPS}/cgroup.procs", b"0")]
-    results = guest.run(batch, PATIENCE).results
-    assert all(result.ok for result in results), [ops.errno_name(result.value) for result in results]
-    (ended,) = guest.run([jobs.wait_job(WRITER, PATIENCE * 1000)], 2 * PATIENCE).results
-    return ended.value
-
-
-@pytest.fixture
-def groups(iommu_guest: GuestHandle) -> None:
-    """Control groups that limit memory, at GROUPS. Skips where the kernel has none."""
-    (allowed,) = iommu_guest.run([ops.write_file(f"{GROUPS}/cgroup.subtree_control", b"+memory")]).results
-    if not allowed.ok:
-        pytest.skip(f"this kernel has no memory controller: {ops.errno_name(allowed.value)}")
 
 
 def test_a_limit_holds_as_without_the_option(

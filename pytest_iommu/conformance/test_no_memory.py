@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""FLT-1: every allocation on the way to a dump fails in turn, by fail-nth (Documentation/fault-injection).
+"""FLT-1, TAB-5: every allocation on the way to a dump fails in turn, by fail-nth (Documentation/fault-injection).
 
-So does every one of map and attach. Nothing may be left of what was begun: the counter of page-table memory is where it
-was, and kmemleak finds nothing.
+So does every one of map and attach, which needs no dump. Nothing may be left of what was begun: the counter of
+page-table memory is where it was, and kmemleak finds nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.owners.directories import DOMAINS, directories
+from pytest_iommu.check.races.end_state import in_memory
 from pytest_iommu.conformance.helpers import FILES, KMEMLEAK, make, scan_twice
 from pytest_iommu.core.model import Prot
 from pytest_iommu.core.protocol import Op
@@ -24,6 +25,8 @@ from pytest_iommu.guest.testmodule import MODULE, parse_domains
 NTH = "/proc/thread-self/fail-nth"
 CONTROL = f"{MODULE}/control"
 OA, SIZE = 0x41230000, 0x10000
+#: pages in four tables: the output address is aligned to no block
+LONG = 0x800000
 #: how many allocations are made to fail once more, for kmemleak to look what was lost
 TRIED, TRIED_OF_A_DOMAIN = 25, 80
 #: the agent's place for an open file
@@ -35,11 +38,13 @@ LIMIT = 500
 # The first ones several times: a slab that grows for somebody else may have been what was counted to.
 FIRST, TIMES = 4, 3
 
-pytestmark = [
-    pytest.mark.iommu_flavour("debug"),
-    pytest.mark.iommu_rules("FLT-1"),
-    pytest.mark.iommu_needs(dialect="io_ptdump"),
-]
+pytestmark = pytest.mark.iommu_flavour("debug")
+
+
+def dump(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test of the files of a dump."""
+    marked: Callable[..., None] = pytest.mark.iommu_needs(dialect="io_ptdump")(pytest.mark.iommu_rules("FLT-1")(test))
+    return marked
 
 
 def arm(nth: int) -> Op:
@@ -113,6 +118,7 @@ class Allocations:
         self._quiet = -1
 
 
+@dump
 @pytest.mark.parametrize("name", ["info", "page_table", "entries", "stats"])
 def test_reading_fails_with_enomem_and_nothing_else(
     name: str,
@@ -141,6 +147,7 @@ def test_reading_fails_with_enomem_and_nothing_else(
     accounted()
 
 
+@dump
 def test_a_domain_is_made_though_its_directory_cannot_be(
     failing: GuestHandle, iommu: Iommu, accounted: Callable[[], None]
 ) -> None:
@@ -165,6 +172,7 @@ def test_a_domain_is_made_though_its_directory_cannot_be(
     accounted()
 
 
+@dump
 def test_a_domain_that_could_not_be_made_leaves_no_directory(
     failing: GuestHandle, iommu: Iommu, accounted: Callable[[], None]
 ) -> None:
@@ -191,7 +199,8 @@ def command(failing: GuestHandle, nth: int, line: str) -> str:
     return ops.errno_name(written.value)
 
 
-@pytest.mark.iommu_needs(dialect="io_ptdump", devices=("edu0", "edu1"))
+@pytest.mark.iommu_rules("FLT-1", "TAB-5", "HW-1")
+@pytest.mark.iommu_needs(devices=("edu0", "edu1"))
 @pytest.mark.parametrize("stage", ["s1", "s2"])
 @pytest.mark.parametrize("how", ["attach", "replace"])
 def test_attaching(
@@ -233,9 +242,12 @@ def test_attaching(
     accounted()
 
 
+@pytest.mark.iommu_rules("FLT-1", "TAB-5")
+@pytest.mark.parametrize("size", [SIZE, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("kind", ["s1", "s2", "amdv1"])
 def test_mapping(
     kind: str,
+    size: int,
     failing: GuestHandle,
     iommu: Iommu,
     iommu_check: Callable[[Domain], None],
@@ -246,29 +258,31 @@ def test_mapping(
     for what in failed:
         only(failing, what)
         domain = make(iommu, kind)
+        memory = in_memory(failing.run, failing.in_ram, domain.name, domain.config)
         domain.map(0x31230000, OA, SIZE, "rwc")
         allocations = Allocations()
         for at, nth in enumerate(allocations):
             # Each of them far from the one before: in another table of every level but the top.
             iova = 0x4000000000 * (1 + at % 50) + 0x1000000 * (at // 50)
-            came = command(failing, nth, f"map {domain.name} {iova:#x} {OA:#x} {SIZE:#x} rw")
+            came = command(failing, nth, f"map {domain.name} {iova:#x} {OA:#x} {size:#x} rw")
             if came == "ok":
-                domain.model.map(iova, OA, SIZE, Prot.from_letters("rw"))
+                domain.model.map(iova, OA, size, Prot.from_letters("rw"))
             else:
                 assert came == "ENOMEM", f"allocation {nth}: {came}"
-                assert iommu.dump(domain).ranges == domain.model.snapshot().ranges
+                assert memory() in (None, domain.model.snapshot().ranges)
                 failed[what] += 1
                 allocations.mattered()
                 # What could not be mapped can be, once there is memory.
-                domain.map(iova, OA, SIZE)
+                domain.map(iova, OA, size)
                 iommu_check(domain)
-            domain.unmap(iova, SIZE)
+            domain.unmap(iova, size)
         iommu_check(domain)
     assert failed["slab"], "no allocation of the module failed"
     assert failed["pages"] >= 2, f"{failed['pages']} tables could not be had, there are two levels or more"
     accounted()
 
 
+@pytest.mark.iommu_rules("FLT-1")
 @pytest.mark.iommu_needs(dialect="io_ptdump", devices=("edu0",), config=("DEBUG_KMEMLEAK",))
 def test_nothing_is_lost(failing: GuestHandle, iommu: Iommu) -> None:
     """Everything once more, each time another allocation fails: what was begun then, somebody must have freed.
