@@ -153,6 +153,14 @@ def test_the_option_is_there(iommu_guest: GuestHandle) -> None:
     assert {"iommu_ptd_add", "iommu_ptd_del"} <= set(OURS.findall(iommu_guest.read("/proc/kallsyms").decode()))
 
 
+@pytest.mark.iommu_fresh
+@pytest.mark.iommu_rules("LAY-2", "LAY-4")
+@pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
+def test_nobody_complains_while_booting(iommu_guest: GuestHandle) -> None:
+    """debugfs reports a directory or file that is made twice, or in a directory that is gone, in the log alone."""
+    assert complaints(iommu_guest) == []
+
+
 @pytest.mark.iommu_flavour("nodump")
 @pytest.mark.iommu_rules("LAY-1", "FLT-2")
 class TestOptionOff:
