@@ -16,6 +16,7 @@ import pytest
 
 from pytest_iommu.check import directory, platform, reading
 from pytest_iommu.check.plugging import plug
+from pytest_iommu.check.witnesses.accounting import Accounting
 from pytest_iommu.check.witnesses.caches import Caches
 from pytest_iommu.check.witnesses.dma import Done
 from pytest_iommu.check.witnesses.in_ram import forget, in_ram
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_iommu.core.machines import Machine
     from pytest_iommu.core.model import TableConfig
     from pytest_iommu.dialects import Dialect
+    from pytest_iommu.oracle import Expected
     from pytest_iommu.scenario import Instance, Phase, Plan, RacePlan, RaceStep, StormPlan
 
 _UNMAPS = re.compile(r"^\s*\??\s*unmap\s+(?P<name>\S+)", re.MULTILINE)
@@ -41,7 +43,8 @@ class Scenario:
     """One scenario on one guest. ``problems`` collects the failures; a failed phase is the last one.
 
     execute() raises the exceptions of pytest_iommu.core.outcomes, and skips what this kernel cannot do. ``compared`` is
-    called with every comparison.
+    called with every comparison. ``accounted`` is the size of a page if the kernel's count of the pages of page tables
+    is to be checked, 0 if not.
     """
 
     def __init__(
@@ -51,12 +54,14 @@ class Scenario:
         machine: Machine,
         dialect: Dialect,
         compared: reading.Compared = reading.ignore_comparison,
+        accounted: int = 0,
     ) -> None:
         self._instance = instance
         self._guest = guest
         self._machine = machine
         self._dialect = dialect
         self._compared = compared
+        self._accounting = Accounting(self._send, accounted) if accounted and guest.memory is not None else None
         self._in_ram = in_ram(guest, machine)
         self._smmu = self._in_ram.smmu if self._in_ram is not None else None
         self._hardware = any(domain.hardware for domain in instance.domains.values())
@@ -87,14 +92,7 @@ class Scenario:
             self._without_dump(plan)
         try:
             for _ in range(self._instance.repeat):
-                self._phases(plan.phases)
-                if plan.race is not None:
-                    self._race(plan.race)
-                if plan.storm is not None:
-                    self._storm(plan.storm)
-                self._phases(plan.after)
-            if self._later:
-                self._fail()
+                self._accounted(plan)
         except (KernelCrash, KernelHang, GuestLost):
             self._plugged.clear()  # no other test gets this guest
             raise
@@ -113,6 +111,34 @@ class Scenario:
             compile_plan(written)  # a mistake of the scenario itself is an error
             sizes = {f"{one.ias} bits of IOVA, {one.oas} of PA" for one in _hardware(self._instance)}
             pytest.skip(f"does not fit this kernel's domains ({'; '.join(sorted(sizes))}): {error.problem}")
+
+    def _accounted(self, plan: Plan) -> None:
+        """Run the plan once, and twice if the kernel's count of the pages of page tables is wrong (TAB-6)."""
+        phases = [*plan.phases, *plan.after]
+        if self._accounting is None or any(phase.plugs for phase in phases):
+            # The default domain of a device that is plugged has a table, too.
+            self._once(plan)
+            return
+
+        def run() -> list[Expected] | None:
+            self._once(plan)
+            exact = plan.race is None and plan.storm is None and phases
+            return [check.expected for check in phases[-1].checks] if exact else None
+
+        wrong = self._accounting.check(run)
+        if wrong is not None:
+            self.problems.append(wrong)
+            self._fail()
+
+    def _once(self, plan: Plan) -> None:
+        self._phases(plan.phases)
+        if plan.race is not None:
+            self._race(plan.race)
+        if plan.storm is not None:
+            self._storm(plan.storm)
+        self._phases(plan.after)
+        if self._later:
+            self._fail()
 
     def _without_dump(self, plan: Plan) -> None:
         """Skip what nobody can judge on a kernel that has no dump."""

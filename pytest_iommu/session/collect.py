@@ -113,6 +113,7 @@ class ScenarioItem(GuestItem):
     def runtest(self) -> None:
         """Run it on a guest; raises the exceptions of pytest_iommu.core.outcomes."""
         from pytest_iommu.check.runner import Scenario
+        from pytest_iommu.core.flavours import page_size
         from pytest_iommu.session.settle import end_test
 
         run = self.config.stash[RUN]
@@ -122,7 +123,10 @@ class ScenarioItem(GuestItem):
                 end_test(self, self)
             guest = run.pool.take(self.key(), fresh=self.instance.fresh)
             dialect, machine = run.dialect(self.key(), guest), run.machine(self.key().machine)
-            scenario = Scenario(self.instance, guest, machine, dialect, listener(self))
+            # Debugging options change what is allocated, and when it is freed.
+            flavour = self.key().flavour
+            accounted = page_size(flavour) if flavour == "plain" else 0
+            scenario = Scenario(self.instance, guest, machine, dialect, listener(self), accounted)
             scenario.execute()
             self.files |= scenario.artefacts()
 
