@@ -28,7 +28,8 @@
 #define EDU_HALF	(EDU_BUFFER_SIZE / 2)
 #define EDU_DMA_USECS	100000	/* what a transfer takes */
 
-#define SCRATCH_IOVA	0x10000000UL	/* any: the domain is ours alone */
+#define SCRATCH_IOVA	0x700000000ULL	/* any: the domain is ours alone */
+#define SCRATCH_IOVAS	4096U
 
 /*
  * One transfer. The device takes 100 ms of its time for any, which costs
@@ -97,18 +98,26 @@ static void fill_pattern(u8 *data, unsigned int len, u64 seed)
  * struct scratch - memory that a device's buffer is filled from and looked at in
  * @domain: maps @page, and nothing else
  * @page: the memory
+ * @iova: where it is mapped
  * @data: its address
  */
 struct scratch {
 	struct iommu_domain *domain;
 	struct page *page;
+	u64 iova;
 	u8 *data;
 };
 
+/*
+ * Each is mapped elsewhere than those before: a kernel that forgets to invalidate
+ * an id that is used again must not lead this transfer to the page of the last.
+ */
 static int scratch_init(struct scratch *s, struct ptt_device *dev)
 {
+	static unsigned int made;
 	int ret;
 
+	s->iova = SCRATCH_IOVA + (made++ % SCRATCH_IOVAS) * (u64)PAGE_SIZE;
 	s->page = alloc_page(GFP_KERNEL);
 	if (!s->page)
 		return -ENOMEM;
@@ -118,7 +127,7 @@ static int scratch_init(struct scratch *s, struct ptt_device *dev)
 		__free_page(s->page);
 		return PTR_ERR(s->domain);
 	}
-	ret = iommu_map(s->domain, SCRATCH_IOVA, page_to_phys(s->page), PAGE_SIZE,
+	ret = iommu_map(s->domain, s->iova, page_to_phys(s->page), PAGE_SIZE,
 			IOMMU_READ | IOMMU_WRITE | IOMMU_CACHE, GFP_KERNEL);
 	if (ret) {
 		iommu_domain_free(s->domain);
@@ -139,7 +148,7 @@ static int fill_buffer(struct scratch *s, struct ptt_device *dev, u64 seed)
 	int ret;
 
 	fill_pattern(s->data, EDU_BUFFER_SIZE, seed);
-	ret = transfer_through(s->domain, dev, SCRATCH_IOVA, EDU_BUFFER_SIZE, false);
+	ret = transfer_through(s->domain, dev, s->iova, EDU_BUFFER_SIZE, false);
 	dev->filled = !ret;
 	dev->seed = seed;
 	return ret;
@@ -149,7 +158,7 @@ static int fill_buffer(struct scratch *s, struct ptt_device *dev, u64 seed)
 static int read_buffer(struct scratch *s, struct ptt_device *dev)
 {
 	memset(s->data, 0, EDU_BUFFER_SIZE);
-	return transfer_through(s->domain, dev, SCRATCH_IOVA, EDU_BUFFER_SIZE, true);
+	return transfer_through(s->domain, dev, s->iova, EDU_BUFFER_SIZE, true);
 }
 
 /**
