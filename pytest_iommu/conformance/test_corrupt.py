@@ -52,7 +52,11 @@ SLOT = 20
 def make(iommu: Iommu, table: str) -> Domain:
     """One of TABLES, nothing mapped."""
     kind, parameters = TABLES[table]
-    return iommu.domain(stage=kind) if kind in ("s1", "s2") else iommu.table(kind, **parameters)
+    domain = iommu.domain(stage=kind) if kind in ("s1", "s2") else iommu.table(kind, **parameters)
+    geometry = formats.get(domain.config.format).geometry(domain.config)
+    if geometry.items(geometry.top, geometry.top) < 4:
+        pytest.skip("needs a top with items on both sides of the third; this one has fewer than four")
+    return domain
 
 
 def target(domain: Domain) -> int:

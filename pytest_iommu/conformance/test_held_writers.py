@@ -104,7 +104,7 @@ def held_up(guest: GuestHandle, paths: list[str]) -> list[str]:
 @pytest.mark.parametrize("stage", ["s1", "s2"])
 @pytest.mark.parametrize("what", WRITERS)
 def test_readers_do_not_wait_for_a_writer(what: str, stage: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
-    domain, other = (iommu.domain(stage) for _ in range(2))
+    domain, other = (iommu.domain(stage, granule=4096) for _ in range(2))
     for one in (domain, other):
         for iova in (FULL, BASE):
             one.map(iova, OA, SIZE, leaf="4K")
