@@ -21,7 +21,10 @@ QUICK ?= -k one-page
 
 CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
 
-.PHONY: conformance kernels races test check conformance-all bench kunit mutants fresh setup clean distclean
+# Texts that `make fuzz` gives to the parsers of dialects, over all of them.
+FUZZ ?= 1000000
+
+.PHONY: conformance kernels races test check conformance-all bench fuzz kunit mutants fresh setup clean distclean
 
 conformance: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
@@ -61,6 +64,10 @@ races: setup
 
 bench: setup
 	$(BIN)/python tools/bench $(ARGS)
+
+# Mutated texts of the corpus for the parsers of dialects. Takes hours.
+fuzz: setup
+	PYTEST_IOMMU_FUZZ=$(FUZZ) $(BIN)/pytest tests/unit/test_text_fuzz.py -k returns_a_dump -n $(JOBS) $(ARGS)
 
 mutants: setup
 	$(BIN)/python tests/mutants/run.py $(ARGS)
