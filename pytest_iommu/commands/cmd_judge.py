@@ -50,7 +50,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="+", type=user_path, metavar="FILE", help="Saved text of one dump.")
-    parser.add_argument("--dialect", metavar="NAME", help="Form of the text (default: the one that reads it).")
+    parser.add_argument(
+        "--dialect",
+        metavar="NAME",
+        help="Form of the text, or FILE.py that has a DIALECT (default: the one that reads it).",
+    )
     parser.add_argument("--dialects", action=_List, help="List the dialects and exit.")
     witness = parser.add_argument_group("witnesses")
     witness.add_argument("--ram", type=user_path, metavar="IMAGE", help="Memory image to compare with, as for walk.")
@@ -114,6 +118,8 @@ def _dialect(name: str | None, texts: dict[str, str]) -> TextDialect:
     from pytest_iommu.dialects import TEXTS
 
     known = {one.name: one for one in TEXTS}
+    if name is not None and name.endswith(".py"):
+        return _own(name)
     if name is not None:
         if name not in known:
             raise SetupError(f"unknown dialect {name!r}; known: {', '.join(known)}")
@@ -126,6 +132,21 @@ def _dialect(name: str | None, texts: dict[str, str]) -> TextDialect:
     also = f" (also {', '.join(one.name for one in others)})" if others else ""
     print(f"dialect {chosen.name}: {chosen.about}{also}", file=sys.stderr)
     return chosen
+
+
+def _own(path: str) -> TextDialect:
+    """The DIALECT of a file in Python (docs/new-dialect.md)."""
+    import runpy
+
+    from pytest_iommu.dialects import TextDialect
+
+    try:
+        found = runpy.run_path(str(user_path(path))).get("DIALECT")
+    except (OSError, SyntaxError, ImportError) as error:
+        raise SetupError(f"{path}: {error}") from None
+    if not isinstance(found, TextDialect):
+        raise SetupError(f"{path}: DIALECT must be a TextDialect, not {found!r}")
+    return found
 
 
 def _print(dialect: TextDialect, found: Iterable[Finding], dump: PrintedDump | None) -> int:
