@@ -119,6 +119,17 @@ def test_a_kernel_that_is_locked_down_is_not_asked() -> None:
 
 def test_an_answer_without_addresses_is_a_failure() -> None:
     translations = Translations("d", table())
-    (problem,) = translations.check([Result(1), Result(5, b"1 ok\n")], (), False)
+    (problem,) = translations.check([Result(1), Result(5, b"1 ok\n")], (), True)
     assert problem.verdict is Verdict.COMMAND
     assert "0 answers to 3 questions" in problem.message
+
+
+@pytest.mark.parametrize("text", ["1 ok\n", "1 error EINVAL unknown command translate\n"])
+def test_a_module_without_the_command_is_asked_where_nobody_reads_memory(text: str) -> None:
+    """A target of a plugin may come with a module of its own; with the guest's memory it is an error."""
+    expected = table()
+    translations = Translations("d", expected)
+    answered = [Result(0), Result(len(text), text.encode())]
+    assert translations.check(answered, expected.ranges, seen=False) == []
+    (wrong,) = translations.check(answered, expected.ranges, seen=True)
+    assert wrong.verdict is Verdict.COMMAND
