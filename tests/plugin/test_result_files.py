@@ -258,6 +258,7 @@ def test_a_run_without_failures_that_was_ended_has_failed(recorded: Bench) -> No
         "seconds": 0,
         "exit_status": 9,
         "ended": "enough",
+        "judged": [],
     }
     assert found.groups[-1].status == "not ok"
     assert found.lines[-1].data == "interrupted: enough"
