@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
-from pytest_iommu.core.protocol import OutsideMemory
 from pytest_iommu.formats import smmuv3
 from pytest_iommu.oracle import stream_model
 from pytest_iommu.oracle.command_queue import CommandQueue
@@ -58,7 +57,6 @@ class Caches:
 
     def __init__(self, memory: Memory, machine: Machine, smmu: SmmuV3) -> None:
         assert machine.smmu is not None
-        self._memory = memory
         self._machine = machine
         self._smmu = smmu
         self._queue = CommandQueue(memory, machine.smmu)
@@ -66,8 +64,8 @@ class Caches:
         self._then: Streams = {}
         self._ids = Ids(smmu.hardware)
         self._queue.skip()
-        #: where the descriptors of a stream are or were
-        self._cds: dict[int, int] = {}
+        #: streams whose entry has led to descriptors
+        self._with_cds: set[int] = set()
         #: devices that are in the guest, by name: the group that the kernel put each in
         self._groups: dict[str, str] = {}
         #: devices that have been there
@@ -85,8 +83,7 @@ class Caches:
         self._then = self._read()
         for one in self._machine.devices:
             if one.address not in groups:
-                for sid in one.sids:
-                    self._cds.pop(sid, None)  # its descriptors are freed memory
+                self._with_cds.difference_update(one.sids)  # its descriptors are freed memory
 
     def after(self, phase: Phase) -> list[CheckFailed]:
         """Compare what has happened since with the commands that came."""
@@ -128,29 +125,20 @@ class Caches:
                     gone = "detached" if device in self._groups else "unplugged"
                     what = f"{device} is {gone}, but the STE of stream {sid} is {state}, expected ABORT"
                     yield CheckFailed(what, ("HW-5",), verdict=Verdict.STREAM)
-                if sid in self._cds and ste.config != "only S1_TRANS" and self._cd_is_valid(sid):
+                cd = self._smmu.last_cd(sid) if sid in self._with_cds and ste.config != "only S1_TRANS" else None
+                if cd is not None and cd.valid:
                     what = f"{device} has left its domain of stage 1, but the CD of stream {sid} is valid"
                     yield CheckFailed(what, ("HW-5",), verdict=Verdict.STREAM)
-
-    def _cd_is_valid(self, sid: int) -> bool:
-        try:
-            words = memoryview(self._memory.read(self._cds[sid], smmuv3.CD_BYTES)).cast("Q").tolist()
-        except OutsideMemory:
-            return False
-        return smmuv3.decode_cd(sid, 0, words).valid
 
     def _read(self) -> Streams:
         """The streams of the machine's devices that have an entry now."""
         found = {}
         for sid, ste in self._smmu.streams(self._sids).items():
-            words = None
+            cd = None
             if ste.valid and ste.config == "only S1_TRANS":
-                self._cds[sid] = ste.s1_context_ptr
-                try:
-                    words = memoryview(self._memory.read(ste.s1_context_ptr, smmuv3.CD_BYTES)).cast("Q").tolist()
-                except OutsideMemory:
-                    words = None
-            found[sid] = Stream(ste, None if words is None else smmuv3.decode_cd(sid, 0, words))
+                self._with_cds.add(sid)
+                cd = self._smmu.last_cd(sid)
+            found[sid] = Stream(ste, cd)
         return found
 
     def _entries(self, now: Streams, commands: Sequence[Command]) -> Iterator[str]:
