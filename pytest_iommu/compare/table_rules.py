@@ -67,15 +67,20 @@ def of_tables(memory: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in memory.items() if name in ("page_table", "entries")}
 
 
+def _held(one: Difference) -> str | None:
+    """What the table holds: memory's line, or the dump's where memory says nothing."""
+    return one.memory if one.memory not in (None, SILENT) else one.dumped
+
+
 def _rest_of_a_group(one: Difference) -> bool:
     """Whether an item is left of a group whose first item is gone: hardware translates by it, the walk shows it bad."""
-    held = one.memory if one.memory not in (None, SILENT) else one.dumped
+    held = _held(one)
     return one.expected in (None, SILENT) and held is not None and held.split()[2:3] == ["bad"]
 
 
 def _too_much(one: Difference) -> bool:
     """Whether something translates that should not: a line that is not expected, or reaches farther."""
-    held = one.memory if one.memory not in (None, SILENT) else one.dumped
+    held = _held(one)
     if one.expected in (None, SILENT) or held in (None, SILENT):
         return one.expected in (None, SILENT)
     want, have = (_BOUNDS.match(str(line)) for line in (one.expected, held))
