@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pytest_iommu import formats
 from pytest_iommu.core.model import Cd, Kind, Ste, TableConfig, format_size, readable
 from pytest_iommu.core.printed import Context, PrintedDump, Row, Stream, Table
+from pytest_iommu.dialects import vtd
 from pytest_iommu.formats import smmuv3
 from pytest_iommu.formats.arm_lpae import GRANULES
 from pytest_iommu.formats.base import bits, lg2
@@ -49,8 +50,7 @@ def config_of(table: Table) -> TableConfig | None:
     """Return the configuration of a VT-d table, which its rows determine; None for any other."""
     if table.format not in ("vtdss", "x86_64") or table.levels is None:
         return None
-    options: dict[str, object] = {"options": []} if table.format == "x86_64" else {}
-    return formats.configure(table.format, levels=table.levels, **options)
+    return vtd.config_of(table.format, table.levels)
 
 
 def findings(dump: PrintedDump) -> list[Finding]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from pytest_iommu import formats
-from pytest_iommu.core.model import Kind
+from pytest_iommu.core.model import Kind, TableConfig
 from pytest_iommu.core.printed import Context, Row, Table
 from pytest_iommu.dialects.carried import carried, fault
 from pytest_iommu.dialects.grid import Grid
@@ -115,9 +115,14 @@ def _table(name: str, begun: int, device: re.Match[str], grid: Grid) -> Table:
     )
 
 
-def _rows(name: str, which: str, levels: int, paths: list[tuple[int, int, list[int]]]) -> list[Row]:
+def config_of(which: str, levels: int) -> TableConfig:
+    """Return the configuration of a table of the format ``vtdss`` or ``x86_64``, which its rows determine."""
     options: dict[str, object] = {"options": []} if which == "x86_64" else {}
-    fmt, config = formats.get(which), formats.configure(which, levels=levels, **options)
+    return formats.configure(which, levels=levels, **options)
+
+
+def _rows(name: str, which: str, levels: int, paths: list[tuple[int, int, list[int]]]) -> list[Row]:
+    fmt, config = formats.get(which), config_of(which, levels)
     columns = "rwc" if which == "vtdss" else "rwxcp"
     looks: dict[tuple[int, int], tuple[formats.Decoded | None, int]] = {}
     rows: list[Row] = []
