@@ -19,7 +19,6 @@ from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, parse_domains
 if TYPE_CHECKING:
     from pytest_iommu.check.witnesses.in_ram import InRam
     from pytest_iommu.compare.comparison import Comparison
-    from pytest_iommu.core.model import Range
     from pytest_iommu.dialects import Dialect
     from pytest_iommu.scenario import Access, Check, ReadCheck, ReadHow
 
@@ -92,6 +91,7 @@ def joined(problems: Sequence[CheckFailed], files: Files) -> CheckFailed:
 
 def check_job(check: Check, where: Where, compared: Compared) -> Job:
     """Read a domain's whole directory and compare it with the expected text and with memory."""
+    from pytest_iommu.check.witnesses.in_ram import ranges_of
     from pytest_iommu.compare.comparison import compare, expected_texts
 
     domain = check.domain
@@ -134,20 +134,12 @@ def check_job(check: Check, where: Where, compared: Compared) -> Job:
         looked_up = translations.check(answers, check.expected.ranges, memory is not None)
         if looked_up and memory is not None and not comparison.ok:
             # The table itself is wrong: the lookup must agree with what is in memory.
-            looked_up = translations.check(answers, _ranges(check, memory), True)
+            looked_up = translations.check(answers, ranges_of(memory), True)
         return wrong + looked_up
 
     # The module's own list is read even without access to memory, so that a recording sees the same batch.
     paths = [*(where.path(domain, name) for name in names), f"{MODULE}/domains"]
     return Job([*(ops.read_file(path) for path in paths), *translations.ops], judge)
-
-
-def _ranges(check: Check, memory: Mapping[str, str]) -> Sequence[Range]:
-    """Return the lines of page_table that are in memory."""
-    from pytest_iommu.dialects import IO_PTDUMP
-
-    dump, _ = IO_PTDUMP.read({"page_table": memory["page_table"]})
-    return dump.ranges or ()
 
 
 def _memory(check: Check, where: Where, listed: Result, files: Files) -> Mapping[str, str] | None:

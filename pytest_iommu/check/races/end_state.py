@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pytest_iommu.check.witnesses.in_ram import ranges_of
 from pytest_iommu.core.model import Range, TableConfig
 from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
-from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render_range
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import MODULE, parse_domains
@@ -81,9 +81,6 @@ def in_memory(
         (listed,) = send([ops.read_file(f"{MODULE}/domains")]).results
         row = parse_domains(ops.text_of(listed)).get(name) if listed.ok else None
         texts = witness.texts(config, row) if witness is not None and row is not None else None
-        if texts is None:
-            return None
-        dump, _ = IO_PTDUMP.read({"page_table": texts["page_table"]})
-        return dump.ranges or ()
+        return None if texts is None else ranges_of(texts)
 
     return find

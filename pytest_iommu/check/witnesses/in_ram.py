@@ -17,6 +17,7 @@ from pytest_iommu import formats
 from pytest_iommu.core.model import format_size
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import OutsideMemory
+from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.oracle import stream_model
 from pytest_iommu.oracle.guest_memory import Torn, walk
@@ -24,7 +25,7 @@ from pytest_iommu.oracle.saved_memory import SavedDomain, save_image
 from pytest_iommu.oracle.stream_table import SmmuV3
 
 if TYPE_CHECKING:
-    from pytest_iommu.core.model import TableConfig
+    from pytest_iommu.core.model import Range, TableConfig
     from pytest_iommu.core.protocol import Guest, Memory
     from pytest_iommu.guest.testmodule import DomainRow
     from pytest_iommu.images import Machine
@@ -110,6 +111,12 @@ class InRam:
 
     def _table(self, device: str) -> tuple[TableConfig, int] | None:
         return self.smmu.table(self.machine.device(device).sid) if self.smmu is not None else None
+
+
+def ranges_of(texts: Mapping[str, str]) -> Sequence[Range]:
+    """Return the lines of page_table among the files that ``InRam.texts`` found."""
+    dump, _ = IO_PTDUMP.read({"page_table": texts["page_table"]})
+    return dump.ranges or ()
 
 
 def _rule(config: TableConfig) -> str:
