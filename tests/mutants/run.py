@@ -146,20 +146,27 @@ def entries(cache: Path) -> set[Path]:
     return set((cache / "artefacts").glob("*"))
 
 
+def tested(
+    planted: Mutant | None, how: Mutant, found: Source | None, cache: Path, seconds: int, extra: Sequence[str]
+) -> Outcome:
+    """Run the suite as ``how`` says, with one mutant or none in the kernel ``found`` or in a copy of the dump."""
+    with scratch(cache) as folder:
+        if found is not None:
+            with tree_copy.planted(cache, found, planted) as tree:
+                return conformance(folder, tree, how, cache, seconds, extra)
+        shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
+        if planted is not None:
+            planted.apply(folder / "kmod" / "io_ptdump")
+        return conformance(folder, None, how, cache, seconds, extra)
+
+
 def run_kernel(one: Mutant, found: Source | None, cache: Path, seconds: int, extra: Sequence[str]) -> Outcome:
     """Build and run one mutant of the dump or of the kernel; what it leaves in the cache is removed.
 
     Nothing else is, though it be new: another session may have put it there meanwhile.
     """
     before = entries(cache)
-    with scratch(cache) as folder:
-        if found is not None:
-            with tree_copy.planted(cache, found, one) as tree:
-                outcome = conformance(folder, tree, one, cache, seconds, extra)
-        else:
-            shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
-            one.apply(folder / "kmod" / "io_ptdump")
-            outcome = conformance(folder, None, one, cache, seconds, extra)
+    outcome = tested(one, one, found, cache, seconds, extra)
     for path in outcome.artefacts & entries(cache) - before:
         shutil.rmtree(path, ignore_errors=True)
     return judge(one, outcome)
@@ -184,13 +191,8 @@ def sound(found: Source | None, wanted: Sequence[Mutant], cache: Path, seconds: 
     Of the kernel as it is (``found``), only the tests that its mutants are run with.
     """
     kind = "kernel as it is" if found is not None else "dump"
-    with scratch(cache) as folder:
-        if found is not None:
-            with tree_copy.planted(cache, found, None) as tree:
-                outcome = conformance(folder, tree, united(wanted), cache, seconds, extra)
-        else:
-            shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
-            outcome = conformance(folder, None, Mutant(Path(), ""), cache, seconds, extra)
+    how = Mutant(Path(), "") if found is None else united(wanted)
+    outcome = tested(None, how, found, cache, seconds, extra)
     if outcome.word == "survived":
         print(f"without a mutant, {kind}: {outcome.detail}", flush=True)
         return True
