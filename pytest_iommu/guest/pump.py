@@ -78,13 +78,14 @@ class Pump:
             self._read_line()
         if events.get(0):
             self._read_host()
+        # First what the kernel said: who has an answer looks there for what it said until then.
+        self._keep()
         if link.received:
             self._write_host()
         self._tell_end()
         link.tick(self._now)
         if link.out:
             self._write_line()
-        self._keep()
 
     def _read_line(self) -> None:
         try:

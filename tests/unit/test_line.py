@@ -20,7 +20,7 @@ from bad_line import Damage, Noise, Relay
 from pytest_iommu.core.waiting import Deadline, ready
 from pytest_iommu.guest import ops, pump
 from pytest_iommu.guest.channel import Channel
-from pytest_iommu.guest.link import QUIT, encode
+from pytest_iommu.guest.link import DATA, QUIT, encode
 
 PATIENCE = "50"
 NOISES = [Noise(), Noise(lost=1 / 1000, garbled=1 / 1000, doubled=1 / 1000)]
@@ -30,6 +30,21 @@ IMPATIENT = (
     "-c",
     "import sys; from pytest_iommu.guest import pump; pump.PING, pump.DEAD = 0.2, 1.0; "
     "sys.exit(pump.main(sys.argv[1:]))",
+)
+
+SLOW_TO_RECORD = (
+    "-c",
+    """
+import os, sys, time
+from pytest_iommu.guest import pump
+
+def write(descriptor, data, write=os.write):
+    time.sleep(0.3 if descriptor == int(sys.argv[2]) else 0)
+    return write(descriptor, data)
+
+os.write = write
+sys.exit(pump.main(sys.argv[1:]))
+""",
 )
 
 
@@ -76,13 +91,17 @@ class Session:
             found += data
         return found
 
-    def close(self) -> None:
-        for process in (self.pump, self.agent):
-            process.kill()
-            process.wait()
+    def close_pump(self) -> None:
+        self.pump.kill()
+        self.pump.wait()
         assert self.pump.stderr is not None
         self.pump.stderr.close()
         self.host.close()
+
+    def close(self) -> None:
+        self.close_pump()
+        self.agent.kill()
+        self.agent.wait()
         self.line.close()
         os.close(self.terminal)
         self.relay.close()
@@ -142,6 +161,21 @@ def test_an_agent_over_a_line(session: Callable[..., Session], program: Path, no
         lines = one.console.read_bytes().splitlines()
         assert [line for line in lines if b"message" in line] == lines
         assert len(lines) == 10
+
+
+def test_the_console_is_there_before_the_answer(session: Callable[..., Session]) -> None:
+    """Who has an answer finds all that the kernel said until then, also when both came at once."""
+    one = session("true")
+    one.line.close()
+    # In the place of the board: nothing comes between what is written here.
+    one.line, board = socket.socketpair()
+    one.close_pump()
+    one.start_pump(*SLOW_TO_RECORD)
+    said = b"[   12.345678] Internal error: Oops\r\n"
+    with board:
+        board.sendall(said + encode(b"1f3a", DATA, 0, 0, b"answer"))
+        assert one.receive(6) == b"answer"
+        assert one.console.read_bytes() == said
 
 
 def test_the_terminal_is_as_it_was(session: Callable[..., Session]) -> None:
