@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -242,14 +242,12 @@ class Run:
     def kernel_config(self, key: Key) -> frozenset[str] | None:
         """The lines of a kernel's configuration; None if it is unknown, as for a ready image or a recording."""
         kernel = self.kernels.get(key.kernel)
-        if kernel is None or kernel.config is None:
-            return None
-        return frozenset(kernel.config.read_text(encoding="utf-8").splitlines())
+        return None if kernel is None or kernel.config is None else _configuration(kernel.config)
 
     def sizes(self, key: Key) -> Sizes:
         """The sizes of a kernel by its configuration, or by its flavour if that is unknown."""
         lines = self.kernel_config(key)
-        return flavours.sizes(key.flavour) if lines is None else Sizes.of("\n".join(lines))
+        return flavours.sizes(key.flavour) if lines is None else _sizes(lines)
 
     def sees_memory(self, key: Key) -> bool:
         """Whether the memory of that key's guests can be read, as far as is known: true until one has booted."""
@@ -345,6 +343,17 @@ class Run:
         self._states.pop(guest, None)
         hook = self.config.hook.pytest_iommu_guest_lost
         tell(self.config, hook, guest=guest, reason=reason, evidence=guest.evidence())
+
+
+@lru_cache(maxsize=16)
+def _configuration(path: Path) -> frozenset[str]:
+    """The lines of a .config, which does not change in a run; every item asks."""
+    return frozenset(path.read_text(encoding="utf-8").splitlines())
+
+
+@lru_cache(maxsize=16)
+def _sizes(lines: frozenset[str]) -> Sizes:
+    return Sizes.of("\n".join(lines))
 
 
 @contextmanager
