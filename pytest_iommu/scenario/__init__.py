@@ -23,7 +23,6 @@ from pytest_iommu.scenario.phases import (
     StreamCheck,
     broken_rule,
     command_failure,
-    verify_status,
 )
 from pytest_iommu.scenario.plan import compile_plan, contradictions
 from pytest_iommu.scenario.schema import Case, DomainSpec, HandLine, Instance, Needs, ReadHow, Suite
@@ -57,5 +56,4 @@ __all__ = [
     "compile_plan",
     "contradictions",
     "load",
-    "verify_status",
 ]

@@ -218,11 +218,6 @@ class Plan:
     after: tuple[Phase, ...] = ()
 
 
-def verify_status(phase: Phase, text: str) -> list[str]:
-    """Return the differences between the module's status file and the expected results, one message each."""
-    return [message for _, message in _wrong(phase, text)]
-
-
 def command_failure(phase: Phase, text: str, files: dict[str, bytes] | None = None) -> CheckFailed | None:
     """Return the failure of the commands of a phase, if any; ``text`` is the module's status file."""
     wrong = _wrong(phase, text)

@@ -113,7 +113,6 @@ class ScenarioItem(GuestItem):
     def runtest(self) -> None:
         """Run it on a guest; raises the exceptions of pytest_iommu.core.outcomes."""
         from pytest_iommu.check.runner import Scenario
-        from pytest_iommu.core.flavours import page_size
         from pytest_iommu.session.settle import end_test
 
         run = self.config.stash[RUN]
@@ -124,8 +123,7 @@ class ScenarioItem(GuestItem):
             guest = run.pool.take(self.key(), fresh=self.instance.fresh)
             dialect, machine = run.dialect(self.key(), guest), run.machine(self.key().machine)
             # Debugging options change what is allocated, and when it is freed.
-            flavour = self.key().flavour
-            accounted = page_size(flavour) if flavour == "plain" else 0
+            accounted = run.sizes(self.key()).page if self.key().flavour == "plain" else 0
             scenario = Scenario(self.instance, guest, machine, dialect, listener(self), accounted)
             scenario.execute()
             self.files |= scenario.artefacts()
