@@ -76,9 +76,13 @@ class SmmuV3:
 
     def last_cd(self, sid: int) -> Cd | None:
         """Return the context descriptor that a stream had, valid or not, when its entry last led to one; else None."""
-        address = self._pointers.get(sid)
+        address = self.last_cd_address(sid)
         words = None if address is None else self._words(address, smmuv3.WORDS)
         return None if words is None else smmuv3.decode_cd(sid, 0, words)
+
+    def last_cd_address(self, sid: int) -> int | None:
+        """Return where the descriptor of last_cd() is."""
+        return self._pointers.get(sid)
 
     def ste_address(self, sid: int) -> int | None:
         """Return the address of a stream's entry; None if the table has no place for it."""

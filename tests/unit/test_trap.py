@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Event
 
 import pytest
 
@@ -93,6 +94,33 @@ def test_a_reader_is_caught_preempted_and_let_go() -> None:
         *("clear", "go [0]", "halt", "go"),
         *("halt", f"set READ {saved:x}", "go", "detach"),
     ]
+
+
+def test_the_guest_stops_before_each_store_and_at_the_end() -> None:
+    made, gdb = trapped([Stop(0, 0x100), Stop(1, 0x108)])
+    gdb.wait = lambda timeout: gdb.stops.pop(0) if gdb.stops else None  # type: ignore[method-assign]
+    looks: list[int] = []
+    made.each_store([range(0x100, 0x140)], [Op(1)], 60.0, lambda: looks.append(len(gdb.said)))
+    first = ["set WRITE 100", "go"]
+    assert gdb.said == ["attach", *first, "clear", "step 0", *first, "clear", "step 1", *first, "halt", "clear"]
+    assert looks == [3, 7, len(gdb.said)]
+    assert made.answer() == Reply(())
+
+
+def test_commands_that_are_never_done() -> None:
+    hanging = Event()
+
+    def run(batch: Sequence[Op]) -> Reply:
+        hanging.wait()
+        return Reply(())
+
+    gdb = FakeGdb([])
+    gdb.wait = lambda timeout: None  # type: ignore[method-assign]
+    made = Trap(gdb, run)  # type: ignore[arg-type]
+    made.attach()
+    with pytest.raises(NotReached, match=r"the commands are not done after 0\.1 s"):
+        made.each_store([range(0x100, 0x140)], [Op(1)], 0.1, lambda: None)
+    hanging.set()
 
 
 #: from "Arm Architecture Reference Manual", C6.2, as an assembler writes them

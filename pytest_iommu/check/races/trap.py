@@ -98,6 +98,35 @@ class Trap:
         if stop is None or stop.cpu != CPU or stop.address is None:
             raise NotReached("no store to the address was seen" if stop is None else "another processor was first")
 
+    def each_store(
+        self, places: Sequence[range], start: Sequence[Op], timeout: float, look: Callable[[], None]
+    ) -> None:
+        """Run ``start``; call ``look`` before each store to these addresses, with the guest stopped, and at the end.
+
+        NotReached if the batch is not done after ``timeout`` seconds. The stores may be any processor's.
+        """
+        deadline = Deadline(timeout)
+        while True:
+            for place in places:
+                self._gdb.set(Point.WRITE, place.start, len(place))
+            self._go()
+            if self._sent is None:
+                self._sent = self._pool.submit(self._run, start)
+            stop = self._gdb.wait(deadline.piece)
+            while stop is None and not self._sent.done() and not deadline.over:
+                stop = self._gdb.wait(deadline.piece)
+            if stop is None:
+                self._halt()
+                break
+            self._running = False
+            look()
+            self._gdb.clear()
+            self._gdb.step(stop.cpu)
+        self._gdb.clear()
+        if not self._sent.done():
+            raise NotReached(f"the commands are not done after {timeout:g} s")
+        look()
+
     def catch_call(self, function: int, start: Sequence[Op], timeout: float) -> None:
         """Run ``start`` and stop when CPU enters this function. NotReached after ``timeout`` seconds.
 
@@ -158,7 +187,7 @@ class Trap:
         """Let all processors except CPU run, and wait for the answer to the batch of catch()."""
         self._gdb.clear()
         self._go([0])
-        self._answer()
+        self.answer()
 
     def preempt(self, wake: Sequence[Op]) -> None:
         """Let all run once the batch ``wake`` has sent CPU an interrupt, which it takes before its next instruction."""
@@ -193,7 +222,7 @@ class Trap:
         stop = self._meet(lambda stop: stop.cpu == CPU, TIMEOUT)
         now = self._read(kept) if stop is not None else b""
         self._detach()
-        self._answer()
+        self.answer()
         if now != self._registers:
             what = "continued at another place" if now else f"did not return to 0x{counter:x}"
             raise NotReached(f"the reader was not held all the time: after its release it {what}")
@@ -229,7 +258,8 @@ class Trap:
                 return stop
             self._go()
 
-    def _answer(self) -> Reply:
+    def answer(self) -> Reply:
+        """Wait for the answer to the batch that was run last."""
         assert self._sent is not None
         sent, self._sent = self._sent, None
         return sent.result()
