@@ -18,6 +18,7 @@ from pytest_iommu.dialects.smmuv3_debugfs import render_cd, render_ste
 from pytest_iommu.formats import ConfigError, smmuv3
 from pytest_iommu.formats.base import bits
 from pytest_iommu.formats.smmuv3 import Field
+from pytest_iommu.oracle.ring import Ring
 from pytest_iommu.oracle.stream_model import Hardware
 
 # Offsets, and sizes in bytes: an access of the wrong size reads as zero in QEMU.
@@ -29,10 +30,8 @@ EVENTQ_PROD = 0x100A8, 4
 REGISTERS = (CR0, STRTAB_BASE, STRTAB_BASE_CFG, EVENTQ_BASE, EVENTQ_PROD)
 
 _LOG2SIZE, _SPLIT, _FMT, _BASE = Field(0, 5, 0), Field(0, 10, 6), Field(0, 17, 16), Field(0, 51, 6)
-_QUEUE_LOG2SIZE, _QUEUE_BASE = Field(0, 4, 0), Field(0, 51, 5)
 TWO_LEVEL = 1
 SPLITS = (6, 8, 10)
-OVERFLOW = bits(31)
 
 
 class SmmuV3:
@@ -41,8 +40,7 @@ class SmmuV3:
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory
         self._base = base
-        self._queue = 0
-        self._seen = 0
+        self._events = Ring(memory, base + EVENTQ_BASE[0], base + EVENTQ_PROD[0], smmuv3.EVENT_BYTES)
         self._pointers: dict[int, int] = {}
         self.lost = 0
 
@@ -155,21 +153,9 @@ class SmmuV3:
         The kernel removes records by moving an index; the records stay until the queue wraps around. If some were
         overwritten before they were read here, or dropped by the SMMU, ``lost`` is incremented.
         """
-        base, prod = self._register(EVENTQ_BASE), self._register(EVENTQ_PROD)
-        if base != self._queue:
-            self._queue, self._seen = base, 0
-        size = 1 << _QUEUE_LOG2SIZE.of([base])
-        seen, self._seen = self._seen, prod
-        # The index is one bit wider than the queue is long, so a full one differs from an empty one.
-        new = (prod - seen) % (2 * size)
-        self.lost += bool((prod ^ seen) & OVERFLOW) or new > size
-        start = _QUEUE_BASE.address([base])
-        found = []
-        for number in range(prod - min(new, size), prod):
-            words = self._words(start + number % size * smmuv3.EVENT_BYTES, smmuv3.EVENT_BYTES // 8)
-            if words is not None:
-                found.append(smmuv3.decode_event(words))
-        return tuple(found)
+        records, lost = self._events.new()
+        self.lost += lost
+        return tuple(map(smmuv3.decode_event, records))
 
     def _register(self, register: tuple[int, int]) -> int:
         offset, size = register
