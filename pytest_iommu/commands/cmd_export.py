@@ -24,13 +24,18 @@ def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="DIR",
         help="Kernel tree that the series is for (default: the cached kernel source).",
     )
+    parser.add_argument(
+        "--fixes",
+        action="store_true",
+        help="Write the fixes of mainline that stand alone instead, each a patch of its own.",
+    )
     parser.set_defaults(run=export)
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the series, and say how it is applied and sent."""
     from pytest_iommu.images import source
-    from pytest_iommu.images.series import export_series
+    from pytest_iommu.images.series import export_fixes, export_series
     from pytest_iommu.images.store import Store
 
     tree = arguments.kernel
@@ -39,9 +44,14 @@ def export(arguments: argparse.Namespace) -> int:
         if cached is None:
             raise SetupError("no kernel source in the cache yet; run `pytest-iommu build` first, or give --kernel=DIR")
         tree = cached.path
-    for path in export_series(tree, arguments.directory):
+    directory = arguments.directory
+    written = export_fixes(tree, directory) if arguments.fixes else export_series(tree, directory)
+    for path in written:
         print(path)
     where = shlex.quote(str(arguments.directory.absolute()))
+    if arguments.fixes:
+        print(f"\nEach applies by itself:\n    git am {where}/FIX.patch")
+        return 0
     print(f"\nTo apply the series, in a kernel tree:\n    git am {where}/*.patch")
     print(f"To send it, cover letter first:\n    git send-email --to=... {where}")
     return 0

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +16,21 @@ from pytest_iommu.core import paths
 from pytest_iommu.core.outcomes import SetupError
 
 COVER = "0000-cover-letter.txt"
+_ALONE = "Stands alone: yes"
 _TOUCHED = re.compile(r"(?m)^(?:---|\+\+\+) [ab]/(\S+)")
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesPatch:
-    """One patch of the series: a hook's commit message, its diff of existing files, and its new files."""
+    """One patch: a hook's commit message, its diff of existing files, and its new files.
+
+    ``alone``: it is a fix that does not need the rest of the series.
+    """
 
     hook: Path
     message: str
     new_files: tuple[str, ...]
+    alone: bool
 
     @property
     def touched(self) -> frozenset[str]:
@@ -32,7 +38,7 @@ class SeriesPatch:
 
 
 def read_hook(hook: Path) -> SeriesPatch:
-    """Parse ``Subject:``, body and the list under ``New files:``; the diff stays in the file.
+    """Parse ``Subject:``, body, ``Stands alone: yes`` and the list under ``New files:``; the diff stays in the file.
 
     SetupError if the file has no subject or no ``---`` line.
     """
@@ -41,8 +47,10 @@ def read_hook(hook: Path) -> SeriesPatch:
     if not found or not subject.startswith("Subject: "):
         raise SetupError(f"{hook}: a hook must begin with 'Subject: ' and have a '---' line before its diff")
     body, _, listed = rest.partition("\nNew files:\n")
-    message = f"{subject.removeprefix('Subject: ')}\n\n{body.strip()}\n"
-    return SeriesPatch(hook, message, tuple(line.strip() for line in listed.splitlines() if line.strip()))
+    text = body.strip()
+    alone = text.endswith(_ALONE)
+    message = f"{subject.removeprefix('Subject: ')}\n\n{text.removesuffix(_ALONE).strip()}\n"
+    return SeriesPatch(hook, message, tuple(line.strip() for line in listed.splitlines() if line.strip()), alone)
 
 
 def _git(work: Path, *arguments: str, stdin: str | None = None) -> str:
@@ -112,6 +120,39 @@ def export_series(tree: Path, out: Path) -> list[Path]:
     text = cover.read_text().replace("*** SUBJECT HERE ***", subject)
     cover.write_text(text.replace("*** BLURB HERE ***", body.strip()))
     return [cover, *sorted(out.glob("*.patch"))]
+
+
+def fixes() -> list[SeriesPatch]:
+    """The fixes of mainline that need nothing of the reference implementation, by file name."""
+    reference = paths.reference()
+    steps = [read_hook(hook) for hook in sorted((reference / "hooks").glob("*.patch"))]
+    return [*(read_hook(fix) for fix in sorted((reference / "fixes").glob("*.patch"))), *(s for s in steps if s.alone)]
+
+
+def export_fixes(tree: Path, out: Path, which: Sequence[SeriesPatch] | None = None) -> list[Path]:
+    """Write each fix for this tree into ``out``, a patch against the tree alone; returns the files in order.
+
+    The tree is only read. SetupError if a fix does not apply to it, or if there is no identity for the sign-off.
+    """
+    name, address = _identity()
+    out.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for fix in fixes() if which is None else which:
+        with tempfile.TemporaryDirectory() as scratch:
+            work = Path(scratch)
+            _git(work, "init", "--quiet", "--initial-branch=fix")
+            _git(work, "config", "user.name", name)
+            _git(work, "config", "user.email", address)
+            for path in sorted(fix.touched):
+                _copy(tree / path, work / path)
+            _git(work, "add", "--all")
+            _git(work, "commit", "--quiet", "--message=base")
+            _git(work, "apply", "--index", str(fix.hook))
+            _git(work, "commit", "--quiet", "--signoff", "--file=-", stdin=fix.message)
+            target = out / f"{fix.hook.stem.lstrip('0123456789-')}.patch"
+            target.write_text(_git(work, "format-patch", "--quiet", "--stdout", "--no-signature", "HEAD~1"))
+            written.append(target)
+    return written
 
 
 def _copy(source: Path, target: Path) -> None:
