@@ -24,7 +24,7 @@ CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
 # Texts that `make fuzz` gives to the parsers of dialects, over all of them.
 FUZZ ?= 1000000
 
-.PHONY: conformance kernels races test check conformance-all bench fuzz kunit mutants fresh setup clean distclean
+.PHONY: conformance kernels races test check conformance-all bench fuzz kunit series mutants fresh setup clean distclean
 
 conformance: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
@@ -57,6 +57,10 @@ conformance-all: setup
 # The kernel's own page-table tests, on User Mode Linux: the build takes minutes, the run 40 s.
 kunit: setup
 	$(BIN)/pytest tests/kunit $(ARGS)
+
+# Each patch of the reference implementation built for three architectures, with W=1, sparse and checkpatch: half an hour.
+series: setup
+	$(BIN)/python tools/series $(ARGS)
 
 # All tests with a boot mode of their own (races, counted costs), on the debug kernel: KASAN, lockdep, RCU.
 races: setup
