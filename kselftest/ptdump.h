@@ -66,6 +66,9 @@ struct ptd_want {
 /* ptdump_check.c: 0, or what is wrong has been said */
 int ptd_check(const char *name, const char *id, const struct ptd_want *want);
 
+/* ptdump_lookup.c: 0, or what is wrong has been said */
+int ptd_lookup(const char *id, const char *entries);
+
 /* ptdump_stream.c: 0, or what is wrong has been said; 1 where there is no such file system */
 int ptd_stream(const char *device, bool present, const char *domain, const char *config);
 

@@ -48,3 +48,11 @@ void ptt_dump_del(struct iommu_domain *domain)
 	iommu_ptd_del(domain);
 #endif
 }
+
+/* ptt_dump_settle() - wait until all directories are made and removed; call it without locks */
+void ptt_dump_settle(void)
+{
+#ifdef PTT_HAS_DUMP
+	iommu_ptd_flush();
+#endif
+}

@@ -64,8 +64,10 @@ static const struct file_operations control_fops = {
 /* An open status file shows the batch that was last when it was opened. */
 static int status_open(struct inode *inode, struct file *file)
 {
-	int ret = mutex_lock_killable(&ptt_lock);
+	int ret;
 
+	ptt_dump_settle();
+	ret = mutex_lock_killable(&ptt_lock);
 	if (ret)
 		return ret;
 	file->private_data = ptt_status_get();
@@ -184,6 +186,7 @@ static void __exit ptdump_test_exit(void)
 	ptt_status_drop();
 	mutex_unlock(&ptt_lock);
 
+	ptt_dump_settle();
 	ptt_hw_unregister();
 	ptt_grace_exit();
 	ptt_sw_exit();

@@ -66,6 +66,7 @@ static u32 (*ptt_id)(const struct iommu_domain *domain) __maybe_unused = iommu_p
 static void (*ptt_del)(struct iommu_domain *domain) __maybe_unused = iommu_ptd_del;
 static void (*ptt_add)(struct io_pgtable_ops *ops, struct iommu_domain *domain) __maybe_unused =
 	io_pgtable_ptd_add;
+static void (*ptt_flush)(void) __maybe_unused = iommu_ptd_flush;
 #endif
 
 #ifdef PTT_PROBE_SORT_NONATOMIC

@@ -233,6 +233,7 @@ bool ptt_get_table(const struct ptt_domain *d, struct ptt_table *table);
 const char *ptt_dump_id(const struct iommu_domain *domain, char *buf, size_t len);
 void ptt_dump_add(struct io_pgtable_ops *ops, struct iommu_domain *domain);
 void ptt_dump_del(struct iommu_domain *domain);
+void ptt_dump_settle(void);
 
 /* generic_pt.c, or no_generic_pt.c */
 bool ptt_is_generic_pt(const struct iommu_domain *domain);

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.devices import NotIsolated
+from pytest_iommu.guest.testmodule import settled
 
 if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Guest
@@ -22,6 +23,7 @@ def plug(guest: Guest, device: str, add: bool) -> None:
         (devices.add if add else devices.remove)(device)
     except NotIsolated as error:
         pytest.skip(error.message)
+    guest.run([settled()])
 
 
 def devices_of(guest: Guest) -> Devices:

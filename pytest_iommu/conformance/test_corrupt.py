@@ -16,7 +16,7 @@ import pytest
 
 from pytest_iommu import formats
 from pytest_iommu.check.handles import CommandError, Domain, GuestHandle, Iommu
-from pytest_iommu.core.model import Dump, Entry, Kind
+from pytest_iommu.core.model import Dump, Entry, Kind, Prot
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render_entry
 from pytest_iommu.formats.base import ITEM_BYTES
@@ -122,6 +122,9 @@ class Image:
             if not raw or address < group_ends:
                 continue
             entry = self.entry(level, iova, raw)
+            if entry.size and (address - table) // ITEM_BYTES % (entry.size >> step):
+                # its first item is not there, or it would have been met before this one
+                entry = Entry(level, iova, Kind.PART, None, self.format.unpack(self.config, raw), raw)
             yield entry
             if entry.kind is Kind.TABLE:
                 yield from self.walk(entry.oa, level - 1, iova)
@@ -284,6 +287,87 @@ def test_an_item_that_is_not_valid_but_not_zero(table: str, iommu: Iommu, iommu_
         assert beside(dump, domain, level) == beside(before, domain, level)
         iommu.command(f"restore {domain.name}")
         assert iommu.texts(domain) == texts
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_an_item_that_points_to_other_memory(table: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """Memory like any other, but no page of a page table: it is not followed."""
+    domain = make(iommu, table)
+    fill(domain)
+    pa = int(iommu.command("buffer other 64K")["pa"], 16)
+    for level in range(1, domain.config.levels):
+        image, texts, before = sound(iommu, iommu_guest, domain)
+        item = formats.get(domain.config.format).encode_table(domain.config, level, pa)
+        now = plant(iommu, domain, image, level, f"raw={item:#x}")
+        dump = check(iommu, domain, image)
+        assert [(entry.level, entry.raw) for entry in dump.entries or () if entry.kind is Kind.BAD] == [(level, now)]
+        assert beside(dump, domain, level) == beside(before, domain, level)
+        iommu.command(f"restore {domain.name}")
+        assert iommu.texts(domain) == texts
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_leaf_that_is_not_aligned(table: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """An address within the block that the item maps is one that no hardware would use."""
+    domain = make(iommu, table)
+    fill(domain)
+    config, fmt = domain.config, formats.get(domain.config.format)
+    leaves = [
+        level for level in range(1, config.levels) if 1 << fmt.geometry(config).item_lg2(level) in config.page_sizes
+    ]
+    assert leaves
+    for level in leaves:
+        image, texts, _ = sound(iommu, iommu_guest, domain)
+        size = 1 << fmt.geometry(config).item_lg2(level)
+        item = fmt.encode(config, level, size, size + min(config.page_sizes), Prot.from_letters("rw"))
+        now = plant(iommu, domain, image, level, f"raw={item:#x}")
+        dump = check(iommu, domain, image)
+        assert [(entry.level, entry.raw) for entry in dump.entries or () if entry.kind is Kind.BAD] == [(level, now)]
+        iommu.command(f"restore {domain.name}")
+        assert iommu.texts(domain) == texts
+
+
+@pytest.mark.parametrize(
+    ("table", "level", "item"),
+    [
+        # 64K at a level whose items map 2M each
+        pytest.param("amdv1", 1, 0x6000000040007E01, id="amdv1-size-of-another-level"),
+        # W without R is reserved
+        pytest.param("riscv_64", 0, OA >> 2 | 0xD5, id="riscv_64-write-without-read"),
+        pytest.param("riscv_64", 1, OA >> 2 | 0xD5, id="riscv_64-write-without-read-2m"),
+    ],
+)
+def test_fields_that_do_not_go_together(
+    table: str, level: int, item: int, iommu: Iommu, iommu_guest: GuestHandle
+) -> None:
+    """Each field of the item has a value that is valid elsewhere; the item is bad all the same."""
+    domain = make(iommu, table)
+    fill(domain)
+    image, texts, before = sound(iommu, iommu_guest, domain)
+    plant(iommu, domain, image, level, f"raw={item:#x}")
+    dump = check(iommu, domain, image)
+    assert [(entry.level, entry.raw) for entry in dump.entries or () if entry.kind is Kind.BAD] == [(level, item)]
+    assert beside(dump, domain, level) == beside(before, domain, level)
+    iommu.command(f"restore {domain.name}")
+    assert iommu.texts(domain) == texts
+
+
+@pytest.mark.parametrize("table", ["amdv1", "riscv_64"])
+def test_a_group_without_its_first_item(table: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """As an unmap leaves it for a moment: its other items are parts, which is no corruption, and nothing is mapped."""
+    domain = make(iommu, table)
+    group = 64 << 10
+    iova = 0x40000000
+    domain.map(iova, OA, group, leaf=group)
+    domain.map(iova + 2 * group, OA, 4096)
+    image, texts, _ = sound(iommu, iommu_guest, domain)
+    plant(iommu, domain, image, 0, "raw=0", iova)
+    dump = check(iommu, domain, image)
+    parts = [entry.iova for entry in dump.entries or () if entry.kind is Kind.PART]
+    assert parts == [iova + at for at in range(4096, group, 4096)]
+    assert [row.first for row in dump.ranges or ()] == [iova + 2 * group]
+    iommu.command(f"restore {domain.name}")
+    assert iommu.texts(domain) == texts
 
 
 def place(domain: Domain, level: int) -> tuple[int, int]:

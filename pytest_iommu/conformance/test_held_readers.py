@@ -2,7 +2,8 @@
 """CON-6: readers that are stuck in their own user buffer hold nobody up, and get their text or EIO when it comes.
 
 A page of their buffer comes when the test says so (userfaultfd): until then they stand in the kernel's copy of the
-text. One reader of every file of a domain, and of its device's stream, stands there at once.
+text. One reader of every file of a domain and of its device's stream, and of each directory above them, stands there
+at once. A reader of a directory holds the lock of that directory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.owners.directories import DOMAINS
 from pytest_iommu.conformance.helpers import FILES, await_stuck
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Read, Signal
@@ -31,6 +33,7 @@ OA = 0x912340000
 COUNT = 200
 """Lines of page_table: more than a page of text, so that a reader is not through when it is released."""
 WRITER = 15
+SLOT = 0
 LONG = 10_000
 """Milliseconds that an operation may take that waits for nobody; it takes a few."""
 
@@ -98,6 +101,7 @@ class Held:
         )
         assert span == page * page // 8
         stream = f"{guest.streams.path}/{guest.streams.sid('edu0')}"
+        self.directories = {"domains/": DOMAINS, "domains/id/": self.domain.path(), "stream_table/": guest.streams.path}
         self.paths = {name: self.domain.path(name) for name in FILES} | {name: f"{stream}/{name}" for name in STREAM}
 
     def tell(self, *lines: str) -> None:
@@ -115,15 +119,27 @@ class Held:
         return {name: ops.text_of(result).splitlines() for name, result in zip(self.paths, results, strict=True)}
 
     def gone(self) -> set[str]:
-        """The files that are not there."""
-        results = self._guest.run([ops.stat(path) for path in self.paths.values()]).results
-        return {name for name, result in zip(self.paths, results, strict=True) if not result.ok}
+        """The files that cannot be opened because they are not there."""
+        batch = [op for path in self.paths.values() for op in (ops.open_file(SLOT, path), ops.close(SLOT))]
+        opened = self._guest.run(batch).results[::2]
+        return {
+            name for name, result in zip(self.paths, opened, strict=True) if ops.errno_name(result.value) == "ENOENT"
+        }
+
+    def directories_left(self) -> list[str]:
+        """The directories of what has ended that are there when the kernel has had the time to remove them."""
+        settled = [ops.read_file(f"{MODULE}/status")]
+        results = self._guest.run([*settled, *(ops.stat(path) for path in self.paths.values())]).results[1:]
+        return [path for path, result in zip(self.paths.values(), results, strict=True) if result.ok]
 
     def start(self, names: Iterable[str]) -> None:
         """Start a reader of each of these files. AssertionError when one does not get stuck."""
         self._readers = dict(enumerate(names))
         started = self._guest.run(
-            [jobs.start_reader(job, self.paths[name], held=True) for job, name in self._readers.items()]
+            [
+                jobs.start_reader(job, (self.paths | self.directories)[name], held=True)
+                for job, name in self._readers.items()
+            ]
         )
         for job, result in enumerate(started.results):
             assert result.ok, f"the reader of {self._readers[job]}: {ops.errno_name(result.value)}"
@@ -188,9 +204,16 @@ def held(iommu_guest: GuestHandle, iommu: Iommu) -> Iterator[Held]:
 
 
 def judge(name: str, reads: Sequence[Read], before: Sequence[str], after: Sequence[str], dead: bool) -> None:
-    """What a released reader got: of a file that lives its text, of a dead one EIO, after what was read before."""
+    """What a released reader got: of a file that lives its text, of a dead one EIO, after what was read before.
+
+    Of a directory its names; one that was removed between two calls has none any more.
+    """
+    last = ops.errno_name(reads[-1].value)
+    if name.endswith("/"):
+        assert last == "ok" or (dead and last == "ENOENT"), f"reading the directory {name} fails with {last}"
+        return
     text = b"".join(read.data for read in reads).decode()
-    lines, last = text.splitlines(), ops.errno_name(reads[-1].value)
+    lines = text.splitlines()
     if dead:
         assert last == "EIO", f"{name} is dead, and reading on ends with {last}"
         assert "\n".join(before).startswith(text.removesuffix("\n")), f"{name} is not what it was"
@@ -212,7 +235,7 @@ def test_nobody_waits_for_readers_that_are_stuck(name: str, held: Held, iommu_gu
     held.tell(*what.before)
     before = held.texts()
     # What is empty has nothing to copy: the CDs of a device that was never attached.
-    held.start(file for file, lines in before.items() if lines)
+    held.start([*(file for file, lines in before.items() if lines), *held.directories])
     path, text = held.filled(what.write)
     value = held.run(path, text)
     assert value == len(text), f"{text!r} to {path}: {ops.errno_name(value)}"
@@ -220,10 +243,13 @@ def test_nobody_waits_for_readers_that_are_stuck(name: str, held: Held, iommu_gu
     gone = held.gone()
     assert gone == set(what.dead), f"gone are {sorted(gone)}"
     ends = held.release()
+    left = {held.paths[file] for file in what.dead} & set(held.directories_left())
+    assert not left, f"still there after the readers of the directories have gone on: {sorted(left)}"
     if what.undo:
         iommu_guest.write(*what.undo)
     for file, reads in ends.items():
-        judge(file, reads, before[file], after[file], file in what.dead)
+        dead = file in what.dead or (file == "domains/id/" and "info" in what.dead)
+        judge(file, reads, before.get(file, ()), after.get(file, ()), dead)
 
 
 @pytest.mark.iommu_rules("CON-6", "CON-7")

@@ -19,6 +19,7 @@ from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
+from pytest_iommu.guest.testmodule import settled
 from pytest_iommu.scenario.race_words import BATCH, LEAF, Hold
 
 DEVICE, SLOTS = "edu6", "/sys/bus/pci/slots"
@@ -89,7 +90,7 @@ def gone(guest: GuestHandle, seconds: float) -> bool:
 
 def stream_is_gone(guest: GuestHandle, path: str) -> None:
     """CheckFailed (STE-1) while the directory of a stream is there."""
-    if guest.run([ops.stat(path)]).results[0].ok:
+    if guest.run([settled(), ops.stat(path)]).results[1].ok:
         raise CheckFailed(f"{path} is there, and {DEVICE} is not", ("STE-1",))
 
 

@@ -47,11 +47,13 @@ class Readable:
 
 
 class Kind(StrEnum):
-    """What one entry of a table is (abi.md, ENT-1)."""
+    """What one entry of a table is (abi.md, ENT-1). Only the path of a lookup ends at an EMPTY one (LKP-2)."""
 
     TABLE = "table"
     LEAF = "leaf"
+    PART = "part"
     BAD = "bad"
+    EMPTY = "empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class Range(Readable):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Entry(Readable):
-    """One line of entries. ``size`` is the leaf size in bytes (None for tables and bad items)."""
+    """One line of entries. ``size`` is the leaf size in bytes (None for all that are no leaves)."""
 
     level: int
     iova: int

@@ -26,10 +26,10 @@ RANGE = re.compile(
     rf"0x([0-9a-f]{{16}})-0x([0-9a-f]{{16}}) 0x([0-9a-f]{{16}}) ( *{_SIZE}) ([0-9]) ( *{_SIZE}) {_PROT}{_WORDS}"
 )
 ENTRY = re.compile(
-    rf"([0-9]) 0x([0-9a-f]{{16}}) (table|leaf |bad  ) (- |{_SIZE} ?) 0x([0-9a-f]{{16}}) raw 0x([0-9a-f]{{16}})"
-    rf"(?: {_PROT}{_WORDS})?"
+    rf"([0-9]) 0x([0-9a-f]{{16}}) (table|leaf |part |bad  |empty) (- |{_SIZE} ?) 0x([0-9a-f]{{16}}) "
+    rf"raw 0x([0-9a-f]{{16}})(?: {_PROT}{_WORDS})?"
 )
-_KINDS = {"table": Kind.TABLE, "leaf ": Kind.LEAF, "bad  ": Kind.BAD}
+_KINDS = {"table": Kind.TABLE, "leaf ": Kind.LEAF, "part ": Kind.PART, "bad  ": Kind.BAD, "empty": Kind.EMPTY}
 _HEX = re.compile(r"0x[0-9a-f]{16}")
 _ALIGNED = "right-aligned in 8 columns"
 
@@ -73,6 +73,8 @@ class IoPtdump:
     name = "io_ptdump"
     place = "domains/{domain}/{file}"
     files: tuple[str, ...] = ("info", "page_table", "entries", "stats")
+    #: the file that says what becomes of an IOVA that is written to it
+    lookup = "lookup"
 
     def probe(self, names: Set[str]) -> bool:
         """True for the names of debugfs/iommu, or of one domain's directory."""

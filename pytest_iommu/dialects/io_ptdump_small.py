@@ -37,8 +37,9 @@ def parse_info(text: str, errors: list[DumpSyntaxError]) -> Info | None:
         errors.append(DumpSyntaxError("INF-3", "info", len(lines) + 1, text.split("\n")[-1], "the file is truncated"))
     for number, line in enumerate(lines, 1):
         key, colon, value = line.partition(": ")
-        wanted = list(INFO_KEYS)[number - 1] if number <= len(INFO_KEYS) else "no line"
-        if key != wanted or not colon:
+        # a kernel may say more than this version knows, after what it knows
+        wanted = list(INFO_KEYS)[number - 1] if number <= len(INFO_KEYS) else "a key and its value"
+        if not colon or (key != wanted and (number <= len(INFO_KEYS) or key in INFO_KEYS)):
             rule = INFO_KEYS.get(wanted, INFO_KEYS.get(key, "INF-1"))
             errors.append(DumpSyntaxError(rule, "info", number, line, f"expected {wanted} here"))
         if key in _VALUES:

@@ -15,7 +15,7 @@ from pytest_iommu.dialects.text_dialect import Found, TextDialect
 
 _KINDS = {
     "page_table": re.compile(r"0x[0-9a-f]+-0x[0-9a-f]+ 0x"),
-    "entries": re.compile(r"[0-9] 0x[0-9a-f]+ (?:table|leaf|bad)"),
+    "entries": re.compile(r"[0-9] 0x[0-9a-f]+ (?:table|leaf|part|bad)"),
     "info": re.compile(r"format: "),
     "stats": re.compile(r"level tables leaves bytes"),
     "ste": re.compile(r"STE for Stream ID "),

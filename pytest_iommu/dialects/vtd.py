@@ -130,11 +130,12 @@ def _rows(name: str, which: str, levels: int, paths: list[tuple[int, int, list[i
         level, item = LEVELS - len(path), path[-1]
         key = level, item & _LOW
         if key not in looks:
-            decoded = fmt.decode(config, level, item)
-            looks[key] = decoded, 1 << 12 + 9 * level
+            # Without its address, which the rows are compared by, and which may be wrong.
+            looks[key] = fmt.decode(config, level, item & ~fmt.address_mask(config)), 1 << 12 + 9 * level
         look, size = looks[key]
         if look is None or look.kind is not Kind.LEAF:
-            kind = "nothing" if look is None else "a table" if look.kind is Kind.TABLE else "no valid item"
+            table = look is not None and look.kind is Kind.TABLE
+            kind = "a table" if table else "no valid item" if item else "nothing"
             shown = f"0x{iova >> 12:013x} | ... 0x{item:016x}"
             raise fault(RULE, name, number, shown, f"the row ends with {COLUMNS[len(path)]}, which is {kind}: no leaf")
         oa = fmt.unpack(config, item)

@@ -61,6 +61,12 @@ class AmdV1(Format):
             return Kind.LEAF if level < MAX_TOP else Kind.BAD
         return Kind.TABLE if next_level == level else Kind.BAD
 
+    def leaf_fits(self, config: TableConfig, level: int, raw: int) -> bool:
+        if (raw & NEXT_LEVEL) >> 9 == NEXT_LEVEL_GROUP:
+            # its size is in the address: more than one item of this level, and not more than a table
+            return 1 << _geometry(config).item_lg2(level) < self.leaf_span(config, level, raw)[1]
+        return super().leaf_fits(config, level, raw)
+
     def leaf_bits(self, config: TableConfig, level: int, size: int) -> int:
         if size == 1 << _geometry(config).item_lg2(level):
             return PRESENT

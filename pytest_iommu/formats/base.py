@@ -165,7 +165,7 @@ class Format(ABC):
 
     @abstractmethod
     def kind(self, config: TableConfig, level: int, raw: int) -> Kind | None:
-        """Return the kind of the item; None if it is empty."""
+        """Return the kind of the item by its bits, whatever address that has; None if it is empty."""
 
     @abstractmethod
     def leaf_bits(self, config: TableConfig, level: int, size: int) -> int:
@@ -191,7 +191,16 @@ class Format(ABC):
         """Return OA and size in bytes of the leaf entry (of the whole group, if items are contiguous)."""
         return self.unpack(config, raw), 1 << self.geometry(config).item_lg2(level)
 
+    def leaf_fits(self, config: TableConfig, level: int, raw: int) -> bool:
+        """Whether the address of a leaf is one that an item of this level can have: aligned to what it maps."""
+        return not self.unpack(config, raw) & (1 << self.geometry(config).item_lg2(level)) - 1
+
     # What follows is the algorithm, the same for all.
+
+    def classify(self, config: TableConfig, level: int, raw: int) -> Kind | None:
+        """Return the kind of the item; None if it is empty. A leaf whose address is not aligned is bad."""
+        kind = self.kind(config, level, raw)
+        return Kind.BAD if kind is Kind.LEAF and not self.leaf_fits(config, level, raw) else kind
 
     def attributes(self, config: TableConfig, level: int, size: int, prot: Prot) -> Attributes:
         """Return the appearance of leaves of ``size`` bytes mapped with ``prot``: encode, then decode."""
@@ -203,7 +212,7 @@ class Format(ABC):
 
     def decode(self, config: TableConfig, level: int, raw: int) -> Decoded | None:
         """Decode a raw item at ``level``; None if it is empty."""
-        kind = self.kind(config, level, raw)
+        kind = self.classify(config, level, raw)
         if kind is None:
             return None
         if kind is not Kind.LEAF:

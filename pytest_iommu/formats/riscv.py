@@ -75,7 +75,7 @@ class RiscV64(Format):
         if raw & NAPOT and (level or "svnapot" not in config.features or raw & NAPOT_SIZE != NAPOT_64K):
             return Kind.BAD
         if raw & (READ | WRITE | EXECUTE):
-            return Kind.LEAF
+            return Kind.BAD if raw & (READ | WRITE) == WRITE else Kind.LEAF
         return Kind.TABLE if level else Kind.BAD
 
     def leaf_bits(self, config: TableConfig, level: int, size: int) -> int:

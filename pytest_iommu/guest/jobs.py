@@ -70,6 +70,8 @@ def start_reader(
 ) -> Op:
     """Read a whole file ``rounds`` times (0: until STOP), ``chunk`` bytes per read(2) (0: 64 KiB) -> 0.
 
+    A directory is read with getdents64(2); its data are the kernel's records.
+
     STOP ends it after the current round. ``held``: the first read(2) that returns data blocks in its copy to user
     memory until RELEASE (userfaultfd; returns its errno if the kernel does not permit it). The job's value is the
     number of bytes read (at most INT32_MAX), or the -errno that ended it: EMSGSIZE for more than 512 Ki read(2)s or 40

@@ -16,7 +16,9 @@ RULER = "=" * 66
 # after its format: amdv1_dump_walk.
 _DUMP = re.compile(
     r"(?:iommu_|io_pgtable_|arm_lpae_)?ptd_\w+|(?:\w+_)?dump_(?:walk|info|add|prot|valid)|"
-    r"dump_(?:pos|leaf|load|decode)\w*|(?:__)?iommu_(?:free_table|unaccount)\w*|arm_smmu_debugfs_\w+|stream_(?!open$)\w+"
+    r"dump_(?:pos|leaf|load|decode|any)\w*|(?:iter|node)_to_\w+|node_(?:enter|leave|release|\w+_work)|"
+    r"seq_(?:advance|record|dying)|(?:__)?iommu_(?:free_(?:table|desc)|unaccount|put_(?:desc|pages))\w*|"
+    r"arm_smmu_debugfs_\w+|smmu_(?:create|release)|stream_(?!open$)\w+"
 )
 _STAMP = r"^ *(?:\[[^]\n]*\] *)*"
 _LINE = re.compile(

@@ -49,6 +49,15 @@ def command_ops(script: str) -> list[Op]:
     return [ops.write_file(f"{MODULE}/control", script.encode()), ops.read_file(f"{MODULE}/status")]
 
 
+def settled() -> Op:
+    """Wait until the dump's directories are those of the domains and devices that exist (abi.md, LAY-4).
+
+    The module waits for the reference implementation, whose work items make and remove them. Ignore the result: with
+    another dump, or without the module, there is nothing to wait for.
+    """
+    return ops.read_file(f"{MODULE}/status")
+
+
 def status_text(results: Sequence[Result]) -> str:
     """Return the text of status, from the results of command_ops(). SetupError if the module is not loaded."""
     written, status = results

@@ -11,7 +11,7 @@ import gc
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from itertools import islice
 
@@ -212,7 +212,15 @@ class _Reader:
         self._groups: dict[tuple[int, int, int], Look] = {}
         self._bad = [Look(Kind.BAD, level) for level in range(levels)]
         self._steady = ~sum(flag.mask for flag in self._format.volatile)
+        self._part = [Look(Kind.PART, level) for level in range(levels)]
+        # The bits of a raw item in which a leaf that is no group must be 0: the address within the leaf
+        self._within = [self._bits_below(1 << self._geometry.item_lg2(level)) for level in range(levels)]
         self._lines: dict[LineKey, LineKey] = {}
+
+    def _bits_below(self, size: int) -> int:
+        """Return the address bits of a raw item that stand for less than ``size``."""
+        each = (1 << bit for bit in range(ITEM_BITS) if self._address >> bit & 1)
+        return sum(bit for bit in each if self._unpack(bit) & size - 1)
 
     def read(self, top: int) -> None:
         """Read the whole table."""
@@ -242,7 +250,8 @@ class _Reader:
         if first:
             # A table full of leaves one after the other is an arithmetic progression, compared as one large number.
             look = self._looks[level].get(first & self._rest) or self._look(level, first)
-            full = bool(look.step) and self._fitting(look, first) >= number
+            aligned = not first & self._within[level]
+            full = aligned and bool(look.step) and self._fitting(look, first) >= number
             if full and whole == first * _ones(number) + look.step * _ramp(number):
                 self.pieces.append((look, base, self._unpack(first), first, number))
                 return
@@ -251,16 +260,15 @@ class _Reader:
     def _items(self, level: int, items: tuple[int, ...], base: int) -> None:
         """Read items one by one. Optimized, because it runs for every item of a table that is not uniform."""
         rest, looks, shift, add = self._rest, self._looks[level], self._geometry.item_lg2(level), self.pieces.append
-        plain, address, up, unpack = self._plain, self._address, self._up, self._unpack
+        plain, address, up, unpack, within = self._plain, self._address, self._up, self._unpack, self._within[level]
         want, count, step, more, iova, oa, began = NOTHING, 0, 0, 0, 0, 0, 0
         run = self._bad[level]
         numbered = enumerate(items)
         for index, raw in numbered:
-            if raw == want:
+            if raw == want and (not more or items[index : index + more + 1].count(raw) > more):
                 count += 1
                 want += step
                 if more:
-                    self._whole(items, index, run, base)
                     next(islice(numbered, more, more), None)
                 continue
             if count == 1:
@@ -274,16 +282,21 @@ class _Reader:
             iova = base + (index << shift)
             step = look.step
             if step:
+                if raw & within:
+                    add((self._bad[level], iova, unpack(raw), raw, 1))
+                    continue
                 oa = (raw & address) << up if plain else unpack(raw)
                 more = 0
             elif look.kind is Kind.LEAF:
-                oa, look = self._group(level, raw, index, len(items))
+                oa, look = self._group(level, raw, index, items)
                 step, more = look.step, look.items - 1
-                if look.kind is Kind.BAD:
+                if look.kind is not Kind.LEAF:
                     add((look, iova, oa, raw, 1))
                     continue
-                self._whole(items, index, look, base)
                 next(islice(numbered, more, more), None)
+                if items[index : index + more + 1].count(raw) <= more:
+                    add((self._uneven(look, iova, items[index : index + more + 1]), iova, oa, raw, 1))
+                    continue
             else:
                 self._other(look, iova, raw)
                 continue
@@ -297,9 +310,9 @@ class _Reader:
         self.pieces.append((look, iova, oa, raw, min(count, fitting)))
         if count > fitting:
             # The sum ran over the end of the address field: what follows looks different and happens to fit.
-            items = [0] * (count - fitting) * look.items
-            items[:: look.items] = range(raw + fitting * look.step, raw + count * look.step, look.step)
-            self._items(look.level, tuple(items), iova + fitting * look.size)
+            firsts = range(raw + fitting * look.step, raw + count * look.step, look.step)
+            items = tuple(item for item in firsts for _ in range(look.items))
+            self._items(look.level, items, iova + fitting * look.size)
 
     def _fitting(self, look: Look, raw: int) -> int:
         """Return how many leaves from this one on the address field can count up."""
@@ -332,31 +345,40 @@ class _Reader:
                 look = Look(kind, level)
             elif size in self._config.page_sizes:
                 look = self._leaf(level, raw, size)
-        self._looks[level][key] = look
+        if look.kind is not Kind.BAD:
+            self._looks[level][key] = look  # what is bad may be so by its address
         return look
 
-    def _group(self, level: int, raw: int, index: int, number: int) -> tuple[int, Look]:
-        """Return OA and look of a leaf that is a group of items; bad if it has no such size or begins elsewhere."""
+    def _uneven(self, look: Look, iova: int, group: tuple[int, ...]) -> Look:
+        """Return the look of a group whose items differ, and note it when it is torn: hardware may read any of them.
+
+        It may also set A and D in any of them.
+        """
+        first, seen = group[0], 0
+        others = [(number, raw) for number, raw in enumerate(group) if (raw ^ first) & self._steady]
+        if others:
+            self.torn.append((iova, look.size, first, *others[0]))
+        for raw in group:
+            seen |= raw
+        return replace(look, volatile=words(self._format.volatile, seen))
+
+    def _group(self, level: int, raw: int, index: int, table: tuple[int, ...]) -> tuple[int, Look]:
+        """Return OA and look of a leaf that is a group of items.
+
+        It is bad if there is no such size, and a part if the group begins elsewhere, where its first item is not.
+        """
         oa, size = self._format.leaf_span(self._config, level, raw)
         key = level, raw & self._rest, size
         look = self._groups.get(key)
         if look is None:
             fits = size in self._config.page_sizes and self._geometry.level_of(size) == level
             look = self._groups[key] = self._leaf(level, raw, size) if fits else self._bad[level]
-        if look.kind is Kind.BAD or index % look.items or look.items > number:
+        whole = look.items <= len(table) and self._format.classify(self._config, level, raw) is Kind.LEAF
+        if look.kind is Kind.BAD or not whole:
             return self._unpack(raw), self._bad[level]
+        if index % look.items:
+            return self._unpack(raw), self._part[level]
         return oa, look
-
-    def _whole(self, items: tuple[int, ...], index: int, look: Look, base: int) -> None:
-        """Note a group that is torn: hardware may read any of its items. It may set A and D in any, too."""
-        raw, group = items[index], items[index : index + look.items]
-        if group.count(raw) == look.items:
-            return
-        for number, other in enumerate(group):
-            if (other ^ raw) & self._steady:
-                iova = base + (index << self._geometry.item_lg2(look.level))
-                self.torn.append((iova, look.size, raw, number, other))
-                return
 
     def _leaf(self, level: int, raw: int, size: int) -> Look:
         fmt, config = self._format, self._config

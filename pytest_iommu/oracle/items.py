@@ -57,7 +57,7 @@ class Root:
             table = Table(address, size, level, first)
             where = address + index * ITEM_BYTES
             raw = int.from_bytes(memory.read(where, ITEM_BYTES), "little")
-            kind = fmt.kind(self.config, level, raw)
+            kind = fmt.classify(self.config, level, raw)
             found.append(Item(where, table, iova >> shift << shift, raw, kind))
             if kind is not Kind.TABLE:
                 return found
@@ -77,7 +77,7 @@ class Root:
         for index, raw in enumerate(
             struct.unpack(f"<{table.size // ITEM_BYTES}Q", memory.read(table.address, table.size))
         ):
-            if fmt.kind(self.config, level, raw) is Kind.TABLE:
+            if fmt.classify(self.config, level, raw) is Kind.TABLE:
                 iova = table.iova + (index << geometry.item_lg2(level))
                 yield from self.below(memory, Item(table.address + index * ITEM_BYTES, table, iova, raw, Kind.TABLE))
 
@@ -90,7 +90,7 @@ class Root:
         yield top
         shift = fmt.geometry(self.config).item_lg2(top.level)
         for index, raw in enumerate(struct.unpack(f"<{size // ITEM_BYTES}Q", memory.read(top.address, size))):
-            kind = fmt.kind(self.config, top.level, raw)
+            kind = fmt.classify(self.config, top.level, raw)
             yield from self.below(memory, Item(top.address + index * ITEM_BYTES, top, index << shift, raw, kind))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The addresses at which iova_to_phys() is asked (TAB-7), and what it must answer.
+"""The addresses at which iova_to_phys() and the file lookup are asked (TAB-7, LKP), and what they must answer.
 
 First, middle and last byte of every range, and the bytes beside it where nothing is mapped. The middle is inside a
 page, so that the offset in the page counts as well.
@@ -10,7 +10,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-from pytest_iommu.core.model import Range
+from pytest_iommu.core.model import Entry, Kind, Range, format_size
+from pytest_iommu.dialects.io_ptdump import render_entry
 from pytest_iommu.oracle.expected import Expected
 
 HOLE = 0
@@ -40,6 +41,37 @@ def answer(ranges: Sequence[Range], iova: int) -> int:
     if at < 0 or ranges[at].last < iova:
         return HOLE
     return ranges[at].oa + iova - ranges[at].first
+
+
+def path(entries: str, expected: Expected, iova: int) -> list[str]:
+    """Return the lines of entries that cover an IOVA, from the top down, and what ends them if that is not among them.
+
+    ``entries`` is the text of that file; nothing of it is parsed but what is looked for.
+    """
+    config, geometry, found = expected.config, expected.format.geometry(expected.config), list[str]()
+    folded = {"sign_extend", "ttbr1"} & expected.config.features
+    if not folded and iova >> geometry.covers_lg2(expected.top, expected.top):
+        return found
+    for level in range(expected.top, -1, -1):
+        span = 1 << geometry.item_lg2(level)
+        leaves = [size for size in config.page_sizes if geometry.level_of(size) == level]
+        # A group begins at its first item; what is smaller than that is an item of its own.
+        for size in sorted({span, *leaves}):
+            line = _line(entries, level, iova & -size)
+            if line is not None and (size == span or f" {format_size(size)} " in line):
+                break
+        else:
+            return [*found, render_entry(Entry(level, iova & -span, Kind.EMPTY, None, 0, 0))]
+        found.append(line)
+        if line.split()[2] != Kind.TABLE:
+            break
+    return found
+
+
+def _line(entries: str, level: int, iova: int) -> str | None:
+    words = f"{level} 0x{iova:016x} "
+    at = 0 if entries.startswith(words) else entries.find(f"\n{words}") + 1
+    return entries[at : entries.index("\n", at)] if at or entries.startswith(words) else None
 
 
 def _sampled(ranges: Sequence[Range]) -> Iterator[Range]:

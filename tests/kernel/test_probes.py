@@ -21,12 +21,16 @@ struct iommu_iotlb_gather { int freelist; };
 IO_PGTABLE = (
     "struct io_pgtable_ops;\nvoid io_pgtable_ptd_add(struct io_pgtable_ops *ops, struct iommu_domain *domain);\n"
 )
-OURS = "u32 iommu_ptd_id(const struct iommu_domain *domain);\nvoid iommu_ptd_del(struct iommu_domain *domain);\n"
+OURS = (
+    "u32 iommu_ptd_id(const struct iommu_domain *domain);\nvoid iommu_ptd_del(struct iommu_domain *domain);\n"
+    "void iommu_ptd_flush(void);\n"
+)
 DUMPS = {
     "the reference implementation": (OURS, True),
     "no dump": (None, False),
     "a dump with an id that is no number": (OURS.replace("u32", "const char *", 1), False),
     "a dump that takes more to remove": (OURS.replace("*domain);\n", "*domain, int how);\n"), False),
+    "a dump that makes directories in its callers": (OURS.replace("void iommu_ptd_flush(void);\n", ""), False),
     "a dump with other functions": ("void ptdump_register(struct iommu_domain *domain);\n", False),
     "a dump whose header needs one that is not there": ("#include <linux/private.h>\n" + OURS, False),
 }

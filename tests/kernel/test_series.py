@@ -13,10 +13,10 @@ import pytest
 from pytest_iommu import cli
 from pytest_iommu.core import paths
 from pytest_iommu.core.outcomes import SetupError
-from pytest_iommu.images.series import export_series, read_hook
+from pytest_iommu.images.series import SeriesPatch, export_fixes, export_series, fixes, read_hook
 
 AUTHOR = {"GIT_AUTHOR_NAME": "A Developer", "GIT_AUTHOR_EMAIL": "developer@example.org"}
-NEEDED = ("drivers/iommu", "include/linux", "Documentation/ABI/testing")
+NEEDED = ("drivers/iommu", "include/linux", "mm", "Documentation/ABI/testing")
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,11 @@ def test_series_can_be_built_step_by_step(series: list[Path]) -> None:
     for patch in series[1:]:
         added = "\n".join(line[1:] for line in patch.read_text().splitlines() if re.match(r"\+(?!\+\+)", line))
         declared |= set(
-            re.findall(r"\b(?:void|bool|u32|int)\s+\*?((?:iommu_ptd|io_pgtable_ptd|iommu_free_table)\w*)\(", added)
+            re.findall(r"\b(?:void|bool|u32|int)\s+\*?((?:iommu_ptd|io_pgtable_ptd|iommu_put_pages_list)\w*)\(", added)
         )
-        used = set(re.findall(r"\b((?:iommu_ptd|io_pgtable_ptd)_(?:add|del|id|table_ok)|iommu_free_table)\(", added))
+        used = set(
+            re.findall(r"\b((?:iommu_ptd|io_pgtable_ptd)_(?:add|del|id|table_ok)|iommu_put_pages_list_now)\(", added)
+        )
         assert used <= declared, f"{patch.name}: {used - declared}"
 
 
@@ -119,11 +121,44 @@ def test_a_hook_that_does_not_apply_is_named(
     for name, value in AUTHOR.items():
         monkeypatch.setenv(name, value)
     tree = tmp_path / "tree"
-    for name in ("drivers/iommu", "include/linux"):
+    for name in ("drivers/iommu", "include/linux", "mm"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         run("cp", "-a", str(kernel_tree / name), str(tree / name), cwd=tmp_path)
     run("cp", str(kernel_tree / "MAINTAINERS"), str(tree), cwd=tmp_path)
     pages = tree / "drivers/iommu/iommu-pages.c"
     pages.write_text(pages.read_text().replace("__iommu_free_desc", "somebody_renamed_it"))
-    with pytest.raises(SetupError, match="0001-iommu-pages"):
+    with pytest.raises(SetupError, match="000[12]-iommu-pages"):
         export_series(tree, tmp_path / "out")
+
+
+@pytest.mark.parametrize("fix", fixes(), ids=lambda fix: fix.hook.stem)
+def test_a_fix_applies_alone_and_says_how_to_see_the_fault(
+    fix: SeriesPatch, kernel_tree: Path, tmp_path: Path, checkpatch: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in AUTHOR.items():
+        monkeypatch.setenv(name, value)
+    assert fix.alone or "\nTo reproduce:" in fix.message
+    assert not fix.new_files
+    work = tmp_path / "linux"
+    for path in fix.touched:
+        (work / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / path).write_bytes((kernel_tree / path).read_bytes())
+    run("git", "init", "--quiet", cwd=work)
+    for key, value in (("user.name", "A Maintainer"), ("user.email", "maintainer@example.org")):
+        run("git", "config", key, value, cwd=work)
+    run("git", "add", "--all", "--force", cwd=work)
+    run("git", "commit", "--quiet", "--message=base", cwd=work)
+    (mine,) = [path for path in export_fixes(kernel_tree, tmp_path / "out", [fix])]
+    run("git", "am", "--quiet", str(mine), cwd=work)
+    assert run("git", "log", "--format=%s", "-1", cwd=work).strip() == fix.message.splitlines()[0]
+    assert checkpatch(mine) == ""
+
+
+def test_fixes_are_written_on_demand(
+    kernel_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in AUTHOR.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["export", "--fixes", str(tmp_path / "fixes"), f"--kernel={kernel_tree}"]) == 0
+    assert len(list((tmp_path / "fixes").iterdir())) == len(fixes()) >= 8
+    assert "git am" in capsys.readouterr().out

@@ -234,11 +234,11 @@ def test_any_other_bit_splits_a_range() -> None:
     ("name", "level", "raw"),
     [
         ("s1-4k", 0, 0x41000001),  # a block where only pages are
-        ("s1-4k", 3, 0x41000001),  # a block of 512G
+        ("s1-4k", 3, 0x8000000001),  # a block of 512G
         ("s1-4k", 1, 0x41000000),  # an address, but not valid
         ("s1-4k", 2, 0x30000003),  # a table outside RAM
         ("s1-4k", 2, BASE + SIZE | 3),
-        ("s1-16k", 2, 0x41000001),
+        ("s1-16k", 2, 0x8000000001),
         ("amdv1", 0, 0x7000000010000000),
         ("amdv1", 1, 0x7000000041000601),  # a next level that is not the one below
         ("amdv1", 0, 0x700000003FFFFE01),  # 2G in a table of 4K
@@ -284,15 +284,54 @@ def test_part_of_a_group() -> None:
     table.memory.words(slot, [0])
     # without its first item the others are no entry of their own, each is shown
     lines = [row.split() for row in rows(table) if row.startswith("0 ")]
-    assert [(row[1], row[2]) for row in lines] == [(f"0x{64 * K + at * 4 * K:016x}", "bad") for at in range(1, 8)] + [
+    assert [(row[1], row[2]) for row in lines] == [(f"0x{64 * K + at * 4 * K:016x}", "part") for at in range(1, 8)] + [
         (f"0x{96 * K:016x}", "leaf")
     ]
-    # with it the group is one leaf, and torn
-    table.memory.words(slot, [group, 0, 0x1234, 0])
+    # with it the group is shown, and it is said that it is not complete
+    table.memory.words(slot, [group, 0, group, group])
     assert [row.split()[1:4] for row in rows(table) if row.startswith("0 ")] == [
         [f"0x{64 * K:016x}", "leaf", "32K"],
         [f"0x{96 * K:016x}", "leaf", "4K"],
     ]
+    assert walk(table.memory, CONFIGS["amdv1"], table.top).torn == ((64 * K, 32 * K, group, 1, 0),)
+
+
+def test_the_second_of_two_groups_is_torn() -> None:
+    table = written(CONFIGS["amdv1"], (64 * K, 0, 64 * K), (128 * K, 64 * K, 64 * K))
+    slot = table.slot(128 * K, 0)
+    table.memory.words(slot + 8 * 15, [0])
+    raw = table.memory.word(slot)
+    assert walk(table.memory, CONFIGS["amdv1"], table.top).torn == ((128 * K, 64 * K, raw, 15, 0),)
+
+
+def test_hardware_marks_one_item_of_a_group() -> None:
+    table = written(CONFIGS["amdv1"], (64 * K, 0, 32 * K), (96 * K, 32 * K, 32 * K))
+    slot = table.slot(64 * K, 0)
+    table.memory.words(slot + 3 * 8, [table.memory.word(slot) | 1 << 6])
+    found = walk(table.memory, CONFIGS["amdv1"], table.top)
+    leaves = [row.split() for row in found.text("entries").splitlines() if row.startswith("0 ")]
+    assert [(row[3], row[-1]) for row in leaves] == [("32K", "D"), ("32K", "rwxc--")]
+    assert not found.torn
+    assert len(found.ranges) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "raw"),
+    [
+        ("s1-4k", 1, 0x41001F41),
+        ("amdv1", 1, 0x7000000041001001),
+        ("vtdss", 1, 0x41001083),
+        ("x86_64", 1, 0x410020E7),
+        ("riscv", 1, 0x104004D7),
+        ("riscv", 0, 0x104000D5),  # W without R is reserved
+    ],
+)
+def test_a_leaf_that_cannot_be(name: str, level: int, raw: int) -> None:
+    """Its address is within the block, or its permissions are reserved."""
+    config = CONFIGS[name]
+    table = written(config, (0, 0, config.granule))
+    table.memory.words(table.slot(0, level), [raw])
+    assert [row.split()[2] for row in rows(table) if row.startswith(f"{level} ")] == ["bad"]
 
 
 def test_a_group_is_whole_but_for_volatile_bits() -> None:

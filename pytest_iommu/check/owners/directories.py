@@ -10,7 +10,7 @@ from pytest_iommu.check.reading import Compared
 from pytest_iommu.compare.comparison import compare
 from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.guest import ops
-from pytest_iommu.guest.testmodule import DEBUGFS, DomainRow
+from pytest_iommu.guest.testmodule import DEBUGFS, DomainRow, settled
 from pytest_iommu.oracle import TableModel
 
 DOMAINS = f"{DEBUGFS}/domains"
@@ -18,7 +18,7 @@ DOMAINS = f"{DEBUGFS}/domains"
 
 def directories(guest: GuestHandle) -> frozenset[str]:
     """Return the ids of all domains: the names in domains/, all of which must be directories."""
-    (listed,) = guest.run([ops.list_directory(DOMAINS)]).results
+    _, listed = guest.run([settled(), ops.list_directory(DOMAINS)]).results
     if not listed.ok:
         raise CheckFailed(f"cannot list {DOMAINS}: {ops.errno_name(listed.value)}", ("LAY-1",))
     names = ops.text_of(listed).splitlines()

@@ -71,6 +71,9 @@ def _fault(config: TableConfig, entry: Entry) -> CheckFailed | None:
         what = f"entries: lists an empty item: {render_entry(entry)}"
         return CheckFailed(what, ("ENT-1",), verdict=Verdict.DUMP)
     if entry.kind is Kind.BAD:
+        what = f"entries: lists a bad item in a table that nobody has corrupted: {render_entry(entry)}"
+        return CheckFailed(what, ("CON-4",), verdict=Verdict.DUMP)
+    if entry.kind is Kind.PART and decoded.kind is Kind.LEAF and entry.iova & (decoded.size - 1):
         return None
     cut = entry.iova & (decoded.size - 1) if decoded.size else 0
     leaf = decoded.kind is Kind.LEAF

@@ -19,7 +19,7 @@ from pytest_iommu.dialects.io_ptdump_small import parse_info
 from pytest_iommu.dialects.smmuv3_debugfs import parse_cd, parse_ste
 from pytest_iommu.formats.smmuv3 import WITH_STAGE1, decode_ste
 from pytest_iommu.guest import ops
-from pytest_iommu.guest.testmodule import DEBUGFS
+from pytest_iommu.guest.testmodule import DEBUGFS, settled
 
 if TYPE_CHECKING:
     from pytest_iommu.core.machines import Device
@@ -169,7 +169,7 @@ class Streams:
         return found
 
     def _listing(self) -> list[int]:
-        (listed,) = self._run([ops.list_directory(self.path)]).results
+        _, listed = self._run([settled(), ops.list_directory(self.path)]).results
         if not listed.ok:
             raise CheckFailed(f"cannot list {self.path}: {ops.errno_name(listed.value)}", ("STE-1",))
         names = [name.rstrip("/") for name in ops.text_of(listed).splitlines()]

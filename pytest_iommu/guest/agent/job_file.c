@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -66,16 +68,24 @@ static int32_t reader_setup(const struct job_spec *spec, struct job_shared *shar
 	return 0;
 }
 
-/* One read(2); what it returns, or -errno, also when there is no room for its result */
+static bool is_directory(int fd)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && S_ISDIR(st.st_mode);
+}
+
+/* One read(2), or getdents64(2) of a directory; what it returns, or -errno, also without room for its result */
 static int32_t read_once(const struct job_spec *spec, struct job_shared *shared, int fd,
-			 uint32_t round)
+			 bool directory, uint32_t round)
 {
 	struct job_record record = { .round = round };
 	ssize_t n;
 
 	record.begin = now_ns();
 	do
-		n = read(fd, memory, spec->chunk);
+		n = directory ? syscall(SYS_getdents64, fd, memory, spec->chunk) :
+				read(fd, memory, spec->chunk);
 	while (n < 0 && errno == EINTR);
 	record.value = n < 0 ? -errno : n;
 	record.end = now_ns();
@@ -98,6 +108,7 @@ static int32_t read_once(const struct job_spec *spec, struct job_shared *shared,
 static int32_t reader_run(const struct job_spec *spec, struct job_shared *shared)
 {
 	for (uint32_t round = 0; !spec->rounds || round < spec->rounds; round++) {
+		bool directory;
 		int32_t n;
 		int fd;
 
@@ -106,8 +117,9 @@ static int32_t reader_run(const struct job_spec *spec, struct job_shared *shared
 		fd = spec->fd >= 0 ? spec->fd : open(spec->path, O_RDONLY | O_CLOEXEC);
 		if (fd < 0)
 			return -errno;
+		directory = is_directory(fd);
 		do
-			n = read_once(spec, shared, fd, round);
+			n = read_once(spec, shared, fd, directory, round);
 		while (n > 0);
 		close(fd);
 		if (n < 0)

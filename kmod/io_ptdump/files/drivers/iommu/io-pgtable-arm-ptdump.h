@@ -9,7 +9,8 @@
 #define __IO_PGTABLE_ARM_PTDUMP_H
 
 #include <linux/bitfield.h>
-#include <linux/iommu-ptdump.h>
+
+#include "iommu-ptdump.h"
 
 #define ARM_LPAE_PTE_SH			GENMASK_ULL(9, 8)
 #define ARM_LPAE_PTE_ATTRINDX		GENMASK_ULL(4, 2)
@@ -107,14 +108,19 @@ static void arm_lpae_ptd_decode(struct arm_lpae_io_pgtable *data, int lvl,
 	item->raw = pte;
 	item->oa = iopte_to_paddr(pte, data);
 	item->level = ARM_LPAE_MAX_LEVELS - 1 - lvl;
+	item->any = pte;
 	item->lg2sz = ARM_LPAE_LVL_SHIFT(lvl, data);
 	item->prot = 0;
 
-	if (iopte_table(pte, lvl) &&
-	    iommu_ptd_table_ok(item->oa, ARM_LPAE_GRANULE(data))) {
+	if (!pte) {
+		item->type = IOMMU_PTD_EMPTY;
+		item->oa = 0;
+	} else if (iopte_table(pte, lvl) &&
+		   iommu_ptd_table_ok(item->oa, ARM_LPAE_GRANULE(data))) {
 		item->type = IOMMU_PTD_TABLE;
 	} else if (iopte_leaf(pte, lvl, data->iop.fmt) &&
-		   data->iop.cfg.pgsize_bitmap & BIT_ULL(item->lg2sz)) {
+		   data->iop.cfg.pgsize_bitmap & BIT_ULL(item->lg2sz) &&
+		   !(item->oa & (BIT_ULL(item->lg2sz) - 1))) {
 		item->type = IOMMU_PTD_LEAF;
 		item->prot = arm_lpae_ptd_is_s1(data) ?
 				     arm_lpae_ptd_s1_prot(data, pte) :
@@ -134,6 +140,14 @@ static int arm_lpae_ptd_walk(void *table, struct iommu_ptd_cursor *c,
 	int top = data->start_level, lvl = top, count = 0;
 	arm_lpae_iopte *tables[ARM_LPAE_MAX_LEVELS];
 
+	if (c->path) {
+		u64 iova = c->pos;
+
+		c->pos = iova & (BIT_ULL(cfg->ias) - 1);
+		c->end = (c->pos | prefix) != iova;
+		if (c->end)
+			return 0;
+	}
 	tables[top] = data->pgd;
 	while (count < n && budget-- > 0) {
 		u64 size = ARM_LPAE_BLOCK_SIZE(lvl, data);
@@ -142,25 +156,26 @@ static int arm_lpae_ptd_walk(void *table, struct iommu_ptd_cursor *c,
 		arm_lpae_iopte pte;
 
 		pte = READ_ONCE(tables[lvl][ARM_LPAE_LVL_IDX(c->pos, lvl, data)]);
-		if (pte) {
+		if (pte || c->path) {
 			arm_lpae_ptd_decode(data, lvl, pte, it);
-			it->iova = c->pos | prefix;
+			it->iova = (c->path ? start : c->pos) | prefix;
 			if (it->type == IOMMU_PTD_TABLE) {
 				tables[++lvl] = phys_to_virt(it->oa);
-				if (start == c->pos && it->level <= c->level) {
+				if (c->path || (start == c->pos &&
+						it->level <= c->level)) {
 					c->level = it->level - 1;
 					count++;
 				}
 				continue;
 			}
-			if (it->type == IOMMU_PTD_LEAF)
+			if (it->type == IOMMU_PTD_LEAF && !c->path)
 				it->oa += c->pos - start;
 			count++;
 		}
 
 		c->pos = start + size;
 		c->level = U8_MAX;
-		if (c->pos >> cfg->ias) {
+		if (c->path || c->pos >> cfg->ias) {
 			c->end = true;
 			break;
 		}

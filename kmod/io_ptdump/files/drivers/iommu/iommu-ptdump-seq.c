@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Page table dump of IOMMU domains in debugfs: reading
+ * Page table dump of IOMMU domains in debugfs: the files of a domain
  *
  * A reader takes no lock of map, unmap or attach. Levels of the table are freed
  * by RCU, so a walk is safe but not coherent: it sees each entry as it was at
  * some time during the read. Between two batches the reader reschedules and
- * finds out that the domain is going. debugfs_file_get() keeps the domain, from
- * ->start() to ->stop() and never while text is copied to user space, so that
- * iommu_ptd_del() waits for one batch at most.
+ * finds out that the domain is going.
  */
 #include <linux/debugfs.h>
-#include <linux/export.h>
-#include <linux/iommu-ptdump.h>
-#include <linux/sched/signal.h>
+#include <linux/iommu.h>
+#include <linux/kstrtox.h>
+#include <linux/module.h>
 #include <linux/seq_file.h>
 
-#include "iommu-ptdump.h"
+#include "iommu-ptdump-domain.h"
 
 /* Bounds the RCU section, also over a table that holds nothing */
 #define PTD_BUDGET	512
@@ -33,57 +31,49 @@ struct ptd_range {
 
 /**
  * struct ptd_iter - What an open file remembers
- * @ptd: Only valid from debugfs_file_get() to debugfs_file_put()
- * @advance: Make the next line
+ * @seq: Common to all files
  * @cursor: Where the next batch begins
  * @items: The current batch
  * @nr: Number of @items
  * @next: The first of @items that is in no line yet
  * @line: The current line
- * @pos: Its number, -1 for none. Not an IOVA: loff_t is signed, IOVAs may have bit 63 set
- * @held: ->start() has got hold of the domain
- * @error: Why the walk ended early; said again by ->start(), as seq_file drops
- *	what ->next() returns while it has text to copy
+ * @iova: What a lookup is about
+ * @asked: @iova was written
  */
 struct ptd_iter {
-	struct iommu_ptd *ptd;
-	bool (*advance)(struct ptd_iter *it);
+	struct iommu_ptd_seq seq;
 	struct iommu_ptd_cursor cursor;
 	struct iommu_ptd_item items[PTD_BATCH];
 	int nr;
 	int next;
 	struct ptd_range line;
-	loff_t pos;
-	bool held;
-	int error;
+	u64 iova;
+	bool asked;
 };
 
-static void ptd_iter_reset(struct ptd_iter *it)
+static struct iommu_ptd *iter_to_ptd(struct ptd_iter *it)
 {
+	return node_to_ptd(it->seq.node);
+}
+
+static void ptd_rewind(struct seq_file *m)
+{
+	struct ptd_iter *it = m->private;
+
 	it->cursor = (struct iommu_ptd_cursor){ .level = U8_MAX };
 	it->line.item = (struct iommu_ptd_item){ .level = U8_MAX };
 	it->nr = 0;
 	it->next = 0;
-	it->pos = -1;
-	it->error = 0;
 }
 
 /* Returns the next entry without consuming it, NULL at the end or on error */
 static struct iommu_ptd_item *ptd_peek(struct ptd_iter *it)
 {
-	struct iommu_ptd *ptd = it->ptd;
+	struct iommu_ptd *ptd = iter_to_ptd(it);
 
 	while (it->next >= it->nr) {
-		if (it->cursor.end)
+		if (it->cursor.end || iommu_ptd_seq_stopped(&it->seq))
 			return NULL;
-		if (READ_ONCE(ptd->dying)) {
-			it->error = -EIO;
-			return NULL;
-		}
-		if (fatal_signal_pending(current)) {
-			it->error = -EINTR;
-			return NULL;
-		}
 		cond_resched();
 
 		it->next = 0;
@@ -123,8 +113,9 @@ static struct iommu_ptd_item *ptd_peek_leaf(struct ptd_iter *it)
 	return item;
 }
 
-static bool ptd_next_range(struct ptd_iter *it)
+static bool ptd_advance_range(struct seq_file *m)
 {
+	struct ptd_iter *it = m->private;
 	struct iommu_ptd_item *item = ptd_peek_leaf(it);
 
 	if (!item)
@@ -134,8 +125,8 @@ static bool ptd_next_range(struct ptd_iter *it)
 		it->line.last = ptd_item_last(item);
 		it->next++;
 		item = ptd_peek_leaf(it);
-	} while (item && ptd_mergeable(it->ptd, &it->line, item));
-	return !it->error;
+	} while (item && ptd_mergeable(iter_to_ptd(it), &it->line, item));
+	return !it->seq.error;
 }
 
 /*
@@ -148,8 +139,9 @@ static bool ptd_listed(const struct iommu_ptd_item *last,
 	return item->iova == last->iova && item->level >= last->level;
 }
 
-static bool ptd_next_entry(struct ptd_iter *it)
+static bool ptd_advance_entry(struct seq_file *m)
 {
+	struct ptd_iter *it = m->private;
 	struct iommu_ptd_item *item;
 
 	do {
@@ -187,14 +179,15 @@ static void ptd_show_prot(struct seq_file *m, u8 prot)
 }
 
 static void ptd_show_flags(struct seq_file *m, const struct iommu_ptd *ptd,
-			   u64 raw, bool volatile_too)
+			   const struct iommu_ptd_item *item, bool entry)
 {
 	const struct iommu_ptd_bits *b;
 
 	for (b = ptd->ops->bits; b->mask; b++) {
-		u64 val = raw & b->mask;
+		bool vol = b->flags & IOMMU_PTD_VOLATILE;
+		u64 val = (vol ? item->any : item->raw) & b->mask;
 
-		if (b->flags & IOMMU_PTD_VOLATILE && !volatile_too)
+		if (vol && !entry)
 			continue;
 		if (!(b->flags & IOMMU_PTD_FIELD)) {
 			if (val == b->val)
@@ -208,9 +201,9 @@ static void ptd_show_flags(struct seq_file *m, const struct iommu_ptd *ptd,
 
 static int ptd_page_table_show(struct seq_file *m, void *v)
 {
-	struct ptd_range *line = v;
-	struct iommu_ptd_item *item = &line->item;
 	struct ptd_iter *it = m->private;
+	struct ptd_range *line = &it->line;
+	struct iommu_ptd_item *item = &line->item;
 	char size[24], leaf[24];
 
 	seq_printf(m, "0x%016llx-0x%016llx 0x%016llx %8s %u %8s ", item->iova,
@@ -219,21 +212,21 @@ static int ptd_page_table_show(struct seq_file *m, void *v)
 		   item->level,
 		   ptd_size(leaf, sizeof(leaf), BIT_ULL(item->lg2sz)));
 	ptd_show_prot(m, item->prot);
-	ptd_show_flags(m, it->ptd, item->raw, false);
+	ptd_show_flags(m, iter_to_ptd(it), item, false);
 	seq_putc(m, '\n');
 	return 0;
 }
 
-static int ptd_entries_show(struct seq_file *m, void *v)
+static void ptd_show_entry(struct seq_file *m, const struct iommu_ptd *ptd,
+			   const struct iommu_ptd_item *item)
 {
 	static const char *const kinds[] = {
 		[IOMMU_PTD_TABLE] = "table",
 		[IOMMU_PTD_LEAF] = "leaf",
+		[IOMMU_PTD_PART] = "part",
 		[IOMMU_PTD_BAD] = "bad",
+		[IOMMU_PTD_EMPTY] = "empty",
 	};
-	struct ptd_range *line = v;
-	struct iommu_ptd_item *item = &line->item;
-	struct ptd_iter *it = m->private;
 	bool leaf = item->type == IOMMU_PTD_LEAF;
 	char size[24] = "-";
 
@@ -245,21 +238,73 @@ static int ptd_entries_show(struct seq_file *m, void *v)
 	if (leaf) {
 		seq_putc(m, ' ');
 		ptd_show_prot(m, item->prot);
-		ptd_show_flags(m, it->ptd, item->raw, true);
+		ptd_show_flags(m, ptd, item, true);
 	}
 	seq_putc(m, '\n');
+}
+
+static int ptd_entries_show(struct seq_file *m, void *v)
+{
+	struct ptd_iter *it = m->private;
+
+	ptd_show_entry(m, iter_to_ptd(it), &it->line.item);
 	return 0;
+}
+
+/* From the top table to where the translation of one IOVA ends */
+static int ptd_lookup_show(struct seq_file *m, void *v)
+{
+	struct ptd_iter *it = m->private;
+	struct iommu_ptd *ptd = iter_to_ptd(it);
+	struct iommu_ptd_item *item = it->items;
+	struct iommu_ptd_cursor c = { .pos = it->iova, .path = true };
+	int i, nr;
+
+	rcu_read_lock();
+	nr = ptd->ops->walk(ptd->table, &c, item, PTD_BATCH, PTD_BUDGET);
+	rcu_read_unlock();
+
+	seq_printf(m, "iova: 0x%016llx\n", it->iova);
+	for (i = 0; i < nr; i++)
+		ptd_show_entry(m, ptd, &item[i]);
+	if (nr && item[nr - 1].type == IOMMU_PTD_LEAF)
+		seq_printf(m, "output: 0x%016llx\n",
+			   item[nr - 1].oa + (it->iova - item[nr - 1].iova));
+	else
+		seq_puts(m, "output: -\n");
+	return 0;
+}
+
+static ssize_t ptd_lookup_write(struct file *file, const char __user *buf,
+				size_t count, loff_t *ppos)
+{
+	struct seq_file *m = file->private_data;
+	struct ptd_iter *it = m->private;
+	u64 iova;
+	loff_t ret = kstrtou64_from_user(buf, count, 0, &iova);
+
+	if (ret)
+		return ret;
+	mutex_lock(&m->lock);
+	it->iova = iova;
+	it->asked = true;
+	mutex_unlock(&m->lock);
+	/* What is read next is the answer */
+	*ppos = 0;
+	ret = iommu_ptd_seq_llseek(file, 0, SEEK_SET);
+	return ret < 0 ? ret : count;
 }
 
 static int ptd_stats_show(struct seq_file *m, void *v)
 {
 	u64 tables[8] = {}, leaves[8] = {}, all[3] = {};
 	struct ptd_iter *it = m->private;
+	struct iommu_ptd *ptd = iter_to_ptd(it);
 	struct iommu_ptd_info info;
 	int level;
 
-	it->ptd->ops->info(it->ptd->table, &info);
-	while (ptd_next_entry(it)) {
+	ptd->ops->info(ptd->table, &info);
+	while (ptd_advance_entry(m)) {
 		struct iommu_ptd_item *item = &it->line.item;
 
 		if (item->type == IOMMU_PTD_TABLE)
@@ -267,8 +312,8 @@ static int ptd_stats_show(struct seq_file *m, void *v)
 		else if (item->type == IOMMU_PTD_LEAF)
 			leaves[item->level & 7]++;
 	}
-	if (it->error)
-		return it->error;
+	if (it->seq.error)
+		return it->seq.error;
 
 	seq_puts(m, "level tables leaves bytes\n");
 	tables[info.levels - 1] = 1;
@@ -289,15 +334,15 @@ static int ptd_stats_show(struct seq_file *m, void *v)
 
 static int ptd_info_show(struct seq_file *m, void *v)
 {
-	struct ptd_iter *it = m->private;
-	struct iommu_domain *domain = it->ptd->domain;
+	struct iommu_ptd *ptd = iter_to_ptd(m->private);
+	struct iommu_domain *domain = ptd->domain;
 	unsigned long sizes = READ_ONCE(domain->pgsize_bitmap);
 	unsigned int type = READ_ONCE(domain->type), bit;
 	struct iommu_ptd_info info;
 	char size[24];
 
-	it->ptd->ops->info(it->ptd->table, &info);
-	seq_printf(m, "format: %s\n", it->ptd->ops->format);
+	ptd->ops->info(ptd->table, &info);
+	seq_printf(m, "format: %s\n", ptd->ops->format);
 	seq_printf(m, "type: %s\n", type == IOMMU_DOMAIN_DMA_FQ ? "dma-fq" :
 				    type == IOMMU_DOMAIN_DMA	? "dma" :
 								  "unmanaged");
@@ -312,175 +357,44 @@ static int ptd_info_show(struct seq_file *m, void *v)
 	return 0;
 }
 
-/* info and stats are one line to seq_file */
-static bool ptd_next_once(struct ptd_iter *it)
-{
-	return it->pos < 0;
-}
-
-static void *ptd_line(struct ptd_iter *it, loff_t pos)
-{
-	if (it->error)
-		return ERR_PTR(it->error);
-	return it->pos == pos ? &it->line : NULL;
-}
-
-/* seq_file begins at line 0, or goes on with the line that did not fit */
-static void *ptd_start(struct seq_file *m, loff_t *pos)
-{
-	struct ptd_iter *it = m->private;
-	int ret;
-
-	ret = debugfs_file_get(m->file->f_path.dentry);
-	it->held = !ret;
-	if (ret)
-		return ERR_PTR(ret);
-
-	if (*pos == 0) {
-		ptd_iter_reset(it);
-		if (it->advance(it))
-			it->pos = 0;
-	}
-	return ptd_line(it, *pos);
-}
-
-static void *ptd_next(struct seq_file *m, void *v, loff_t *pos)
+/* info and stats are one record to seq_file */
+static bool ptd_advance_once(struct seq_file *m)
 {
 	struct ptd_iter *it = m->private;
 
-	++*pos;
-	/* Also between the lines of one batch, or removal would wait for a page */
-	if (READ_ONCE(it->ptd->dying))
-		it->error = -EIO;
-	it->pos = !it->error && it->advance(it) ? *pos : -1;
-	return ptd_line(it, *pos);
+	return it->seq.pos < 0;
 }
 
-static void ptd_stop(struct seq_file *m, void *v)
+static bool ptd_advance_lookup(struct seq_file *m)
 {
 	struct ptd_iter *it = m->private;
 
-	if (it->held)
-		debugfs_file_put(m->file->f_path.dentry);
-	it->held = false;
+	return it->asked && it->seq.pos < 0;
 }
 
-static int ptd_open(struct inode *inode, struct file *file,
-		    const struct seq_operations *seq,
-		    bool (*advance)(struct ptd_iter *it))
-{
-	struct ptd_iter *it = __seq_open_private(file, seq, sizeof(*it));
+#define PTD_FILE(name, advance, writer)					\
+	IOMMU_PTD_FILE(name, sizeof(struct ptd_iter), advance,		\
+		       ptd_rewind, writer)
 
-	if (!it)
-		return -ENOMEM;
-	it->ptd = inode->i_private;
-	it->advance = advance;
-	ptd_iter_reset(it);
-	return 0;
-}
-
-/*
- * seq_file hands out the rest of its buffer without ->start(), and may seek
- * without it. Once the domain is gone neither may succeed.
- */
-static int ptd_alive(struct file *file)
-{
-	int ret = debugfs_file_get(file->f_path.dentry);
-
-	if (!ret)
-		debugfs_file_put(file->f_path.dentry);
-	return ret;
-}
-
-/**
- * iommu_ptd_read_iter() - ->read_iter() of a seq_file in debugfs
- * @iocb: The file, of debugfs_create_file_unsafe()
- * @iter: Where to
- *
- * The seq_file's ->start() must call debugfs_file_get() and ->stop()
- * debugfs_file_put(). Then removal waits for a reader only while it is between
- * the two, and not while it copies to user space.
- *
- * Returns: Number of bytes, -EIO once the file is removed.
- */
-ssize_t iommu_ptd_read_iter(struct kiocb *iocb, struct iov_iter *iter)
-{
-	int ret = ptd_alive(iocb->ki_filp);
-
-	return ret ?: seq_read_iter(iocb, iter);
-}
-EXPORT_SYMBOL_GPL(iommu_ptd_read_iter);
-
-/**
- * iommu_ptd_llseek() - ->llseek() that goes with iommu_ptd_read_iter()
- * @file: The file
- * @offset: As for lseek()
- * @whence: As for lseek()
- *
- * Returns: The new offset, -EIO once the file is removed.
- */
-loff_t iommu_ptd_llseek(struct file *file, loff_t offset, int whence)
-{
-	int ret = ptd_alive(file);
-
-	return ret ?: seq_lseek(file, offset, whence);
-}
-EXPORT_SYMBOL_GPL(iommu_ptd_llseek);
-
-#define PTD_FILE(name, advance)						\
-static const struct seq_operations ptd_##name##_seq_ops = {		\
-	.start = ptd_start,						\
-	.next = ptd_next,						\
-	.stop = ptd_stop,						\
-	.show = ptd_##name##_show,					\
-};									\
-									\
-static int ptd_##name##_open(struct inode *inode, struct file *file)	\
-{									\
-	return ptd_open(inode, file, &ptd_##name##_seq_ops, advance);	\
-}									\
-									\
-static const struct file_operations ptd_##name##_fops = {		\
-	.open = ptd_##name##_open,					\
-	.read_iter = iommu_ptd_read_iter,				\
-	.llseek = iommu_ptd_llseek,					\
-	.release = seq_release_private,					\
-}
-
-PTD_FILE(info, ptd_next_once);
-PTD_FILE(page_table, ptd_next_range);
-PTD_FILE(entries, ptd_next_entry);
-PTD_FILE(stats, ptd_next_once);
-
-static const struct {
-	const char *name;
-	const struct file_operations *fops;
-} ptd_files[] = {
-	{ "info", &ptd_info_fops },
-	{ "page_table", &ptd_page_table_fops },
-	{ "entries", &ptd_entries_fops },
-	{ "stats", &ptd_stats_fops },
-};
+PTD_FILE(ptd_info, ptd_advance_once, NULL);
+PTD_FILE(ptd_page_table, ptd_advance_range, NULL);
+PTD_FILE(ptd_entries, ptd_advance_entry, NULL);
+PTD_FILE(ptd_stats, ptd_advance_once, NULL);
+PTD_FILE(ptd_lookup, ptd_advance_lookup, ptd_lookup_write);
 
 /**
  * ptd_create_files() - Make the files of a domain
- * @ptd: The domain's dump, its directory made
- *
- * The unsafe variety: the other one would hold the file while seq_file copies to
- * user space, and with it whoever frees the domain.
+ * @node: The domain's node, its directory made
  */
-int ptd_create_files(struct iommu_ptd *ptd)
+void ptd_create_files(struct iommu_ptd_node *node)
 {
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(ptd_files); i++) {
-		struct dentry *file =
-			debugfs_create_file_unsafe(ptd_files[i].name, 0400,
-						   ptd->dir, ptd,
-						   ptd_files[i].fops);
-
-		if (IS_ERR(file))
-			return PTR_ERR(file);
-	}
-	return 0;
+	debugfs_create_file_unsafe("info", 0400, node->dir, node, &ptd_info_fops);
+	debugfs_create_file_unsafe("page_table", 0400, node->dir, node,
+				   &ptd_page_table_fops);
+	debugfs_create_file_unsafe("entries", 0400, node->dir, node,
+				   &ptd_entries_fops);
+	debugfs_create_file_unsafe("stats", 0400, node->dir, node,
+				   &ptd_stats_fops);
+	debugfs_create_file_unsafe("lookup", 0600, node->dir, node,
+				   &ptd_lookup_fops);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Page table dump of IOMMU domains in debugfs: directories
+ * Page table dump of IOMMU domains in debugfs: the domains
  *
  * /sys/kernel/debug/iommu/domains/<id>/ is there for every domain whose page
  * table can be read, for as long as the table lives.
@@ -9,30 +9,32 @@
 #include <linux/export.h>
 #include <linux/init.h>
 #include <linux/iommu-ptdump.h>
+#include <linux/iommu.h>
 #include <linux/mm.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/xarray.h>
 
-#include "iommu-ptdump.h"
+#include "iommu-pages.h"
+#include "iommu-ptdump-domain.h"
 
 static DEFINE_XARRAY_ALLOC1(ptd_domains);
 static u32 ptd_next_id;
 static struct dentry *ptd_domains_dir;
 
-static int ptd_create_dir(struct iommu_ptd *ptd)
+static struct dentry *ptd_create(struct iommu_ptd_node *node)
 {
 	char name[12];
-	int ret;
 
-	snprintf(name, sizeof(name), "%u", ptd->id);
-	ptd->dir = debugfs_create_dir(name, ptd_domains_dir);
-	if (IS_ERR(ptd->dir))
-		return PTR_ERR(ptd->dir);
+	snprintf(name, sizeof(name), "%u", node_to_ptd(node)->id);
+	node->dir = debugfs_create_dir(name, ptd_domains_dir);
+	ptd_create_files(node);
+	return node->dir;
+}
 
-	ret = ptd_create_files(ptd);
-	if (ret)
-		debugfs_remove(ptd->dir);
-	return ret;
+static void ptd_release(struct iommu_ptd_node *node)
+{
+	kfree(node_to_ptd(node));
 }
 
 /**
@@ -42,8 +44,8 @@ static int ptd_create_dir(struct iommu_ptd *ptd)
  * @table: What @ops take
  *
  * The domain must work already as far as @ops go; what the driver fills in
- * later, like the aperture, is read when it is asked for. Without debugfs or
- * memory the domain goes without a directory.
+ * later, like the aperture, is read when it is asked for. The directory appears
+ * soon after this has returned. Without debugfs or memory there is none.
  *
  * Context: May sleep.
  */
@@ -53,10 +55,10 @@ void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 	const struct iommu_ptd_bits *b;
 	struct iommu_ptd *ptd;
 
+	might_sleep();
 	domain->ptd = NULL;
 	if (IS_ERR_OR_NULL(ptd_domains_dir))
 		return;
-
 	ptd = kzalloc_obj(*ptd);
 	if (!ptd)
 		return;
@@ -68,27 +70,24 @@ void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 			ptd->merge_mask |= b->mask;
 
 	if (xa_alloc_cyclic(&ptd_domains, &ptd->id, ptd,
-			    XA_LIMIT(1, INT_MAX), &ptd_next_id, GFP_KERNEL) < 0)
-		goto err_free;
-	if (ptd_create_dir(ptd))
-		goto err_erase;
-
+			    XA_LIMIT(1, INT_MAX), &ptd_next_id, GFP_KERNEL) < 0) {
+		kfree(ptd);
+		return;
+	}
+	ptd->node.create = ptd_create;
+	ptd->node.release = ptd_release;
 	domain->ptd = ptd;
-	return;
-
-err_erase:
-	xa_erase(&ptd_domains, ptd->id);
-err_free:
-	kfree(ptd);
+	iommu_ptd_node_add(&ptd->node);
 }
 EXPORT_SYMBOL_GPL(iommu_ptd_add);
 
 /**
  * iommu_ptd_del() - Withdraw the dump of a page table
- * @domain: Whose table it is; nothing happens where it has no directory
+ * @domain: Whose table it is; nothing happens where it has no dump
  *
  * Must be called before the first page of the table is freed. On return no
- * reader is inside the table, and none will be.
+ * reader is inside the table, and none will be; open files fail with EIO, and
+ * the directory goes soon.
  *
  * Context: May sleep, for a batch of a reader at most.
  */
@@ -96,16 +95,26 @@ void iommu_ptd_del(struct iommu_domain *domain)
 {
 	struct iommu_ptd *ptd = domain->ptd;
 
+	might_sleep();
 	if (!ptd)
 		return;
-	WRITE_ONCE(ptd->dying, true);
-	debugfs_remove(ptd->dir);
-	/* Only now: a new domain must not find the name taken */
-	xa_erase(&ptd_domains, ptd->id);
 	domain->ptd = NULL;
-	kfree(ptd);
+	xa_erase(&ptd_domains, ptd->id);
+	iommu_ptd_node_del(&ptd->node);
 }
 EXPORT_SYMBOL_GPL(iommu_ptd_del);
+
+/**
+ * iommu_ptd_id() - The name of the domain's directory
+ * @domain: The domain
+ *
+ * Returns: The id, or 0 where the domain has no directory.
+ */
+u32 iommu_ptd_id(const struct iommu_domain *domain)
+{
+	return domain->ptd ? domain->ptd->id : 0;
+}
+EXPORT_SYMBOL_GPL(iommu_ptd_id);
 
 /**
  * iommu_ptd_find() - Find the domain whose page table begins at an address
@@ -127,7 +136,7 @@ u32 iommu_ptd_find(phys_addr_t top)
 	xa_lock(&ptd_domains);
 	xa_for_each(&ptd_domains, id, ptd) {
 		ptd->ops->info(ptd->table, &info);
-		if (info.top == top && !READ_ONCE(ptd->dying))
+		if (info.top == top)
 			break;
 		/* The loop goes on by the id, @ptd may be gone after this */
 		cond_resched_lock(&ptd_domains.xa_lock);
@@ -143,20 +152,18 @@ EXPORT_SYMBOL_GPL(iommu_ptd_find);
  * @size: Size of the table in bytes, a power of two
  *
  * A corrupt table must not take the kernel down with it. Leaves point anywhere,
- * doorbells and BARs included, but a table is memory of this kernel.
+ * doorbells and BARs included, but a table is memory that iommu-pages.c has
+ * allocated, and begins where that begins.
  */
 bool iommu_ptd_table_ok(phys_addr_t pa, size_t size)
 {
-	unsigned long pfn = PHYS_PFN(pa);
+	struct folio *folio;
 
-	if (pa & (min(size, PAGE_SIZE) - 1))
+	if (!pfn_valid(PHYS_PFN(pa)))
 		return false;
-#ifdef CONFIG_ARM64
-	/* Holes and reserved memory of a present section are not mapped */
-	if (!pfn_is_map_memory(pfn))
-		return false;
-#endif
-	return pfn_valid(pfn) && pfn_valid(PHYS_PFN(pa + size - 1));
+	folio = pfn_folio(PHYS_PFN(pa));
+	return folio_test_iopt(folio) && folio_size(folio) >= size &&
+	       PFN_PHYS(folio_pfn(folio)) == pa;
 }
 EXPORT_SYMBOL_GPL(iommu_ptd_table_ok);
 

@@ -13,7 +13,7 @@
 
 #include "pt_iter.h"
 
-#include <linux/iommu-ptdump.h>
+#include "../iommu-ptdump.h"
 
 #ifdef CONFIG_IOMMU_PTDUMP_DEBUGFS
 #ifndef pt_dump_prot
@@ -22,7 +22,7 @@ static inline u8 pt_dump_prot(const struct pt_state *pts)
 	return 0;
 }
 
-static const struct iommu_ptd_bits pt_dump_bits[] = { {} };
+static const struct iommu_ptd_bits pt_dump_bits[] __maybe_unused = { {} };
 #endif
 
 #ifndef pt_dump_valid
@@ -56,9 +56,10 @@ static inline unsigned int dump_pos_to_index(const struct pt_state *pts, u64 pos
 /* A size that does not exist would send the walk anywhere */
 static inline bool dump_leaf_valid(const struct pt_state *pts)
 {
-	return pt_can_have_leaf(pts) &&
+	return pt_dump_valid(pts) && pt_can_have_leaf(pts) &&
 	       pt_entry_num_contig_lg2(pts) < PT_TABLEMEM_LG2SZ &&
-	       pt_possible_sizes(pts) & log2_to_int(pt_entry_oa_lg2sz(pts));
+	       pt_possible_sizes(pts) & log2_to_int(pt_entry_oa_lg2sz(pts)) &&
+	       !oalog2_mod(pt_entry_oa(pts), pt_entry_oa_lg2sz(pts));
 }
 
 /*
@@ -72,8 +73,25 @@ static inline bool dump_load_first_item(struct pt_state *pts)
 	if (!log2_mod(pts->index, num_contig_lg2))
 		return true;
 	pts->index = log2_set_mod(pts->index, 0, num_contig_lg2);
-	return pt_load_entry_raw(pts) == PT_ENTRY_OA && pt_dump_valid(pts) &&
+	return pt_load_entry_raw(pts) == PT_ENTRY_OA && dump_leaf_valid(pts) &&
 	       pt_entry_num_contig_lg2(pts) == num_contig_lg2;
+}
+
+/* Hardware may set A and D in any item of a contiguous entry */
+static inline u64 dump_any_item(struct pt_state *pts)
+{
+	unsigned int last = pts->index +
+			    log2_to_int_t(unsigned int,
+					  pt_entry_num_contig_lg2(pts)) - 1;
+	u64 any = pts->entry, first = pts->entry;
+
+	while (pts->index < last) {
+		pts->index++;
+		pt_load_entry_raw(pts);
+		any |= pts->entry;
+	}
+	pts->entry = first;
+	return any;
 }
 
 /* Fill in all that does not depend on the cursor, returns enum iommu_ptd_type */
@@ -83,6 +101,9 @@ static inline u8 dump_decode(struct pt_state *pts, struct iommu_ptd_item *item)
 	item->level = pts->level;
 	item->lg2sz = pt_table_item_lg2sz(pts);
 	item->prot = 0;
+	item->oa = 0;
+	if (!pts->entry)
+		return IOMMU_PTD_EMPTY;
 	/* What a bad item would point to is worth showing, too */
 	item->oa = pt_table_pa(pts);
 
@@ -90,15 +111,17 @@ static inline u8 dump_decode(struct pt_state *pts, struct iommu_ptd_item *item)
 	    iommu_ptd_table_ok(item->oa, log2_to_int(PT_TABLEMEM_LG2SZ)))
 		return IOMMU_PTD_TABLE;
 
-	if (pts->type == PT_ENTRY_OA && pt_dump_valid(pts) &&
-	    dump_leaf_valid(pts) && dump_load_first_item(pts)) {
-		item->raw = pts->entry;
-		item->oa = pt_entry_oa(pts);
-		item->lg2sz = pt_entry_oa_lg2sz(pts);
-		item->prot = pt_dump_prot(pts);
-		return IOMMU_PTD_LEAF;
-	}
-	return IOMMU_PTD_BAD;
+	if (pts->type != PT_ENTRY_OA || !dump_leaf_valid(pts))
+		return IOMMU_PTD_BAD;
+	if (!dump_load_first_item(pts))
+		return IOMMU_PTD_PART;
+
+	item->raw = pts->entry;
+	item->oa = pt_entry_oa(pts);
+	item->lg2sz = pt_entry_oa_lg2sz(pts);
+	item->prot = pt_dump_prot(pts);
+	item->any = dump_any_item(pts);
+	return IOMMU_PTD_LEAF;
 }
 
 static int NS(dump_walk)(void *table, struct iommu_ptd_cursor *c,
@@ -109,6 +132,14 @@ static int NS(dump_walk)(void *table, struct iommu_ptd_cursor *c,
 	struct pt_state pts = pt_init_top(&range);
 	int count = 0;
 
+	if (c->path) {
+		u64 va = c->pos;
+
+		c->pos = fvalog2_mod(va, range.max_vasz_lg2);
+		c->end = dump_pos_to_va(&range, c->pos) != va;
+		if (c->end)
+			return 0;
+	}
 	tables[pts.level] = pts.table;
 	while (count < n && budget-- > 0) {
 		unsigned int lg2sz = pt_table_item_lg2sz(&pts);
@@ -118,29 +149,30 @@ static int NS(dump_walk)(void *table, struct iommu_ptd_cursor *c,
 		pts.table = tables[pts.level];
 		pts.index = dump_pos_to_index(&pts, c->pos);
 		pts.type = pt_load_entry_raw(&pts);
-		if (pts.entry) {
+		if (pts.entry || c->path) {
 			item->type = dump_decode(&pts, item);
-			item->iova = dump_pos_to_va(&range, c->pos);
 			lg2sz = item->lg2sz;
 			start = log2_set_mod(c->pos, 0, lg2sz);
+			item->iova = dump_pos_to_va(&range, c->path ? start :
+								      c->pos);
 			if (item->type == IOMMU_PTD_TABLE) {
 				pts.level--;
 				tables[pts.level] = __va(item->oa);
-				if (start == c->pos &&
-				    item->level <= c->level) {
+				if (c->path || (start == c->pos &&
+						item->level <= c->level)) {
 					c->level = pts.level;
 					count++;
 				}
 				continue;
 			}
-			if (item->type == IOMMU_PTD_LEAF)
+			if (item->type == IOMMU_PTD_LEAF && !c->path)
 				item->oa += c->pos - start;
 			count++;
 		}
 
 		c->pos = log2_set_mod_max(c->pos, lg2sz) + 1;
 		c->level = U8_MAX;
-		if (!c->pos || fvalog2_div(c->pos, range.max_vasz_lg2)) {
+		if (c->path || !c->pos || fvalog2_div(c->pos, range.max_vasz_lg2)) {
 			c->end = true;
 			break;
 		}
@@ -160,11 +192,11 @@ static void NS(dump_info)(void *table, struct iommu_ptd_info *info)
 {
 	struct pt_range range = pt_top_range(table);
 	struct pt_state pts = pt_init_top(&range);
+	unsigned int items_lg2 = range.max_vasz_lg2 -
+				 min(range.max_vasz_lg2, pt_table_item_lg2sz(&pts));
 
 	info->top = virt_to_phys(range.top_table);
-	info->top_bytes = log2_to_int(range.max_vasz_lg2 -
-				      pt_table_item_lg2sz(&pts)) *
-			  PT_ITEM_WORD_SIZE;
+	info->top_bytes = log2_to_int(items_lg2) * PT_ITEM_WORD_SIZE;
 	info->table_bytes = log2_to_int(PT_TABLEMEM_LG2SZ);
 	info->levels = range.top_level + 1;
 }
@@ -176,7 +208,7 @@ static const struct iommu_ptd_ops NS(dump_ops) = {
 	.info = NS(dump_info),
 };
 
-static void NS(dump_add)(struct pt_iommu *iommu_table)
+static void __maybe_unused NS(dump_add)(struct pt_iommu *iommu_table)
 {
 	iommu_ptd_add(&iommu_table->domain, &NS(dump_ops),
 		      common_from_iommu(iommu_table));
