@@ -29,7 +29,7 @@ CONFIG = Path(__file__).with_name("kunitconfig")
 #: seconds for all tests, which take 40
 LIMIT = 600
 FORMATS = ("amdv1", "vtdss", "riscv_64", "x86_64")
-SUITES = (*(f"{name}_{what}_test" for name in FORMATS for what in ("fmt", "iommu")), "io-pgtable-arm-test")
+SUITES = (*(f"{name}_{what}_test" for name in FORMATS for what in ("fmt", "iommu", "dump")), "io-pgtable-arm-test")
 
 
 def kunit(
