@@ -84,7 +84,10 @@ def test_a_long_map_that_runs_out_of_memory_changes_nothing(
         neighbours(domain, at)
         start = jobs.start_writer(WRITER, f"{MODULE}/control", command(domain, at))
         value = limited(iommu_guest, folder(), start, peak - less * PAGE)
-        if value > 0:
+        if value == -errno.ETIMEDOUT:
+            # Lower than what the writer needs, this time.
+            lowest = less - 1
+        elif value > 0:
             domain.model.map(at, OA, SIZE, Prot.from_letters("rw"))
             what = f"a map returned 0 with {less} pages of memory too few"
             the_table_is(domain, memory(), what, "a map that returned 0 has not mapped everything")
@@ -97,8 +100,9 @@ def test_a_long_map_that_runs_out_of_memory_changes_nothing(
             # What could not be mapped can be, once there is memory, and the tables are what they would have been.
             domain.map(at, OA, SIZE)
             the_table_is(domain, memory(), f"{what}, was made again with memory", "a map that failed has an effect")
-        # Else what is compared would grow with each limit.
-        domain.unmap(at, SIZE)
+        if value != -errno.ETIMEDOUT:
+            # Else what is compared would grow with each limit.
+            domain.unmap(at, SIZE)
     iommu_check(domain)
     assert refused >= FAILURES, f"only {refused} maps failed: the limit does not cut the tables of a map"
 

@@ -88,15 +88,25 @@ def test_a_job_is_gone_with_its_result(agent: Agent, tmp_path: Path) -> None:
 def test_errors_of_open_read_and_room(agent: Agent, tmp_path: Path) -> None:
     missing = run_job(agent, jobs.start_reader(0, str(tmp_path / "none")))
     assert (missing.value, jobs.split_reads(missing.data)) == (-errno.ENOENT, [])
-    directory = run_job(agent, jobs.start_reader(0, str(tmp_path)))
-    assert directory.value == -errno.EISDIR
-    assert [(r.value, r.data) for r in jobs.split_reads(directory.data)] == [(-errno.EISDIR, b"")]
+    # Nothing is mapped at address 0.
+    unread = run_job(agent, jobs.start_reader(0, "/proc/self/mem"))
+    assert unread.value == -errno.EIO
+    assert [(r.value, r.data) for r in jobs.split_reads(unread.data)] == [(-errno.EIO, b"")]
     endless = run_job(agent, jobs.start_reader(0, "/dev/zero", chunk=1 << 20))
     assert endless.value == -errno.EMSGSIZE
     assert [len(r.data) for r in jobs.split_reads(endless.data)] == [1 << 20] * 40
     many = run_job(agent, jobs.start_reader(0, "/dev/zero", chunk=1, keep=False))
     assert many.value == -errno.EMSGSIZE
     assert jobs.split_digest(many.data).bytes == 1 << 19
+
+
+def test_a_directory_is_read_by_its_entries(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "named-like-no-other").touch()
+    directory = run_job(agent, jobs.start_reader(0, str(tmp_path)))
+    first, end = jobs.split_reads(directory.data)
+    assert directory.value == first.value > 0
+    assert b"named-like-no-other\0" in first.data
+    assert end.value == 0
 
 
 def test_numbers_are_bounded_and_taken_once(agent: Agent, fifo: Path) -> None:
