@@ -168,8 +168,8 @@ def test_a_domain_is_made_though_its_directory_cannot_be(
             allocations.mattered()
             iommu.command("map d 0x1000000 0x41234000 4K rw")
         iommu.command("destroy d")
-    # The directory, its four files, the id: each of them.
-    assert without >= 6, f"only {without} allocations of the directory failed"
+    # What the call allocates itself; the directory and its files are made later, by a worker.
+    assert without, "no allocation of the directory failed"
     accounted()
 
 
@@ -194,8 +194,10 @@ def test_a_domain_that_could_not_be_made_leaves_no_directory(
 
 def command(failing: GuestHandle, nth: int, line: str) -> str:
     """What becomes of a command of the test module whose nth allocation fails: the errno's name, or ok."""
-    batch = [ops.open_file(SLOT, CONTROL, os.O_WRONLY), arm(nth), ops.write(SLOT, f"{line}\n".encode()), arm(0), arm(0)]
-    opened, _, written, *_ = failing.run([*batch, ops.close(SLOT)]).results
+    # While tables wait for a grace period, an allocation that fails is tried once more when it has ended.
+    begin = [ops.open_file(SLOT, CONTROL, os.O_WRONLY), ops.read_file(f"{MODULE}/rcu_barrier"), arm(nth)]
+    batch = [*begin, ops.write(SLOT, f"{line}\n".encode()), arm(0), arm(0), ops.close(SLOT)]
+    opened, _, _, written, *_ = failing.run(batch).results
     assert opened.ok
     return ops.errno_name(written.value)
 
@@ -298,14 +300,12 @@ def test_nothing_is_lost(failing: GuestHandle, iommu: Iommu) -> None:
     reads = [ops.read_file(f"{DOMAINS}/{number}/{name}") for name in FILES if dumped]
     made = ("domain d dev=edu0", f"map d 0x31230000 {OA:#x} {SIZE:#x} rw", "attach d edu0", "replace other edu0")
     refused = [0] * len(made)
-    unread = without = 0
+    unread = 0
     for nth in range(1, TRIED_OF_A_DOMAIN):
         for at, line in enumerate(made if nth < TRIED else made[:1]):
             if command(failing, nth, line) != "ok":
                 refused[at] += 1
                 iommu.command(line)
-            elif at == 0:
-                without += parse_domains(failing.read(f"{MODULE}/domains").decode())["d"].id == "-"
         if nth < TRIED:
             batch = [op for read in reads for op in (arm(nth), read)]
             unread += sum(not result.ok for result in failing.run([*batch, arm(0), arm(0)]).results[1:-2:2])
@@ -313,6 +313,5 @@ def test_nothing_is_lost(failing: GuestHandle, iommu: Iommu) -> None:
         iommu.command("destroy d")
     assert all(refused), f"something never failed: {dict(zip(made, refused, strict=True))}"
     assert unread >= len(reads), f"only {unread} reads failed"
-    assert without >= 6 or not dumped, f"only {without} directories could not be made"
     iommu.reset()
     assert not scan_twice(failing)
