@@ -273,7 +273,12 @@ class Scenario:
         if not self.problems:
             self.problems += self._done.steps(phase.dma)
             for sample in phase.samples:
-                self.problems += self._done.sample(sample)
+                self.problems += self._done.sample(sample, self._proved(phase, sample.domain))
+
+    def _proved(self, phase: Phase, domain: str) -> bool:
+        """Whether this phase has found a domain's table in memory, and nothing wrong with it."""
+        found = self._in_ram is not None and domain in self._in_ram.walked
+        return found and not self.problems and any(check.domain == domain for check in phase.checks)
 
     def _device_groups(self, changed: bool) -> dict[str, str]:
         if changed or self._groups is None:

@@ -75,7 +75,7 @@ def look(guest: GuestHandle, iova: int, slot: int = FIRST) -> Lookup:
 def test_leaves_holes_and_what_is_outside(
     kind: str, iommu: Iommu, iommu_guest: GuestHandle, iommu_check: Callable[[Domain], None]
 ) -> None:
-    domain = make(iommu, kind)
+    domain = make(iommu, kind, 4096)
     with opened(iommu_guest, domain, FIRST):
         assert [entry.kind for entry in look(iommu_guest, IOVA).path][-1:] in ([], [Kind.EMPTY])
         domain.map(IOVA, OA, 2 * M, "rw")
@@ -146,7 +146,7 @@ def test_what_is_written(iommu: Iommu, iommu_guest: GuestHandle) -> None:
 
 @pytest.mark.iommu_rules("CON-9", "CON-10")
 def test_in_pieces_and_after_the_domain(iommu: Iommu, iommu_guest: GuestHandle) -> None:
-    domain = make(iommu, "s1")
+    domain = make(iommu, "s1", 4096)
     domain.map(IOVA, OA, "4K", "rw")
     with opened(iommu_guest, domain, FIRST, SECOND):
         whole = iommu_guest.run(asked(FIRST, IOVA)).results[1].data

@@ -67,8 +67,12 @@ class Done:
         self._memory = memory
         self._smmu = smmu
 
-    def sample(self, sample: Sample) -> list[CheckFailed]:
-        """Check a domain with its most telling transfers."""
+    def sample(self, sample: Sample, proved: bool = False) -> list[CheckFailed]:
+        """Check a domain with its most telling transfers.
+
+        ``proved``: entries and table in memory are what they must be, so a transfer that goes elsewhere has met what is
+        cached: of this domain, or where the device has just come to it, of the last owner of its ids.
+        """
         rows = []
         on = "" if sample.attached else f" domain={sample.domain}"
         used: dict[int, int] = {}
@@ -84,7 +88,9 @@ class Done:
             seen = sample.attached and one.event is None and self._scratch(one.oa, PROBE_BYTES)
             command = f"dma {words} {PROBE_BYTES} seed={number}" if seen else f"probe {words} len={PROBE_BYTES}{on}"
             seed = number if seen else None
-            rows.append(_Row(command, one.write, one.iova, PROBE_BYTES, one.event, one.oa, seed))
+            stays = "TLB-2" if one.event is None else "TLB-1"
+            blame = "" if not proved else "TLB-3" if seen or on else stays
+            rows.append(_Row(command, one.write, one.iova, PROBE_BYTES, one.event, one.oa, seed, blame=blame))
         return self._transfer(sample.domain, sample.device, rows)
 
     def steps(self, steps: Sequence[Dma]) -> list[CheckFailed]:
@@ -232,7 +238,7 @@ class Done:
             if got != zlib.crc32(held):
                 have = status.values.get("data", "?")
                 text = f"{did} returned {have}, memory at 0x{row.oa:x} holds {held[:16].hex()}"
-                yield CheckFailed(text, ("TAB-1",), verdict=Verdict.DMA)
+                yield CheckFailed(text, (row.blame or "TAB-1",), verdict=_verdict(row.blame))
 
 
 def _verdict(rule: str) -> Verdict:
