@@ -273,7 +273,8 @@ class Scenario:
         if not self.problems:
             self.problems += self._done.steps(phase.dma)
             for sample in phase.samples:
-                self.problems += self._done.sample(sample, self._proved(phase, sample.domain))
+                unmapped = sample.domain in self._unmapped
+                self.problems += self._done.sample(sample, self._proved(phase, sample.domain), unmapped)
 
     def _proved(self, phase: Phase, domain: str) -> bool:
         """Whether this phase has found a domain's table in memory, and nothing wrong with it."""

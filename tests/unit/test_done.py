@@ -132,9 +132,11 @@ class Device:
         return f"data={data[:16].hex()} sum=0x{zlib.crc32(data):08x}"
 
 
-def sample(device: Device, table: Expected, proved: bool = False) -> list[tuple[str, tuple[str, ...]]]:
+def sample(
+    device: Device, table: Expected, proved: bool = False, unmapped: bool = False
+) -> list[tuple[str, tuple[str, ...]]]:
     done = Done(device.run, MACHINE, device, device)  # type: ignore[arg-type]
-    found = done.sample(Sample("d", "edu0", table, attached=True, limit=100, line=1), proved)
+    found = done.sample(Sample("d", "edu0", table, attached=True, limit=100, line=1), proved, unmapped)
     return [(problem.message, problem.rules) for problem in found]
 
 
@@ -163,11 +165,12 @@ def test_a_table_that_is_not_what_was_asked_for(values: dict[str, int], rule: st
 
 
 def test_a_table_that_memory_has_shown_to_be_right() -> None:
-    """Then what is different is cached: after a move that of another domain, else what this domain had before."""
+    """Then what is different is cached: what this domain had before, or another domain of its ids."""
     table = sample(Device(changed(oa=SCRATCH + 0x1000)), expected(), proved=True)
     assert any("memory at 0x5c000000 holds " in message and rules == ("TLB-3",) for message, rules in table), table
-    longer = sample(Device(expected()), changed(last=0x10003FFF), proved=True)
-    assert any("succeeded, expected" in message and rules == ("TLB-1",) for message, rules in longer), longer
+    for unmapped, rule in ((True, "TLB-1"), (False, "TLB-3")):
+        longer = sample(Device(expected()), changed(last=0x10003FFF), proved=True, unmapped=unmapped)
+        assert any("succeeded, expected" in message and rules == (rule,) for message, rules in longer), longer
     assert sample(Device(expected()), expected(), proved=True) == []
 
 

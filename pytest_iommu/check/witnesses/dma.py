@@ -67,11 +67,11 @@ class Done:
         self._memory = memory
         self._smmu = smmu
 
-    def sample(self, sample: Sample, proved: bool = False) -> list[CheckFailed]:
+    def sample(self, sample: Sample, proved: bool = False, unmapped: bool = False) -> list[CheckFailed]:
         """Check a domain with its most telling transfers.
 
         ``proved``: entries and table in memory are what they must be, so a transfer that goes elsewhere has met what is
-        cached: of this domain, or where the device has just come to it, of the last owner of its ids.
+        cached: of this domain where something was ``unmapped``, else of the last owner of its ids.
         """
         rows = []
         on = "" if sample.attached else f" domain={sample.domain}"
@@ -88,8 +88,9 @@ class Done:
             seen = sample.attached and one.event is None and self._scratch(one.oa, PROBE_BYTES)
             command = f"dma {words} {PROBE_BYTES} seed={number}" if seen else f"probe {words} len={PROBE_BYTES}{on}"
             seed = number if seen else None
-            stays = "TLB-2" if one.event is None else "TLB-1"
-            blame = "" if not proved else "TLB-3" if seen or on else stays
+            stays = "TLB-3" if not unmapped else "TLB-2" if one.event is None else "TLB-1"
+            # Of a device that comes to the domain for this transfer alone nobody has looked at the entries.
+            blame = "" if on or not proved else "TLB-3" if seen else stays
             rows.append(_Row(command, one.write, one.iova, PROBE_BYTES, one.event, one.oa, seed, blame=blame))
         return self._transfer(sample.domain, sample.device, rows)
 
