@@ -8,6 +8,7 @@ kernel has that, test_no_memory.py makes every single allocation fail.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,11 +16,11 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races.end_state import in_memory
-from pytest_iommu.conformance.helpers import GROUPS, KINDS, WRITER, limited, make
+from pytest_iommu.conformance.helpers import GROUPS, KINDS, WRITING, make
 from pytest_iommu.core.model import Prot, Range
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.dialects.io_ptdump import render_range
-from pytest_iommu.guest import jobs, ops
+from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import MODULE
 
 pytestmark = [
@@ -34,12 +35,9 @@ BASE = 4 * G
 OA = 0x41231000
 #: The output address is a page off, so no block fits: TABLES tables of pages, and the first is there already.
 TABLES = 16
-#: limits that are tried from the first one on at which a map fails, and how often one must: what the writer itself
-#: needs differs by a few pages each time, so the lowest limit is tried until then, or until there were TRIES maps
-STEPS, FAILURES, TRIES = 9, 3, 100
+#: how many maps must fail
+FAILURES = 3
 SIZE = TABLES * 2 * M
-#: pages by which a limit may be lowered until a map fails: the kernel charges 64 at a time for each processor
-AHEAD = 200
 
 
 def command(domain: Domain, at: int) -> bytes:
@@ -66,45 +64,44 @@ def test_a_long_map_that_runs_out_of_memory_changes_nothing(
     if memory() is None:
         pytest.skip("needs a guest whose memory the host can see")
     at = BASE + PAGE * 7
-    neighbours(domain, at)
-    needed = folder()
-    assert limited(iommu_guest, needed, jobs.start_writer(WRITER, f"{MODULE}/control", command(domain, at))) > 0
-    domain.model.map(at, OA, SIZE, Prot.from_letters("rw"))
-    iommu_check(domain)
-    peak = int(iommu_guest.read(f"{needed}/memory.peak"))
-    refused = less = 0
-    lowest = AHEAD
-    for _ in range(TRIES):
-        if less >= lowest and refused >= FAILURES:
-            break
-        # What the kernel charges ahead is in the peak as well, so the first limits may still be enough. No step may go
-        # below what the writer itself needs: all of them together are fewer pages than the tables.
-        less = min(less + (1 if refused else TABLES - STEPS), lowest)
+    refused = 0
+    for pages in range(TABLES - 1):
         at += G
         neighbours(domain, at)
-        start = jobs.start_writer(WRITER, f"{MODULE}/control", command(domain, at))
-        value = limited(iommu_guest, folder(), start, peak - less * PAGE)
-        if value == -errno.ETIMEDOUT:
-            # Lower than what the writer needs, this time.
-            lowest = less - 1
-        elif value > 0:
+        value = limited_write(iommu_guest, command(domain, at), pages * PAGE)
+        if value > 0:
             domain.model.map(at, OA, SIZE, Prot.from_letters("rw"))
-            what = f"a map returned 0 with {less} pages of memory too few"
+            what = f"a map of {TABLES - 1} tables returned 0 with memory for {pages}"
             the_table_is(domain, memory(), what, "a map that returned 0 has not mapped everything")
-        else:
-            assert value == -errno.ENOMEM, f"with {less} pages too few: {ops.errno_name(value)}"
-            refused += 1
-            lowest = min(lowest, less + STEPS - 1)
-            what = f"a map of {SIZE >> 20}M at 0x{at:x} has failed with ENOMEM"
-            the_table_is(domain, memory(), what, "a map that failed has an effect")
-            # What could not be mapped can be, once there is memory, and the tables are what they would have been.
-            domain.map(at, OA, SIZE)
-            the_table_is(domain, memory(), f"{what}, was made again with memory", "a map that failed has an effect")
-        if value != -errno.ETIMEDOUT:
-            # Else what is compared would grow with each limit.
-            domain.unmap(at, SIZE)
+            continue
+        assert value == -errno.ENOMEM, f"with memory for {pages} tables: {ops.errno_name(value)}"
+        refused += 1
+        what = f"a map of {SIZE >> 20}M at 0x{at:x} has failed with ENOMEM"
+        the_table_is(domain, memory(), what, "a map that failed has an effect")
+        # What could not be mapped can be, once there is memory, and the tables are what they would have been.
+        domain.map(at, OA, SIZE)
+        the_table_is(domain, memory(), f"{what}, was made again with memory", "a map that failed has an effect")
+        domain.unmap(at, SIZE)
     iommu_check(domain)
     assert refused >= FAILURES, f"only {refused} maps failed: the limit does not cut the tables of a map"
+
+
+def limited_write(guest: GuestHandle, data: bytes, limit: int) -> int:
+    """Write a command while what the agent takes from now on is limited to so many bytes; its value, or -errno."""
+    group = folder()
+    # Tables that wait for a grace period would have an allocation wait that fails, and be tried again.
+    begin = [ops.read_file(f"{MODULE}/rcu_barrier"), ops.mkdir(group)]
+    begin += [ops.write_file(f"{group}/memory.max", str(limit).encode())]
+    # Opening a file takes memory, too: of what is done under the limit, only the map does.
+    paths = (f"{MODULE}/control", f"{group}/cgroup.procs", f"{GROUPS}/cgroup.procs")
+    opened = [ops.open_file(slot, path, os.O_WRONLY) for slot, path in enumerate(paths)]
+    under = [ops.write(1, b"0"), ops.write(0, data), ops.write(2, b"0")]
+    closed = [ops.close(slot) for slot in range(len(paths))]
+    results = guest.run([*begin, *opened, *under, *closed], WRITING).results
+    written = results[-len(closed) - 2]
+    bad = [ops.errno_name(one.value) for one in results[1:] if one is not written and not one.ok]
+    assert not bad, bad
+    return written.value
 
 
 def the_table_is(domain: Domain, after: Sequence[Range] | None, what: str, because: str) -> None:
