@@ -276,6 +276,22 @@ bool ptd_word(const char *line, const char *key, char *value, size_t size)
 }
 
 /**
+ * ptd_size() - the value of a size with its unit
+ * @text: begins with it
+ *
+ * Return: bytes; 0 for 16384P, which is 2^64.
+ */
+uint64_t ptd_size(const char *text)
+{
+	static const char units[] = "KMGTP";
+	char *end;
+	uint64_t value = strtoull(text, &end, 10);
+	const char *unit = *end ? strchr(units, *end) : NULL;
+
+	return unit ? value << 10 * (unit - units + 1) : value;
+}
+
+/**
  * ptd_line() - one line of a text
  * @text: lines
  * @number: from 1

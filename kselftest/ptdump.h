@@ -36,6 +36,7 @@ int ptd_read(const char *path, struct ptd_text *text);
 int ptd_control(const char *script, struct ptd_text *status);
 void ptd_free(struct ptd_text *text);
 bool ptd_word(const char *line, const char *key, char *value, size_t size);
+uint64_t ptd_size(const char *text);
 const char *ptd_line(const char *text, unsigned int number, char *line, size_t size);
 bool ptd_has_device(const char *name);
 long ptd_tainted(void);

@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "ptdump.h"
@@ -27,16 +26,6 @@ static void wrong(struct judge *judge, const char *fmt, ...)
 	va_end(args);
 }
 
-static uint64_t size_value(const char *text)
-{
-	static const char units[] = "KMGTP";
-	char *end;
-	uint64_t value = strtoull(text, &end, 10);
-	const char *unit = *end ? strchr(units, *end) : NULL;
-
-	return unit ? value << 10 * (unit - units + 1) : value;
-}
-
 /* A line of page_table, or one of entries */
 static bool parse(const char *line, struct row *row)
 {
@@ -45,14 +34,14 @@ static bool parse(const char *line, struct row *row)
 	if (sscanf(line, "0x%16" SCNx64 "-0x%16" SCNx64 " 0x%16" SCNx64 " %15s %u %15s %15s",
 		   &row->first, &row->last, &row->oa, size, &row->level, leaf, prot) == 7) {
 		row->is_leaf = true;
-		row->leaf = size_value(leaf);
+		row->leaf = ptd_size(leaf);
 		row->write = prot[1] == 'w';
-		return row->last >= row->first && size_value(size) == row->last - row->first + 1;
+		return row->last >= row->first && ptd_size(size) == row->last - row->first + 1;
 	}
 	if (sscanf(line, "%u 0x%16" SCNx64 " %15s %15s 0x%16" SCNx64 " raw 0x%*x %15s", &row->level,
 		   &row->first, kind, leaf, &row->oa, prot) >= 5) {
 		row->is_leaf = !strcmp(kind, "leaf");
-		row->leaf = size_value(leaf);
+		row->leaf = ptd_size(leaf);
 		/* a block that begins before the reader's cursor is cut there */
 		row->last = row->is_leaf ? row->first | (row->leaf - 1) : row->first;
 		row->write = row->is_leaf && prot[1] == 'w';

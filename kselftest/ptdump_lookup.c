@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -66,18 +65,6 @@ static int look_up(int fd, const char *entries, uint64_t iova, const char *want)
 	return path_differs(path, entries);
 }
 
-/* A size with its unit; 0 for 16384P, which is 2^64 */
-static uint64_t size_of(const char *text)
-{
-	static const char units[] = "KMGTP";
-	const char *unit;
-	char *end;
-	uint64_t size = strtoull(text, &end, 10);
-
-	unit = *end ? strchr(units, *end) : NULL;
-	return unit ? size << 10 * (unit - units + 1) : size;
-}
-
 /**
  * ptd_lookup() - look up an IOVA that is mapped, and one that is not
  * @id: the domain's directory
@@ -110,7 +97,7 @@ int ptd_lookup(const char *id, const char *entries)
 	    sscanf(leaf, "%u 0x%llx leaf %15s 0x%llx", &level, &iova, size, &address) == 4) {
 		snprintf(want, sizeof(want), "0x%016llx", address + 0x123);
 		ret = look_up(fd, entries, iova + 0x123, want);
-		iova += size_of(size);
+		iova += ptd_size(size);
 	}
 	if (!ret && (iova || !leaf))
 		ret = look_up(fd, entries, iova, "-");

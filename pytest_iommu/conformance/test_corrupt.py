@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -193,6 +193,17 @@ def beside(dump: Dump, domain: Domain, level: int) -> list[Entry]:
     return [entry for entry in dump.entries or () if entry.iova >> shift != below or entry.level > level]
 
 
+def bad(dump: Dump) -> list[tuple[int, int]]:
+    """Level and raw of each bad item."""
+    return [(entry.level, entry.raw) for entry in dump.entries or () if entry.kind is Kind.BAD]
+
+
+def restore(iommu: Iommu, domain: Domain, texts: Mapping[str, str]) -> None:
+    """Undo all that was planted: the dump is what it was."""
+    iommu.command(f"restore {domain.name}")
+    assert iommu.texts(domain) == texts
+
+
 def bad_at_every_level(how: str, domain: Domain, iommu: Iommu, guest: GuestHandle) -> int:
     """At every level where there can be one: the item is bad, what it led to is gone, all else as before; how many."""
     fill(domain)
@@ -204,11 +215,9 @@ def bad_at_every_level(how: str, domain: Domain, iommu: Iommu, guest: GuestHandl
             continue
         planted += 1
         dump = check(iommu, domain, image)
-        bad = [entry for entry in dump.entries or () if entry.kind is Kind.BAD]
-        assert [(entry.level, entry.raw) for entry in bad] == [(level, now)]
+        assert bad(dump) == [(level, now)]
         assert beside(dump, domain, level) == beside(before, domain, level)
-        iommu.command(f"restore {domain.name}")
-        assert iommu.texts(domain) == texts
+        restore(iommu, domain, texts)
     return planted
 
 
@@ -251,8 +260,7 @@ def test_a_table_that_points_to_itself(table: str, iommu: Iommu, iommu_guest: Gu
         again = [entry for entry in dump.entries or () if entry.raw == now and entry.level <= level]
         assert [entry.level for entry in again[:2]] == [level, level - 1]
         assert beside(dump, domain, level) == beside(before, domain, level)
-        iommu.command(f"restore {domain.name}")
-        assert iommu.texts(domain) == texts
+        restore(iommu, domain, texts)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -267,9 +275,8 @@ def test_all_levels_at_once(table: str, iommu: Iommu, iommu_guest: GuestHandle) 
         for how in ("raw=0", "outside"):
             plant(iommu, domain, image, level, how, iova)
     dump = check(iommu, domain, image)
-    assert sum(entry.kind is Kind.BAD for entry in dump.entries or ()) == domain.config.levels - 1
-    iommu.command(f"restore {domain.name}")
-    assert iommu.texts(domain) == texts
+    assert len(bad(dump)) == domain.config.levels - 1
+    restore(iommu, domain, texts)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -283,10 +290,9 @@ def test_an_item_that_is_not_valid_but_not_zero(table: str, iommu: Iommu, iommu_
         was = next(entry.raw for entry in image.walk() if (entry.level, entry.iova) == place(domain, level))
         now = plant(iommu, domain, image, level, f"raw={was & ~valid:#x}")
         dump = check(iommu, domain, image)
-        assert [entry.raw for entry in dump.entries or () if entry.kind is Kind.BAD] == [now]
+        assert [raw for _, raw in bad(dump)] == [now]
         assert beside(dump, domain, level) == beside(before, domain, level)
-        iommu.command(f"restore {domain.name}")
-        assert iommu.texts(domain) == texts
+        restore(iommu, domain, texts)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -300,10 +306,9 @@ def test_an_item_that_points_to_other_memory(table: str, iommu: Iommu, iommu_gue
         item = formats.get(domain.config.format).encode_table(domain.config, level, pa)
         now = plant(iommu, domain, image, level, f"raw={item:#x}")
         dump = check(iommu, domain, image)
-        assert [(entry.level, entry.raw) for entry in dump.entries or () if entry.kind is Kind.BAD] == [(level, now)]
+        assert bad(dump) == [(level, now)]
         assert beside(dump, domain, level) == beside(before, domain, level)
-        iommu.command(f"restore {domain.name}")
-        assert iommu.texts(domain) == texts
+        restore(iommu, domain, texts)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -322,9 +327,8 @@ def test_a_leaf_that_is_not_aligned(table: str, iommu: Iommu, iommu_guest: Guest
         item = fmt.encode(config, level, size, size + min(config.page_sizes), Prot.from_letters("rw"))
         now = plant(iommu, domain, image, level, f"raw={item:#x}")
         dump = check(iommu, domain, image)
-        assert [(entry.level, entry.raw) for entry in dump.entries or () if entry.kind is Kind.BAD] == [(level, now)]
-        iommu.command(f"restore {domain.name}")
-        assert iommu.texts(domain) == texts
+        assert bad(dump) == [(level, now)]
+        restore(iommu, domain, texts)
 
 
 @pytest.mark.parametrize(
@@ -346,10 +350,9 @@ def test_fields_that_do_not_go_together(
     image, texts, before = sound(iommu, iommu_guest, domain)
     plant(iommu, domain, image, level, f"raw={item:#x}")
     dump = check(iommu, domain, image)
-    assert [(entry.level, entry.raw) for entry in dump.entries or () if entry.kind is Kind.BAD] == [(level, item)]
+    assert bad(dump) == [(level, item)]
     assert beside(dump, domain, level) == beside(before, domain, level)
-    iommu.command(f"restore {domain.name}")
-    assert iommu.texts(domain) == texts
+    restore(iommu, domain, texts)
 
 
 @pytest.mark.parametrize("table", ["amdv1", "riscv_64"])
@@ -366,8 +369,7 @@ def test_a_group_without_its_first_item(table: str, iommu: Iommu, iommu_guest: G
     parts = [entry.iova for entry in dump.entries or () if entry.kind is Kind.PART]
     assert parts == [iova + at for at in range(4096, group, 4096)]
     assert [row.first for row in dump.ranges or ()] == [iova + 2 * group]
-    iommu.command(f"restore {domain.name}")
-    assert iommu.texts(domain) == texts
+    restore(iommu, domain, texts)
 
 
 def place(domain: Domain, level: int) -> tuple[int, int]:
@@ -388,7 +390,7 @@ def test_amdv1_tables_of_another_level(step: int, iommu: Iommu, iommu_guest: Gue
             continue
         now = plant(iommu, domain, image, level, f"raw={was & ~(7 << 9) | level + step << 9:#x}")
         dump = check(iommu, domain, image)
-        assert [entry.raw for entry in dump.entries or () if entry.kind is Kind.BAD] == [now]
+        assert [raw for _, raw in bad(dump)] == [now]
         iommu.command(f"restore {domain.name}")
 
 
@@ -402,7 +404,7 @@ def test_high_address_bits_of_a_64k_table_item(table: str, iommu: Iommu, iommu_g
         was = next(entry.raw for entry in image.walk() if (entry.level, entry.iova) == place(domain, level))
         now = plant(iommu, domain, image, level, f"raw={was | 0x8000:#x}")
         dump = check(iommu, domain, image)
-        assert [entry.raw for entry in dump.entries or () if entry.kind is Kind.BAD] == [now]
+        assert [raw for _, raw in bad(dump)] == [now]
         iommu.command(f"restore {domain.name}")
 
 

@@ -18,7 +18,7 @@ from pytest_iommu.check.owners.directories import DOMAINS
 from pytest_iommu.conformance.helpers import FILES, await_stuck
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Read, Signal
-from pytest_iommu.guest.testmodule import MODULE
+from pytest_iommu.guest.testmodule import MODULE, settled
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu0",)),
@@ -128,8 +128,7 @@ class Held:
 
     def directories_left(self) -> list[str]:
         """The directories of what has ended that are there when the kernel has had the time to remove them."""
-        settled = [ops.read_file(f"{MODULE}/status")]
-        results = self._guest.run([*settled, *(ops.stat(path) for path in self.paths.values())]).results[1:]
+        results = self._guest.run([settled(), *(ops.stat(path) for path in self.paths.values())]).results[1:]
         return [path for path, result in zip(self.paths.values(), results, strict=True) if result.ok]
 
     def start(self, names: Iterable[str]) -> None:

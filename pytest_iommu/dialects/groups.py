@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from pytest_iommu.dialects.dialect import DumpSyntaxError
+from pytest_iommu.dialects.io_ptdump import split_lines
 
 KINDS = ("dma", "dma-fq", "unmanaged", "identity", "blocked", "sva", "nested", "platform", "none")
 _LINE = re.compile(rf"(0|[1-9]\d*) (\S+) (-|[1-9]\d*) ({'|'.join(KINDS)}) (-|[1-9]\d*)")
@@ -25,11 +26,12 @@ class GroupLine:
 
 def parse_groups(text: str) -> tuple[GroupLine, ...]:
     """Parse the file groups. DumpSyntaxError (GRP-1) at the first malformed line, or if the last one is cut off."""
-    if text and not text.endswith("\n"):
-        last = text.splitlines()[-1]
-        raise DumpSyntaxError("GRP-1", "groups", text.count("\n") + 1, last, "the file is truncated")
+    errors: list[DumpSyntaxError] = []
+    lines = split_lines("groups", "GRP-1", text, errors)
+    if errors:
+        raise errors[0]
     rows: list[GroupLine] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         match = _LINE.fullmatch(line)
         if match is None:
             raise DumpSyntaxError("GRP-1", "groups", number, line, "not `group device PASID kind domain`")

@@ -73,8 +73,6 @@ class IoPtdump:
     name = "io_ptdump"
     place = "domains/{domain}/{file}"
     files: tuple[str, ...] = ("info", "page_table", "entries", "stats")
-    #: the file that says what becomes of an IOVA that is written to it
-    lookup = "lookup"
 
     def probe(self, names: Set[str]) -> bool:
         """True for the names of debugfs/iommu, or of one domain's directory."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from pytest_iommu.core.model import Entry, Kind
 from pytest_iommu.dialects.dialect import DumpSyntaxError
-from pytest_iommu.dialects.io_ptdump import parse_entries, render_entry
+from pytest_iommu.dialects.io_ptdump import parse_entries, render_entry, split_lines
 
 FILE = "lookup"
 _IOVA = re.compile(r"iova: 0x([0-9a-f]{16})")
@@ -50,9 +50,10 @@ class Lookup:
 
 def parse_lookup(text: str) -> Lookup:
     """Parse the answer to one IOVA. DumpSyntaxError, with the line, at the first fault: LKP-1, or that of the entry."""
-    lines = text.split("\n")
-    if lines.pop():
-        raise DumpSyntaxError("LKP-1", FILE, len(lines) + 1, text.rpartition("\n")[2], "the file is truncated")
+    errors: list[DumpSyntaxError] = []
+    lines = split_lines(FILE, "LKP-1", text, errors)
+    if errors:
+        raise errors[0]
     if len(lines) < 2:
         raise DumpSyntaxError("LKP-1", FILE, 1, "", "not `iova:`, entries, and `output:`")
     first, last = _IOVA.fullmatch(lines[0]), _OUTPUT.fullmatch(lines[-1])
@@ -60,7 +61,6 @@ def parse_lookup(text: str) -> Lookup:
         raise DumpSyntaxError("LKP-1", FILE, 1, lines[0], "not `iova: 0x` and 16 digits")
     if last is None:
         raise DumpSyntaxError("LKP-1", FILE, len(lines), lines[-1], "not `output: -`, nor 0x and 16 digits")
-    errors: list[DumpSyntaxError] = []
     path = tuple(parse_entries("".join(f"{line}\n" for line in lines[1:-1]), errors))
     if errors:
         raise DumpSyntaxError(errors[0].rule, FILE, errors[0].number + 1, errors[0].line, errors[0].why)

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,8 @@ def read_hook(hook: Path) -> SeriesPatch:
     return SeriesPatch(hook, message, tuple(line.strip() for line in listed.splitlines() if line.strip()), alone)
 
 
-def _git(work: Path, *arguments: str, stdin: str | None = None) -> str:
+def git(work: Path, *arguments: str, stdin: str | None = None) -> str:
+    """Run git in a directory; returns what it prints. SetupError if it fails."""
     # The user's own configuration (hooks, signing, templates) must not influence the export.
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
@@ -77,6 +78,18 @@ def _identity() -> tuple[str, str]:
     return found[0], found[1]
 
 
+def _begin(work: Path, tree: Path, files: Iterable[str], identity: tuple[str, str]) -> None:
+    """Make a repository of these files as they are in the tree."""
+    name, address = identity
+    git(work, "init", "--quiet", "--initial-branch=series")
+    git(work, "config", "user.name", name)
+    git(work, "config", "user.email", address)
+    for path in sorted(files):
+        _copy(tree / path, work / path)
+    git(work, "add", "--all")
+    git(work, "commit", "--quiet", "--message=base")
+
+
 def export_series(tree: Path, out: Path) -> list[Path]:
     """Write the series for this tree into ``out``, a cover letter first; returns the files in order.
 
@@ -84,28 +97,22 @@ def export_series(tree: Path, out: Path) -> list[Path]:
     """
     reference = paths.reference()
     steps = [read_hook(hook) for hook in sorted((reference / "hooks").glob("*.patch"))]
-    name, address = _identity()
+    identity = _identity()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        _git(work, "init", "--quiet", "--initial-branch=series")
-        _git(work, "config", "user.name", name)
-        _git(work, "config", "user.email", address)
         new = {path for step in steps for path in step.new_files}
-        for path in sorted({path for step in steps for path in step.touched} - new):
-            _copy(tree / path, work / path)
-        _git(work, "add", "--all")
-        _git(work, "commit", "--quiet", "--message=base")
+        _begin(work, tree, {path for step in steps for path in step.touched} - new, identity)
         for step in steps:
-            _git(work, "apply", "--index", str(step.hook))
+            git(work, "apply", "--index", str(step.hook))
             for path in step.new_files:
                 _copy(reference / "files" / path, work / path)
-            _git(work, "add", "--all")
-            _git(work, "commit", "--quiet", "--signoff", "--file=-", stdin=step.message)
+            git(work, "add", "--all")
+            git(work, "commit", "--quiet", "--signoff", "--file=-", stdin=step.message)
         for old in out.glob("[0-9][0-9][0-9][0-9]-*.patch"):
             old.unlink()
         base = f"HEAD~{len(steps)}"
-        _git(
+        git(
             work,
             "format-patch",
             "--quiet",
@@ -134,23 +141,17 @@ def export_fixes(tree: Path, out: Path, which: Sequence[SeriesPatch] | None = No
 
     The tree is only read. SetupError if a fix does not apply to it, or if there is no identity for the sign-off.
     """
-    name, address = _identity()
+    identity = _identity()
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for fix in fixes() if which is None else which:
         with tempfile.TemporaryDirectory() as scratch:
             work = Path(scratch)
-            _git(work, "init", "--quiet", "--initial-branch=fix")
-            _git(work, "config", "user.name", name)
-            _git(work, "config", "user.email", address)
-            for path in sorted(fix.touched):
-                _copy(tree / path, work / path)
-            _git(work, "add", "--all")
-            _git(work, "commit", "--quiet", "--message=base")
-            _git(work, "apply", "--index", str(fix.hook))
-            _git(work, "commit", "--quiet", "--signoff", "--file=-", stdin=fix.message)
+            _begin(work, tree, fix.touched, identity)
+            git(work, "apply", "--index", str(fix.hook))
+            git(work, "commit", "--quiet", "--signoff", "--file=-", stdin=fix.message)
             target = out / f"{fix.hook.stem.lstrip('0123456789-')}.patch"
-            target.write_text(_git(work, "format-patch", "--quiet", "--stdout", "--no-signature", "HEAD~1"))
+            target.write_text(git(work, "format-patch", "--quiet", "--stdout", "--no-signature", "HEAD~1"))
             written.append(target)
     return written
 

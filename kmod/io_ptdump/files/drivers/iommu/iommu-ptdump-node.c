@@ -148,6 +148,7 @@ bool iommu_ptd_seq_stopped(struct iommu_ptd_seq *s)
 		s->error = -EINTR;
 	return s->error;
 }
+EXPORT_SYMBOL_GPL(iommu_ptd_seq_stopped);
 
 static bool seq_advance(struct seq_file *m)
 {

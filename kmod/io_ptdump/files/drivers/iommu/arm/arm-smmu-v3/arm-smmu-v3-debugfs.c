@@ -11,7 +11,7 @@
 #include <linux/bitfield.h>
 #include <linux/debugfs.h>
 #include <linux/module.h>
-#include <linux/sched/signal.h>
+#include <linux/sched.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 
@@ -204,11 +204,7 @@ static bool stream_advance_cd(struct seq_file *m)
 			it->ssid = ssid;
 			return true;
 		}
-		if (READ_ONCE(it->seq.node->dying))
-			it->seq.error = -EIO;
-		else if (fatal_signal_pending(current))
-			it->seq.error = -EINTR;
-		if (it->seq.error)
+		if (iommu_ptd_seq_stopped(&it->seq))
 			return false;
 		if (!(++looked_at % STREAM_BUDGET))
 			cond_resched();
