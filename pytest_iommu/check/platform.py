@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a live guest is like as far as its page tables depend on it: the kernel's sizes and the SMMU's ID registers.
+"""What a live guest is like as far as its page tables depend on it: the kernel's sizes and the IOMMU's ID registers.
 
-The test module reports both. It reads the registers, and what the kernel was compiled with; it asks no driver.
+The test module reports what the kernel was compiled with, and an SMMUv3's registers; it asks no driver. Those of other
+IOMMUs are read from outside, or where that is not possible from sysfs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -19,11 +21,12 @@ from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.formats import ConfigError
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import HARDWARE, parse_hardware
-from pytest_iommu.oracle.stream_model import Hardware
+from pytest_iommu.oracle import context_table, device_directory, device_table
+from pytest_iommu.oracle.iommus import IommuHardware, hardware_of
 from pytest_iommu.scenario import variants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_iommu.core.machines import Machine
     from pytest_iommu.core.model import TableConfig
@@ -33,12 +36,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """The kernel's sizes, and what the SMMU's ID registers say; None without an SMMUv3."""
+    """The kernel's sizes, and what the IOMMU's ID registers say; None without an IOMMU that is known."""
 
     kernel: Sizes
-    smmu: Hardware | None
+    iommu: IommuHardware | None
 
 
+ID_REGISTERS: Mapping[str, Mapping[str, tuple[int, int]]] = {
+    "vtd": {"cap": context_table.CAP, "ecap": context_table.ECAP},
+    "amd": {"efr": device_table.FEATURES},
+    "riscv": {"capabilities": device_directory.CAPABILITIES},
+}
+"""Offset and bytes of the ID registers that page tables depend on, by their name in a machine description."""
+SYSFS: Mapping[str, Mapping[str, str]] = {
+    "vtd": {name: f"/sys/class/iommu/dmar0/intel-iommu/{name}" for name in ("cap", "ecap")},
+    "amd": {"efr": "/sys/class/iommu/ivhd0/amd-iommu/features"},
+}
 _KNOWN: WeakKeyDictionary[Guest, Platform | None] = WeakKeyDictionary()
 
 
@@ -46,14 +59,33 @@ def platform_of(guest: Guest, machine: Machine) -> Platform | None:
     """Return the platform of a guest, which is read once; None where no test module tells it."""
     if guest not in _KNOWN:
         (told,) = guest.run([ops.read_file(HARDWARE)]).results
-        _KNOWN[guest] = _platform(ops.text_of(told), machine) if told.ok else None
+        _KNOWN[guest] = _platform(guest, ops.text_of(told), machine) if told.ok else None
     return _KNOWN[guest]
 
 
-def _platform(text: str, machine: Machine) -> Platform:
+def _platform(guest: Guest, text: str, machine: Machine) -> Platform:
     rows = parse_hardware(text)
-    ids = rows.smmus.get(machine.smmu or 0) or next(iter(rows.smmus.values()), None)
-    return Platform(Sizes(rows.page, rows.va_bits), Hardware.of(**ids) if ids else None)
+    ids: Mapping[str, int] | None = None
+    if machine.iommu is None or machine.iommu.type == "smmuv3":
+        ids = rows.smmus.get(machine.smmu or 0) or next(iter(rows.smmus.values()), None)
+    elif guest.memory is None:
+        ids = _from_sysfs(guest, machine.iommu.type)
+    else:
+        ids = {
+            name: guest.memory.register(machine.iommu.base + offset, size)
+            for name, (offset, size) in ID_REGISTERS[machine.iommu.type].items()
+        }
+    type_ = machine.iommu.type if machine.iommu is not None else "smmuv3"
+    return Platform(Sizes(rows.page, rows.va_bits), hardware_of(type_, ids) if ids else None)
+
+
+def _from_sysfs(guest: Guest, type_: str) -> dict[str, int] | None:
+    """Return the ID registers as the driver read them; None where no driver shows them."""
+    files = SYSFS.get(type_, {})
+    results = guest.run([ops.read_file(path) for path in files.values()]).results
+    if not files or not all(one.ok for one in results):
+        return None
+    return {name: int(ops.text_of(one), 16) for name, one in zip(files, results, strict=True)}
 
 
 def linear_map(run: Callable[[Sequence[Op]], Reply]) -> Callable[[int], int] | None:
@@ -70,8 +102,8 @@ def hardware_table(guest: Guest, machine: Machine, stage: str, otherwise: Sizes)
     """
     found = platform_of(guest, machine)
     try:
-        kernel, smmu = (found.kernel, found.smmu) if found is not None else (otherwise, None)
-        return variants.hardware(machine.name, stage, kernel, smmu).config
+        kernel, iommu = (found.kernel, found.iommu) if found is not None else (otherwise, None)
+        return variants.hardware(machine.name, stage, kernel, iommu).config
     except ConfigError as problem:
         pytest.skip(str(problem))
 
@@ -83,7 +115,7 @@ def placed(instance: Instance, guest: Guest, machine: Machine) -> Instance:
     if found is None:
         return instance
     try:
-        there = variants.placed(instance, machine.name, found.kernel, found.smmu)
+        there = variants.placed(instance, machine.name, found.kernel, found.iommu)
     except ConfigError as problem:
         pytest.skip(str(problem))
     for domain in hardware:
@@ -94,7 +126,7 @@ def placed(instance: Instance, guest: Guest, machine: Machine) -> Instance:
     return there
 
 
-WHY = "by the SMMU's ID registers and the kernel's configuration"
+WHY = "by the IOMMU's ID registers and the kernel's configuration"
 
 
 def hold(name: str, values: Mapping[str, str], config: TableConfig) -> list[CheckFailed]:

@@ -8,8 +8,9 @@ status of the commands.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,10 +18,12 @@ import pytest
 from pytest_iommu.check import directory, platform, reading
 from pytest_iommu.check.plugging import plug
 from pytest_iommu.check.witnesses.accounting import Accounting
+from pytest_iommu.check.witnesses.attachments import Attachments
 from pytest_iommu.check.witnesses.caches import Caches
 from pytest_iommu.check.witnesses.dma import Done
 from pytest_iommu.check.witnesses.in_ram import forget, in_ram
 from pytest_iommu.check.witnesses.streams import Streams, Wanted
+from pytest_iommu.check.witnesses.vtd_file import VtdFile, path_of
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, Verdict
 from pytest_iommu.core.protocol import Guest, Op, Reply, Result
 from pytest_iommu.guest import ops
@@ -68,7 +71,7 @@ class Scenario:
         self._caches = self._watch()
         self._groups: dict[str, str] | None = None
         self._later: list[CheckFailed] = []
-        self._done = Done(self._send, machine, guest.memory, self._smmu)
+        self._done = Done(self._send, machine, guest.memory, self._in_ram.iommu if self._in_ram is not None else None)
         self._ids: dict[str, str] = {}
         self._unmapped: set[str] = set()
         self._scripts: list[str] = []
@@ -76,10 +79,12 @@ class Scenario:
         self.problems: list[CheckFailed] = []
         self.files: dict[str, bytes] = {}
 
-    def _watch(self) -> Caches | None:
-        """The witness of the command queue, where a device can be attached to a domain of the scenario."""
-        if not self._hardware or self._in_ram is None or self._smmu is None:
+    def _watch(self) -> Caches | Attachments | None:
+        """The witness of the IOMMU's entries, where a device can be attached to a domain of the scenario."""
+        if not self._hardware or self._in_ram is None or self._in_ram.iommu is None:
             return None
+        if self._smmu is None:
+            return Attachments(self._machine, self._in_ram.iommu)
         return Caches(self._in_ram.memory, self._machine, self._smmu)
 
     def execute(self) -> None:
@@ -108,7 +113,8 @@ class Scenario:
         try:
             return compile_plan(self._instance)
         except ScenarioError as error:
-            compile_plan(written)  # a mistake of the scenario itself is an error
+            if written.machine in written.case.machines:
+                compile_plan(written)  # a mistake of the scenario itself is an error
             sizes = {f"{one.ias} bits of IOVA, {one.oas} of PA" for one in _hardware(self._instance)}
             pytest.skip(f"does not fit this kernel's domains ({'; '.join(sorted(sizes))}): {error.problem}")
 
@@ -350,7 +356,25 @@ class Scenario:
         jobs = [reading.access_job(access, where) for access in phase.access]
         jobs += [reading.check_job(check, where, self._compared) for check in phase.checks]
         jobs += [reading.read_job(read, where) for read in phase.reads]
+        if self._machine.iommu_type == "vtd":
+            jobs += self._of_vtd(phase, where)
         return jobs
+
+    def _of_vtd(self, phase: Phase, where: reading.Where) -> Iterator[reading.Job]:
+        """Read what VT-d's own debugfs says of the devices that are on the domains."""
+        for check in phase.checks:
+            device = next((device for device, domain in phase.attached if domain == check.domain), None)
+            if device is None:
+                continue
+            dumped = where.dialect_of(check.domain).files and where.ids.get(check.domain, directory.NONE)
+            entries = where.path(check.domain, "entries") if dumped and dumped != directory.NONE else ""
+            address = self._machine.device(device).address
+            file = VtdFile(device, check.domain, path_of(address), check.expected, entries)
+            yield reading.Job(file.ops, partial(self._judge_vtd, file))
+
+    def _judge_vtd(self, file: VtdFile, results: Sequence[Result], files: dict[str, bytes]) -> list[CheckFailed]:
+        walked = self._in_ram.walked.get(file.domain) if self._in_ram is not None else None
+        return file.check(results, walked.top if walked is not None else None, files)
 
     def _where(self) -> reading.Where:
         return reading.Where(self._ids, self._dialect, self._in_ram, frozenset(self._unmapped))

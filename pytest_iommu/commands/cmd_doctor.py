@@ -33,7 +33,7 @@ def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     with_pytest.add_options(
         parser,
         *(*with_pytest.KERNEL, "machine", "flavour", "image", "qemu"),
-        machine="Machines, separated by commas (default: all).",
+        machine="Machines, separated by commas (default: all with the kernel of the default machine).",
         flavour="Kernel flavours, separated by commas (default: all).",
         image="Ready kernel image: then only the guest's programs are built.",
     )
@@ -83,8 +83,10 @@ def examine(arguments: argparse.Namespace, run: Run) -> int:
 
     settings = run.settings
     store = store_at(settings.cache)
-    names = settings.machines if arguments.iommu_machine else tuple(run.machines)
-    chosen = [run.machine(name) for name in names]
+    chosen = [run.machine(name) for name in settings.machines]
+    if not arguments.iommu_machine:
+        every = [run.machine(name) for name in run.machines]
+        chosen = [one for one in every if one.make_arch == chosen[0].make_arch]
     names_of_flavours = settings.flavours if arguments.iommu_flavour else flavours.names()
     report = Report()
     fetches = _fetched(settings, store, chosen, report)

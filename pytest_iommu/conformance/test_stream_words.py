@@ -18,7 +18,8 @@ from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.witnesses.streams import Streams, Wanted
 from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats import smmuv3
-from pytest_iommu.formats.smmuv3 import CD, STE, Field
+from pytest_iommu.formats.base import Field
+from pytest_iommu.formats.smmuv3 import CD, STE
 from pytest_iommu.oracle.stream_table import SmmuV3
 
 pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu0", "edu1"))

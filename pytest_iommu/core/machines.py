@@ -61,17 +61,49 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class IommuDriver:
+    """Linux's driver of a type of IOMMU: its names in sysfs begin with ``sysfs``, and its messages match ``said``."""
+
+    sysfs: str
+    what: str
+    said: str
+
+
+DRIVERS: Mapping[str, IommuDriver] = {
+    "smmuv3": IommuDriver("smmu3.", "the SMMUv3 (CONFIG_ARM_SMMU_V3)", r"arm[-_]smmu.*: "),
+    "vtd": IommuDriver("dmar", "VT-d (CONFIG_INTEL_IOMMU, intel_iommu=on)", r"DMAR"),
+    "amd": IommuDriver("ivhd", "AMD's IOMMU (CONFIG_AMD_IOMMU)", r"AMD-Vi"),
+    "riscv": IommuDriver("riscv-iommu", "the RISC-V IOMMU (CONFIG_RISCV_IOMMU)", r"riscv[-,]iommu"),
+}
+"""By the type that a machine description gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class IommuRegisters:
+    """The machine's IOMMU: its ``type``, a key of IDS, and the physical address of its registers.
+
+    ``trace`` is QEMU's trace event of a refused access, where neither registers nor memory keep all of them.
+    """
+
+    type: str
+    base: int
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One machine that guests run on. ``memory`` in bytes; ``append`` is the kernel command line's fixed part.
 
+    ``qemu_args_since`` maps QEMU's major versions to what is there in place of ``qemu_args`` from that version on.
+
     ``cpu`` is QEMU's -cpu word, ``cpus`` maps the size of a kernel's pages to another, where that one lacks them.
 
-    ``ram`` is the address where RAM starts, ``scratch`` address and size of the end of it that Linux does not use,
-    ``smmu`` the address of the SMMU's registers, ``ecam`` that of PCI's configuration space; ``nothing`` are ranges
-    (first, last) of addresses beside RAM that no device answers at. ``moved`` maps a PCI requester id to its stream
-    id where it is another number, ``iommus`` the name of a platform device's node to its stream ids.
+    ``ram`` is the address where RAM starts, ``scratch`` address and size of a part of its end that Linux does not use,
+    ``iommu`` tells where the IOMMU's registers are, ``ecam`` where PCI's configuration space is; ``nothing`` are
+    ranges (first, last) of addresses beside RAM that no device answers at. ``moved`` maps a PCI requester id to its
+    stream id where it is another number, ``iommus`` the name of a platform device's node to its stream ids.
 
-    ``ids`` are the SMMU's ID registers by name, as far as tables depend on them: what is said of its domains before a
+    ``ids`` are the IOMMU's ID registers by name, as far as tables depend on them: what is said of its domains before a
     guest is there, whose own registers count.
 
     ``lines`` maps a flavour to the number of lines that its build from nothing prints, for percentages.
@@ -84,6 +116,7 @@ class Machine:
     qemu_package: str
     qemu_machine: str
     qemu_args: tuple[str, ...]
+    qemu_args_since: Mapping[int, tuple[str, ...]] = field(hash=False)
     cpu: str
     memory: int
     icount: str
@@ -101,7 +134,7 @@ class Machine:
     cpus: Mapping[int, str] = field(default_factory=dict, hash=False)
     ram: int = 0
     scratch: tuple[int, int] | None = None
-    smmu: int | None = None
+    iommu: IommuRegisters | None = None
     ids: Mapping[str, int] = field(default_factory=dict, hash=False)
     ecam: int | None = None
     nothing: tuple[tuple[int, int], ...] = ()
@@ -117,13 +150,25 @@ class Machine:
         return any(first <= address <= last for first, last in self.nothing)
 
     @property
+    def iommu_type(self) -> str:
+        """The type of its IOMMU; empty where none is described."""
+        return self.iommu.type if self.iommu is not None else ""
+
+    @property
+    def smmu(self) -> int | None:
+        """The address of the SMMUv3's registers; None where the IOMMU is another one."""
+        return self.iommu.base if self.iommu is not None and self.iommu.type == "smmuv3" else None
+
+    @property
     def limit(self) -> str:
         """The kernel parameter that keeps Linux out of the scratch memory; empty without scratch memory."""
         return f"mem={(self.scratch[0] - self.ram) >> 20}M" if self.scratch else ""
 
     def on(self, qemu: int) -> Machine:
         """This machine as a QEMU of that major version has it."""
-        return replace(self, devices=tuple(device for device in self.devices if device.qemu <= qemu))
+        args = [self.qemu_args_since[since] for since in sorted(self.qemu_args_since) if since <= qemu]
+        devices = tuple(device for device in self.devices if device.qemu <= qemu)
+        return replace(self, qemu_args=args[-1] if args else self.qemu_args, devices=devices)
 
     def with_pages(self, page: int) -> Machine:
         """This machine with a processor that has pages of so many bytes; 0: unknown."""
@@ -166,19 +211,35 @@ def _words(value: Value) -> tuple[str, ...]:
 def _scratch(value: Value, ram: int, memory: int) -> tuple[int, int]:
     fields = value.fields(("base", "size"), "scratch")
     base, size = fields.need("base").size(), fields.need("size").size()
-    # mem= cuts RAM at a whole MiB from its start, and nothing may be left behind.
-    if base % (1 << 20) or not ram < base or base + size != ram + memory:
-        raise value.error(f"scratch must be the end of RAM, which is {ram:#x} to {ram + memory - 1:#x}")
+    # mem= cuts RAM at a whole MiB from its start. Firmware may have used what is behind the scratch memory.
+    if base % (1 << 20) or not ram < base or base + size > ram + memory:
+        raise value.error(f"scratch must be at the end of RAM, which is {ram:#x} to {ram + memory - 1:#x}")
     return base, size
 
 
-IDS = ("idr0", "idr1", "idr3", "idr5")
-"""The ID registers of an SMMUv3 that its page tables depend on."""
+IDS: Mapping[str, tuple[str, ...]] = {
+    "smmuv3": ("idr0", "idr1", "idr3", "idr5"),
+    "vtd": ("cap", "ecap"),
+    "amd": ("efr",),
+    "riscv": ("capabilities",),
+}
+"""The ID registers that page tables depend on, by the type of IOMMU."""
 
 
-def _ids(value: Value) -> dict[str, int]:
-    fields = value.fields(IDS, "ids")
-    return {name: fields.need(name).integer() for name in IDS}
+def _iommu(value: Value) -> IommuRegisters:
+    fields = value.fields(("type", "registers", "trace"), "iommu")
+    kind, base = fields.need("type").choice(IDS, "type"), fields.need("registers").size()
+    return IommuRegisters(kind, base, fields.get("trace", Value.text, ""))
+
+
+def _smmu(value: Value) -> IommuRegisters:
+    return IommuRegisters("smmuv3", value.size())
+
+
+def _ids(value: Value, type_: str) -> dict[str, int]:
+    # A machine laid over one with another IOMMU has the other's ids, too.
+    fields = value.fields([name for names in IDS.values() for name in names], "ids")
+    return {name: fields.need(name).integer() for name in IDS[type_]}
 
 
 def _moved(value: Value) -> dict[int, int]:
@@ -221,11 +282,11 @@ def _described(path: Path) -> Value:
     return Overlaid(below, top)
 
 
-_QEMU = ("binary", "package", "machine", "args", "cpu", "cpus", "memory", "icount")
+_QEMU = ("binary", "package", "machine", "args", "since", "cpu", "cpus", "memory", "icount")
 _KERNEL = ("make-arch", "cross", "target", "image", "config", "required", "append", "lines")
 _TOP = (
-    *("name", "base", "arch", "description", "qemu", "kernel", "smmu", "ids", "ecam", "ram", "scratch", "nothing"),
-    *("devices", "agent", "stages", "device-tree"),
+    *("name", "base", "arch", "description", "qemu", "kernel", "smmu", "iommu", "ids", "ecam", "ram", "scratch"),
+    *("nothing", "devices", "agent", "stages", "device-tree"),
 )
 
 
@@ -235,6 +296,7 @@ def load(path: Path) -> Machine:
     qemu, kernel = top.need("qemu").fields(_QEMU, "qemu"), top.need("kernel").fields(_KERNEL, "kernel")
     tree = top.get("device-tree", lambda value: value.fields(("moved", "iommus"), "device-tree"), None)
     ram, memory = top.need("ram").size(), qemu.need("memory").size()
+    iommu = top.get("iommu", _iommu, None) or top.get("smmu", _smmu, None)
     return Machine(
         name=top.need("name").text(),
         arch=top.need("arch").text(),
@@ -243,6 +305,7 @@ def load(path: Path) -> Machine:
         qemu_package=qemu.need("package").text(),
         qemu_machine=qemu.need("machine").text(),
         qemu_args=qemu.get("args", _words, ()),
+        qemu_args_since=qemu.get("since", lambda value: {key.size(): _words(one) for key, one in value.pairs()}, {}),
         cpu=qemu.need("cpu").text(),
         cpus=qemu.get("cpus", lambda value: {key.size(): one.text() for key, one in value.pairs()}, {}),
         memory=memory,
@@ -260,8 +323,8 @@ def load(path: Path) -> Machine:
         lines=kernel.get("lines", lambda value: _by_name(value, Value.size), {}),
         ram=ram,
         scratch=top.get("scratch", lambda value: _scratch(value, ram, memory), None),
-        smmu=top.get("smmu", Value.size, None),
-        ids=top.get("ids", _ids, {}),
+        iommu=iommu,
+        ids=top.get("ids", lambda value: _ids(value, iommu.type if iommu is not None else "smmuv3"), {}),
         ecam=top.get("ecam", Value.size, None),
         moved=tree.get("moved", _moved, {}) if tree else {},
         iommus=tree.get("iommus", lambda value: _by_name(value, _numbers), {}) if tree else {},

@@ -64,6 +64,23 @@ class Memory(Protocol):
         """Write a device register; the device has acted on it when this returns."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One access that an IOMMU refused: whose it was, the architecture's number of the reason, the address."""
+
+    requester: int
+    reason: int
+    address: int
+    write: bool
+
+
+class Faults(Protocol):
+    """What an IOMMU has refused, where its registers hold only the last report."""
+
+    def new(self) -> Sequence[Fault]:
+        """Those since the last call, oldest first."""
+
+
 class Guest(Protocol):
     """One live guest. Raises the exceptions of pytest_iommu.core.outcomes, never a bare OSError.
 

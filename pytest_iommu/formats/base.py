@@ -9,7 +9,7 @@ kernel's generic_pt (level 0 holds the smallest leaves), addresses and sizes are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,6 +17,11 @@ from pytest_iommu.core.model import Kind, Prot, TableConfig
 
 ITEM_BYTES = 8
 NO_PROT = Prot()
+INCOHERENT = "incoherent"
+"""Feature of a table that hardware does not read through the CPU's caches (PT_FEAT_DMA_INCOHERENT).
+
+An item that leads to a table has software bit 0 set when the table has been flushed (SW_BIT_CACHE_FLUSH_DONE).
+"""
 
 
 class ConfigError(ValueError):
@@ -34,6 +39,23 @@ def lg2(size: int) -> int:
     if size <= 0 or size & (size - 1):
         raise ValueError(f"{size} is not a power of two")
     return size.bit_length() - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Bits ``high`` to ``low`` of one word."""
+
+    word: int
+    high: int
+    low: int
+
+    def of(self, words: Sequence[int]) -> int:
+        """Return the field's value, shifted down to bit 0."""
+        return (words[self.word] & bits(self.high, self.low)) >> self.low
+
+    def address(self, words: Sequence[int]) -> int:
+        """Return the address in the field: its bits in place."""
+        return words[self.word] & bits(self.high, self.low)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,34 +9,15 @@ the configuration of a page table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pytest_iommu.core.model import Cd, Event, Ste, TableConfig
 from pytest_iommu.formats.arm_lpae import GRANULES
-from pytest_iommu.formats.base import ConfigError, bits, lg2
+from pytest_iommu.formats.base import ConfigError, Field, lg2
 
 WORDS = 8
 STE_BYTES = CD_BYTES = 64
 EVENT_BYTES = 32
 L1_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """Bits ``high`` to ``low`` of one word."""
-
-    word: int
-    high: int
-    low: int
-
-    def of(self, words: Sequence[int]) -> int:
-        """Return the field's value, shifted down to bit 0."""
-        return (words[self.word] & bits(self.high, self.low)) >> self.low
-
-    def address(self, words: Sequence[int]) -> int:
-        """Return the address in the field: its bits in place."""
-        return words[self.word] & bits(self.high, self.low)
-
 
 STE = {
     "V": Field(0, 0, 0),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_iommu.formats.smmuv3 import Field
+from pytest_iommu.formats.base import Field
 
 COMMAND_BYTES = 16
 

@@ -7,7 +7,17 @@ Bits: Intel Virtualization Technology for Directed I/O, 9.8 "Second-Stage Paging
 from __future__ import annotations
 
 from pytest_iommu.core.model import Kind, Prot, TableConfig
-from pytest_iommu.formats.base import ConfigError, Flag, Format, bits, generic_sizes, no_more, take, take_options
+from pytest_iommu.formats.base import (
+    INCOHERENT,
+    ConfigError,
+    Flag,
+    Format,
+    bits,
+    generic_sizes,
+    no_more,
+    take,
+    take_options,
+)
 
 READ, WRITE, PAGE_SIZE, ACCESSED, DIRTY, SNOOP, ADDRESS = (
     bits(0),
@@ -18,11 +28,16 @@ READ, WRITE, PAGE_SIZE, ACCESSED, DIRTY, SNOOP, ADDRESS = (
     bits(11),
     bits(51, 12),
 )
+FLUSHED = bits(10)
+"""Software bit 0 (fmt/vtdss.h): see INCOHERENT."""
 MAX_LEAF_LEVEL = 2
 
 
 class VtdSs(Format):
-    """``levels`` 3 to 5, ``vasz`` and ``oasz`` in bits, options ``force_coherence`` and ``force_writeable``."""
+    """``levels`` 3 to 5, ``vasz`` and ``oasz`` in bits, options ``force_coherence`` and ``force_writeable``.
+
+    Hardware domains may have the feature INCOHERENT.
+    """
 
     name = "vtdss"
     signature = ("levels", "vasz", "oasz")
@@ -59,7 +74,7 @@ class VtdSs(Format):
         return PAGE_SIZE if level else 0
 
     def table_bits(self, config: TableConfig, level: int) -> int:
-        return READ | WRITE
+        return READ | WRITE | (FLUSHED if INCOHERENT in config.features else 0)
 
     def address_mask(self, config: TableConfig) -> int:
         return ADDRESS

@@ -8,7 +8,17 @@ table holds sign-extended IOVAs (RNG-5).
 from __future__ import annotations
 
 from pytest_iommu.core.model import Kind, Prot, TableConfig
-from pytest_iommu.formats.base import ConfigError, Flag, Format, bits, generic_sizes, no_more, take, take_options
+from pytest_iommu.formats.base import (
+    INCOHERENT,
+    ConfigError,
+    Flag,
+    Format,
+    bits,
+    generic_sizes,
+    no_more,
+    take,
+    take_options,
+)
 
 PRESENT, READ_WRITE, USER, PWT, PCD, ACCESSED, DIRTY, PAGE_SIZE = (
     bits(0),
@@ -20,12 +30,17 @@ PRESENT, READ_WRITE, USER, PWT, PCD, ACCESSED, DIRTY, PAGE_SIZE = (
     bits(6),
     bits(7),
 )
+FLUSHED = bits(9)
+"""Software bit 0 (fmt/x86_64.h): see INCOHERENT."""
 ADDRESS, EXECUTE_DISABLE = bits(51, 12), bits(63)
 MAX_LEAF_LEVEL = 2
 
 
 class X8664(Format):
-    """``levels`` 4 or 5, ``vasz`` (the sign bit included, where it is extended) and ``oasz`` in bits."""
+    """``levels`` 4 or 5, ``vasz`` (the sign bit included, where it is extended) and ``oasz`` in bits.
+
+    Hardware domains may have the feature INCOHERENT.
+    """
 
     name = "x86_64"
     signature = ("levels", "vasz", "oasz")
@@ -72,7 +87,7 @@ class X8664(Format):
         return PRESENT | (PAGE_SIZE if level else 0)
 
     def table_bits(self, config: TableConfig, level: int) -> int:
-        return PRESENT | READ_WRITE | USER | ACCESSED
+        return PRESENT | READ_WRITE | USER | ACCESSED | (FLUSHED if INCOHERENT in config.features else 0)
 
     def address_mask(self, config: TableConfig) -> int:
         return ADDRESS

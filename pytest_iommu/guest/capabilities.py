@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_iommu.core.protocol import Guest
+    from pytest_iommu.core.protocol import Faults, Guest
     from pytest_iommu.guest.devices import Devices
     from pytest_iommu.guest.gdb import Gdb
     from pytest_iommu.guest.qmp import Qmp
@@ -24,6 +24,7 @@ class Capabilities:
     qmp: Qmp | None = None
     gdb: Gdb | None = None
     devices: Devices | None = None
+    faults: Faults | None = None
     kernel: str = ""
     hello: Mapping[str, str] = field(default_factory=dict)
 

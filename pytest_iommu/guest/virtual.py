@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_iommu.core.machines import DRIVERS
 from pytest_iommu.core.outcomes import BootTimeout, GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.core.process import Child
 from pytest_iommu.core.protocol import Evidence, Op, Reply
@@ -22,6 +23,7 @@ from pytest_iommu.guest import refusal
 from pytest_iommu.guest.channel import Channel, ChannelError, ChannelTimeout
 from pytest_iommu.guest.console import TAINT_MASK, Console, Splat, scan, taint_words
 from pytest_iommu.guest.devices import Devices
+from pytest_iommu.guest.fault_trace import FaultTrace
 from pytest_iommu.guest.gdb import Gdb
 from pytest_iommu.guest.memory import GuestMemory
 from pytest_iommu.guest.qmp import Qmp, QmpError
@@ -46,7 +48,8 @@ KEPT = 4 << 20
 class Wires:
     """The host's ends of QEMU's connections; the guest closes them all.
 
-    ``console`` is a memfd that QEMU writes to, ``ram`` the memfd of the guest's RAM.
+    ``console`` is a memfd that QEMU writes to, ``ram`` the memfd of the guest's RAM, ``faults`` that of QEMU's trace of
+    what the IOMMU refuses, None on machines without.
     """
 
     agent: Channel
@@ -55,6 +58,7 @@ class Wires:
     gdb: Gdb
     console: int
     ram: int
+    faults: int | None = None
 
     def close(self) -> None:
         """Close all of them."""
@@ -64,6 +68,8 @@ class Wires:
         self.gdb.close()
         os.close(self.console)
         os.close(self.ram)
+        if self.faults is not None:
+            os.close(self.faults)
 
 
 class VirtualGuest:
@@ -79,6 +85,7 @@ class VirtualGuest:
         self.qmp = wires.qmp
         self.gdb = wires.gdb
         self.memory = GuestMemory(wires.ram, machine.ram, machine.memory, wires.qtest, self._register_lost)
+        self.faults = FaultTrace(wires.faults) if wires.faults is not None else None
         self.hello: dict[str, str] = {}
         self.devices = Devices(self, wires.qmp, machine)
         self._wires = wires
@@ -113,7 +120,7 @@ class VirtualGuest:
             reason = refusal.why(refusal.number_of(reported), self._console.tail(KEPT))
             told = f"{reported}: {reason}" if reason else reported
             raise SetupError(f"the guest's agent reports: {told}", self.evidence())
-        if self.machine.smmu is not None:
+        if self.machine.iommu is not None:
             self._look_for_iommu()
 
     def _not_booted(self, error: IommuError) -> IommuError:
@@ -150,11 +157,13 @@ class VirtualGuest:
             raise SetupError(f"the kernel does not boot: {why} (-cpu {cpus[-1]})", self.evidence())
 
     def _look_for_iommu(self) -> None:
+        driver = DRIVERS[self.machine.iommu_type]
         (listed,) = self.run([operations.list_directory(IOMMUS)]).results
-        if listed.ok and listed.data:
+        if listed.ok and any(name.startswith(driver.sysfs) for name in operations.text_of(listed).splitlines()):
             return
-        what = f"the kernel drives no IOMMU: {IOMMUS} is empty. Is there a driver for the SMMUv3 (CONFIG_ARM_SMMU_V3)?"
-        said = [line for line in self._console.tail(KEPT).splitlines() if re.search(r"arm[-_]smmu.*: ", line)]
+        have = " ".join(operations.text_of(listed).split()) if listed.ok and listed.data else "empty"
+        what = f"the kernel drives no IOMMU of this machine: {IOMMUS} is {have}. Is there a driver for {driver.what}?"
+        said = [line for line in self._console.tail(KEPT).splitlines() if re.search(driver.said, line)]
         raise SetupError("\n".join([what, *said[:8]]), self.evidence())
 
     def run(self, ops: Sequence[Op], timeout: float = 10.0) -> Reply:

@@ -2,7 +2,7 @@
 """Check by its header that a file is a kernel that the machine can boot, so that a mistake does not cost minutes.
 
 Headers: Documentation/arch/arm64/booting.rst, Documentation/arch/riscv/boot-image-header.rst,
-Documentation/arch/x86/boot.rst, drivers/firmware/efi/libstub/zboot-header.S of Linux.
+Documentation/arch/x86/boot.rst, arch/x86/platform/pvh/head.S, drivers/firmware/efi/libstub/zboot-header.S of Linux.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def _read(head: bytes) -> _Found | None:
         if arch != "aarch64":
             return _Found(arch, f"an Image for {arch}", least, memory)
         return _Found(arch, f"an Image for {arch}", least, memory, bool(flags & 1), _PAGES[flags >> 1 & 3])
+    if _starts_by_pvh(head):
+        return _Found("x86_64", "an x86 vmlinux with a PVH entry")
     if head[0x202:0x206] == b"HdrS":
         setup = head[0x1F1] or 4
         paragraphs = int(struct.unpack_from("<I", head, 0x1F4)[0])
@@ -118,6 +120,16 @@ def _read(head: bytes) -> _Found | None:
     return None
 
 
+def _starts_by_pvh(head: bytes) -> bool:
+    """Whether this is an ELF file for x86-64 with notes, of which CONFIG_PVH's tells QEMU where to begin."""
+    if head[:4] != b"\x7fELF" or struct.unpack_from("<H", head, 18)[0] != _EM_X86_64:
+        return False
+    first, size, number = int(struct.unpack_from("<Q", head, 32)[0]), *struct.unpack_from("<HH", head, 54)
+    ends = min(first + size * number, HEADER - 4)
+    return any(struct.unpack_from("<I", head, at)[0] == _PT_NOTE for at in range(first, ends, size or HEADER))
+
+
+_EM_X86_64, _PT_NOTE = 62, 4
 _PAGES = (0, 4096, 16384, 65536)
 """Bits 1 and 2 of an arm64 Image's flags; bit 0 is the byte order."""
 _PE_MACHINES = {0xAA64: "aarch64", 0x5064: "riscv64", 0x8664: "x86_64"}

@@ -13,8 +13,8 @@ from itertools import islice
 
 from pytest_iommu.core.model import Range
 from pytest_iommu.oracle.expected import Expected
+from pytest_iommu.oracle.iommu import PERMISSION, TRANSLATION
 
-TRANSLATION, PERMISSION = "F_TRANSLATION", "F_PERMISSION"
 BLOCKED = "blocked"
 """What a transfer comes to where the STE aborts it: nothing, not even an event."""
 

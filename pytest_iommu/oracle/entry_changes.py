@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
-from pytest_iommu.formats.smmuv3 import CONFIGS, UNKNOWN, WITH_STAGE1, WITH_STAGE2, Field
+from pytest_iommu.formats.base import Field
+from pytest_iommu.formats.smmuv3 import CONFIGS, UNKNOWN, WITH_STAGE1, WITH_STAGE2
 from pytest_iommu.formats.smmuv3_commands import SYNC, Command
 from pytest_iommu.oracle import stream_model
 

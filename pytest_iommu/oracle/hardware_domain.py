@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""EXPECTED of a hardware domain's page table: its sizes, from an SMMUv3's ID registers and the kernel's configuration.
+"""EXPECTED of a hardware domain's page table: its sizes, from the IOMMU's ID registers and the kernel's configuration.
 
-What Linux does: arm_smmu_domain_finalise() in drivers/iommu/arm/arm-smmu-v3 and arm_lpae_restrict_pgsizes() in
-io-pgtable-arm.c. Nothing of it is taken from a domain, which is the subject of the tests.
+What Linux does for an SMMUv3: arm_smmu_domain_finalise() in drivers/iommu/arm/arm-smmu-v3 and
+arm_lpae_restrict_pgsizes() in io-pgtable-arm.c. The other IOMMUs know it themselves (``config`` of their hardware); the
+kernel's sizes do not matter to them. Nothing of it is taken from a domain, which is the subject of the tests.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from pytest_iommu import formats
 from pytest_iommu.core.flavours import Sizes
 from pytest_iommu.core.model import TableConfig
+from pytest_iommu.oracle.iommus import IommuHardware
 from pytest_iommu.oracle.stream_model import Hardware
 
 
-def hardware_config(name: str, hardware: Hardware, sizes: Sizes) -> TableConfig:
-    """The table of a domain in that format. ConfigError if the SMMU has no granule that such a kernel can use."""
+def hardware_config(name: str, hardware: IommuHardware, sizes: Sizes) -> TableConfig:
+    """The table of a domain in that format. ConfigError if the IOMMU has none that such a kernel can use."""
+    if not isinstance(hardware, Hardware):
+        return hardware.config(name)
     granule = _granule(hardware.granules, sizes.page)
     if name.endswith("_s1"):
         # Stage 1 is to be shared with a process, so it takes no more bits than the CPU's own tables.

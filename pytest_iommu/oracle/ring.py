@@ -9,8 +9,7 @@ from __future__ import annotations
 import struct
 
 from pytest_iommu.core.protocol import Memory, OutsideMemory
-from pytest_iommu.formats.base import bits
-from pytest_iommu.formats.smmuv3 import Field
+from pytest_iommu.formats.base import Field, bits
 
 _LOG2SIZE, _BASE = Field(0, 4, 0), Field(0, 51, 5)
 OVERFLOW = bits(31)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from pytest_iommu.core.model import TableConfig
 from pytest_iommu.formats import smmuv3
-from pytest_iommu.formats.smmuv3 import Field
+from pytest_iommu.formats.base import Field
+from pytest_iommu.oracle import entry_words
 
 STE = {
     **smmuv3.STE,
@@ -55,7 +56,6 @@ CHOSEN = ("S1ContextPtr", "S1Fmt", "S2VMID", "ASID")
 """Fields whose value is the kernel's to choose."""
 _ADDRESSES = ("S2TTB", "TTB0", "S1ContextPtr")
 """Fields whose value is an address: it stands where its bits are."""
-_WORDS = {f"word {number}": Field(number, 63, 0) for number in range(smmuv3.WORDS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +148,5 @@ def cd_fields(config: TableConfig, top: int, mair: int) -> dict[str, int]:
 
 
 def differing(words: Sequence[int], want: Mapping[str, int], fields: Mapping[str, Field]) -> list[str]:
-    """What differs, a line a field: ``S2SH0 is 0, must be 3``; what no field names must be 0."""
-    left, found = list(words), []
-    for name, field in fields.items():
-        mask = (1 << field.high + 1) - (1 << field.low)
-        have = words[field.word] & mask
-        left[field.word] &= ~mask
-        shift = 0 if name in _ADDRESSES else field.low
-        must = want.get(name, 0) << shift
-        if name not in CHOSEN and have != must:
-            found.append(f"{name} is {have >> shift:#x}, must be {must >> shift:#x}")
-    found += [
-        f"{name} has bits that no field allows: {left[field.word]:#x}"
-        for name, field in _WORDS.items()
-        if left[field.word]
-    ]
-    return found
+    """What differs in an STE or CD, a line a field; what no field names must be 0."""
+    return entry_words.differing(words, want, fields, CHOSEN, _ADDRESSES)

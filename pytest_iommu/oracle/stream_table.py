@@ -16,8 +16,10 @@ from pytest_iommu.core.model import Cd, Event, Ste, TableConfig
 from pytest_iommu.core.protocol import Memory, OutsideMemory
 from pytest_iommu.dialects.smmuv3_debugfs import render_cd, render_ste
 from pytest_iommu.formats import ConfigError, smmuv3
-from pytest_iommu.formats.base import bits
-from pytest_iommu.formats.smmuv3 import Field
+from pytest_iommu.formats.arm_lpae import MAIR
+from pytest_iommu.formats.base import Field, bits
+from pytest_iommu.oracle import stream_model
+from pytest_iommu.oracle.iommu import Wrong
 from pytest_iommu.oracle.ring import Ring
 from pytest_iommu.oracle.stream_model import Hardware
 
@@ -36,6 +38,8 @@ SPLITS = (6, 8, 10)
 
 class SmmuV3:
     """One SMMUv3 with registers at the physical address ``base``. ``lost`` counts overflows of the event queue seen."""
+
+    event_granule = 1
 
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory
@@ -136,6 +140,43 @@ class SmmuV3:
             return None if cd is None else smmuv3.stage1_table(cd)
         except ConfigError:
             return None
+
+    def wrong(self, requester: int, config: TableConfig, top: int) -> Iterator[Wrong]:
+        """See Iommu."""
+        ste, cd = self.ste(requester), None if config.format.endswith("_s2") else self.cd(requester)
+        if ste is not None:
+            want = stream_model.ste_fields(config, top, self.hardware)
+            texts = stream_model.differing(ste.words, want, stream_model.STE)
+            yield from (("HW-1", f"the STE: {text}") for text in texts)
+        if cd is None:
+            return
+        # The MAIR defines AttrIndx: columns c and m mean nothing with another one. The format uses four of eight.
+        if cd.mair & 0xFFFFFFFF != MAIR:
+            yield "HW-2", f"the CD: MAIR 0x{cd.mair:016x}, but io-pgtable-arm's tables need 0x{MAIR:08x}"
+        want = stream_model.cd_fields(config, top, cd.mair)
+        yield from (("HW-2", f"the CD: {text}") for text in stream_model.differing(cd.words, want, stream_model.CD))
+
+    def root_rule(self, config: TableConfig) -> str:
+        """See Iommu: the CD for stage 1, the STE for stage 2."""
+        return "HW-2" if config.format.endswith("_s1") else "HW-1"
+
+    def state(self, requester: int) -> str:
+        """See Iommu."""
+        if self.table(requester) is not None:
+            return "translated"
+        ste = self.ste(requester)
+        return "passed" if ste is not None and ste.valid and ste.config == "BYPASS" else "blocked"
+
+    def tag(self, requester: int) -> int | None:
+        """See Iommu: ASID or VMID; Caches of check/witnesses knows what else belongs to them."""
+        ste, cd = self.ste(requester), self.cd(requester)
+        if ste is None or not ste.valid:
+            return None
+        return cd.asid if cd is not None else stream_model.STE["S2VMID"].of(ste.words)
+
+    def names_of(self, event: str) -> tuple[str, ...]:
+        """See Iommu."""
+        return (event,)
 
     def texts(self, sid: int, domains: Mapping[int, int]) -> dict[str, str]:
         """Return the files ``ste`` and ``cd`` of a stream, none without an entry; ``domains`` maps tops to ids."""

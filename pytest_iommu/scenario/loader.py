@@ -27,7 +27,16 @@ from pytest_iommu.scenario.schema import (
     TableSpec,
 )
 from pytest_iommu.scenario.steps import read_steps
-from pytest_iommu.scenario.variants import DEVICES, GRANULES, MACHINES, STAGES, default_table, expand, read_table
+from pytest_iommu.scenario.variants import (
+    DEFAULT_MACHINE,
+    DEVICES,
+    GRANULES,
+    MACHINES,
+    STAGES,
+    default_table,
+    expand,
+    read_table,
+)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 _DOMAIN = re.compile(r"[a-z0-9_-]{1,31}")
@@ -131,6 +140,7 @@ def _case(path: Path, item: Value, defaults: Fields) -> Case:
         fields.get("storm", lambda value: read_storm(value, names), None),
         fields.get("stays", read_stretches, ()),
         fields.get("never", read_stretches, ()),
+        named=needs.machine is not None or "machines" in _either(fields, defaults, "machines"),
     )
 
 
@@ -172,7 +182,7 @@ def _machines(fields: Fields, defaults: Fields, needs: Needs) -> tuple[str, ...]
     """Return the machines of a case: those it names, else the one it needs, else the default machines."""
     named = _either(fields, defaults, "machines").words("machines", MACHINES, "machine")
     if needs.machine is None:
-        return named or tuple(MACHINES)[:1]
+        return named or (DEFAULT_MACHINE,)
     if named and needs.machine not in named:
         raise fields.found["needs"].error(f"needs machine {needs.machine}, but runs only on {', '.join(named)}")
     return (needs.machine,)

@@ -320,6 +320,8 @@ class Case:
     storm: StormSpec | None = None
     stays: tuple[Stretch, ...] = ()
     never: tuple[Stretch, ...] = ()
+    named: bool = False
+    """Whether the machines are named, or needed: else they are the default ones."""
 
 
 @dataclass(frozen=True, slots=True)

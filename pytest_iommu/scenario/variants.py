@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where a case runs: hardware domains of a machine's stages, and software tables; case -> instances.
 
-The table of a hardware domain follows from the SMMU's ID registers and the kernel's sizes: EXPECTED must not take it
+The table of a hardware domain follows from the IOMMU's ID registers and the kernel's sizes: EXPECTED must not take it
 from the kernel's own word. An instance is made from what the machine's description says, and placed() makes it fit a
 guest.
 """
@@ -19,10 +19,12 @@ from pytest_iommu.core.model import TableConfig
 from pytest_iommu.core.yaml_reader import ScenarioError, Value
 from pytest_iommu.formats import ConfigError
 from pytest_iommu.oracle.hardware_domain import hardware_config
-from pytest_iommu.oracle.stream_model import Hardware
-from pytest_iommu.scenario.schema import Case, DomainDef, DomainSpec, Instance, TableSpec
+from pytest_iommu.oracle.iommus import IommuHardware, hardware_of
+from pytest_iommu.scenario.schema import Case, DomainDef, DomainSpec, Instance, StreamStep, TableSpec
 
 STAGES = ("s1", "s2")
+#: of cases that name none
+DEFAULT_MACHINE = "smmuv3"
 GRANULES = {"4K": 4096, "16K": 16384, "64K": 65536}
 #: the machines by name; from qemu-images/ and register()
 MACHINES: dict[str, Machine] = {name: machines.get(name) for name in machines.names()}
@@ -106,30 +108,30 @@ def software_command(
     return " ".join(words)
 
 
-def hardware(machine: str, stage: str, kernel: Sizes, smmu: Hardware | None = None) -> TableSpec:
+def hardware(machine: str, stage: str, kernel: Sizes, iommu: IommuHardware | None = None) -> TableSpec:
     """Return a domain of that stage on a machine. ConfigError if the machine has no such stage.
 
-    ``smmu`` is the guest's; without a guest, the machine's description says what it is like.
+    ``iommu`` is the guest's; without a guest, the machine's description says what it is like.
     """
     known = MACHINES.get(machine)
     if known is None or stage not in known.stages:
         raise ConfigError(f"{machine} has no stage {stage}")
     found = known.stages[stage]
-    if smmu is None and known.ids and not found.parameters:
-        smmu = Hardware.of(**known.ids)
-    if smmu is not None:
-        config = hardware_config(found.format, smmu, kernel)
+    if iommu is None and known.iommu is not None and known.ids and not found.parameters:
+        iommu = hardware_of(known.iommu.type, known.ids)
+    if iommu is not None:
+        config = hardware_config(found.format, iommu, kernel)
     else:
         config = formats.configure(found.format, granule=kernel.page, **found.parameters)
     return TableSpec(f"{stage}-{granule_word(config.granule)}", config, stage, f"stage={stage[1:]}")
 
 
-def placed(instance: Instance, machine: str, kernel: Sizes, smmu: Hardware | None) -> Instance:
-    """Return the instance with its hardware domains as that kernel sets them up on that SMMU. ConfigError as above."""
+def placed(instance: Instance, machine: str, kernel: Sizes, iommu: IommuHardware | None) -> Instance:
+    """Return the instance with its hardware domains as that kernel sets them up on that IOMMU. ConfigError as above."""
     domains = {
         name: domain
         if domain.stage is None
-        else replace(domain, config=hardware(machine, domain.stage, kernel, smmu).config)
+        else replace(domain, config=hardware(machine, domain.stage, kernel, iommu).config)
         for name, domain in instance.domains.items()
     }
     return replace(instance, domains=domains)
@@ -137,24 +139,48 @@ def placed(instance: Instance, machine: str, kernel: Sizes, smmu: Hardware | Non
 
 def expand(case: Case) -> list[Instance]:
     """Return the instances of a case: machines times stages and tables. ScenarioError if two get the same id."""
-    found: list[Instance] = []
-    seen: set[str] = set()
     page = page_size(case.kernel)
     if case.stages and case.granule != page:
         problem = (
             f"hardware domains have the kernel's page size as granule, which is {granule_word(page)} with {case.kernel}"
         )
         raise ScenarioError(case.path, case.line, problem)
-    for machine in case.machines:
-        for variant in _variants(case, machine):
-            label = variant.label if variant is not None else _label(case, machine, page)
-            name = f"{case.name}[{machine}-{label}]"
-            if name in seen:
-                raise ScenarioError(case.path, case.line, f"two variants have the name {name}; give one table an `id`")
-            seen.add(name)
-            domains = {d.name: _domain(case, d, machine, variant, page) for d in case.domains}
-            found.append(Instance(name, case, machine, label, domains))
+    found = [_instance(case, machine, variant) for machine in case.machines for variant in _variants(case, machine)]
+    for number, one in enumerate(found):
+        if any(one.id == other.id for other in found[:number]):
+            raise ScenarioError(case.path, case.line, f"two variants have the name {one.id}; give one table an `id`")
     return found
+
+
+def elsewhere(case: Case, machine: str) -> list[Instance]:
+    """Return the instances of a case on a machine with another IOMMU than that of the case's machines.
+
+    They are those with hardware domains, of the stages that the IOMMU has. There are none if the case names its
+    machines, or is about something that only an SMMUv3 has: entries of its stream table, a dump written out by hand, or
+    a domain of a stage that the other IOMMU lacks.
+    """
+    known = MACHINES[machine]
+    if case.named or case.hand or case.kernel != "plain" or any(isinstance(step, StreamStep) for step in case.steps):
+        return []
+    if set(case.needs.devices) - {device.name for device in known.devices}:
+        return []
+    own = [domain.stage for domain in case.domains if domain.stage]
+    if not set(own) <= set(known.stages):
+        return []
+    if own:
+        return [_instance(case, machine, None)] if _variants(case, machine) == [None] else []
+    return [
+        _instance(case, machine, _stage(case, case.line, machine, stage, case.granule))
+        for stage in case.stages
+        if stage in known.stages
+    ]
+
+
+def _instance(case: Case, machine: str, variant: TableSpec | None) -> Instance:
+    page = page_size(case.kernel)
+    label = variant.label if variant is not None else _label(case, machine, page)
+    domains = {d.name: _domain(case, d, machine, variant, page) for d in case.domains}
+    return Instance(f"{case.name}[{machine}-{label}]", case, machine, label, domains)
 
 
 def _variants(case: Case, machine: str) -> list[TableSpec | None]:

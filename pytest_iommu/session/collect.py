@@ -65,10 +65,21 @@ class SuiteNode(pytest.Collector):
         self.suite = suite
 
     def collect(self) -> Iterator[pytest.Item]:
-        """An item for every variant of every case, in the file's order."""
-        for instance in self.suite.instances:
+        """An item for every variant of every case, in the file's order; then those of the run's other IOMMUs."""
+        for instance in [*self.suite.instances, *self._elsewhere()]:
             name = instance.id if instance.kernel == "plain" else f"{instance.id.removesuffix(']')}@{instance.kernel}]"
             yield ScenarioItem.from_parent(self, name=name, nodeid=f"{self.nodeid}::{name}", instance=instance)
+
+    def _elsewhere(self) -> Iterator[Instance]:
+        """What the run's machines with other IOMMUs than the default machine's can do of each case."""
+        from pytest_iommu.scenario.variants import DEFAULT_MACHINE, elsewhere
+
+        run = self.config.stash[RUN]
+        usual = run.machine(DEFAULT_MACHINE).iommu_type
+        for name in run.settings.machines:
+            if name in run.machines and run.machine(name).iommu_type != usual:
+                for case in self.suite.cases:
+                    yield from elsewhere(case, name)
 
 
 class GuestItem(pytest.Item):

@@ -73,10 +73,13 @@ class Boot:
         """The unit of the guest's clock; empty if it is the host's."""
         return self.machine.icount if self.boot_mode.icount is None else self.boot_mode.icount
 
-    def command(self, console: Sequence[str], fds: Descriptors | None = None, tree: str = "") -> list[str]:
+    def command(
+        self, console: Sequence[str], fds: Descriptors | None = None, tree: str = "", trace: str = ""
+    ) -> list[str]:
         """Return QEMU's command line; without descriptors, for a guest with a console only.
 
-        ``tree`` is the path of a device tree, if the board needs another one than QEMU's own.
+        ``tree`` is the path of a device tree, if the board needs another one than QEMU's own; ``trace`` is that of the
+        log of refused accesses, if the machine has one.
         """
         machine, boot_mode = self.machine, self.boot_mode
         backend = "memory-backend-ram,id=ram" if fds is None else "memory-backend-file,id=ram,share=on"
@@ -92,6 +95,7 @@ class Boot:
             *("-object", f"{backend},size={machine.memory}{where}"),
             *("-kernel", self.kernel, "-initrd", self.initrd),
             *(("-dtb", tree) if tree else ()),
+            *(("-trace", machine.iommu.trace, "-D", trace) if machine.iommu is not None and trace else ()),
             # An oops ends the guest: results after it prove nothing. A WARN only fails its own test.
             *("-append", " ".join(filter(None, words))),
             *console,
@@ -197,17 +201,25 @@ class QemuTarget:
         record = memory_file("iommu-console")
         tree = memory_file("iommu-tree")
         os.write(tree, board or b"")
+        traced = boot.machine.iommu is not None and boot.machine.iommu.trace
+        trace = memory_file("iommu-faults") if traced else None
         pairs = [socket.socketpair() for _ in range(4)]
         (our_agent, agent), (our_qmp, qmp), (our_qtest, qtest), (our_gdb, gdb) = pairs
         monitor = Qmp(our_qmp)
         stub = Gdb(our_gdb, monitor)
-        wires = Wires(Channel(our_agent), monitor, Qtest(our_qtest), stub, console=os.dup(record), ram=os.dup(ram))
+        wires = Wires(
+            *(Channel(our_agent), monitor, Qtest(our_qtest), stub),
+            console=os.dup(record),
+            ram=os.dup(ram),
+            faults=None if trace is None else os.dup(trace),
+        )
         theirs = Descriptors(ram, qmp.detach(), qtest.detach(), agent.detach(), gdb.detach())
         console = ("-chardev", f"file,id=console,path=/proc/self/fd/{record}", "-serial", "chardev:console")
-        argv = boot.command(console, theirs, f"/proc/self/fd/{tree}" if board else "")
+        of_tree, of_trace = (f"/proc/self/fd/{fd}" if given else "" for fd, given in ((tree, board), (trace, traced)))
+        argv = boot.command(console, theirs, of_tree, of_trace)
         log.debug("%s", shlex.join(argv))
         try:
-            child = Child(argv, [record, tree, *astuple(theirs)], boot.env)
+            child = Child(argv, [record, tree, *([] if trace is None else [trace]), *astuple(theirs)], boot.env)
         except SetupError as error:
             wires.close()
             raise SetupError(f"{error.message}\ncommand: {' '.join(argv)}") from error

@@ -18,6 +18,7 @@ import pytest
 
 from pytest_iommu.core import paths
 from pytest_iommu.core.boot_modes import FUNCTIONAL
+from pytest_iommu.core.machines import DRIVERS
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.waiting import Deadline, receive, send
 from pytest_iommu.guest import ops, refusal
@@ -274,7 +275,7 @@ class RunningTarget:
             [ops.read_file(f"{DEBUGFS}/{MODULE}/devices"), ops.list_directory("/sys/class/iommu")]
         ).results
         have = {line.split()[0] for line in ops.text_of(listed).splitlines() if line.strip()}
-        if self._machine.smmu is not None and not _has_smmu(iommus):
+        if self._machine.iommu is not None and not _has_driver(iommus, self._machine.iommu.type):
             have = set()
         name = self._machine.name
         guest.absent = {
@@ -290,8 +291,8 @@ def with_arch(machine: Machine, arch: str) -> Machine:
     return replace(machine, name=arch, arch=arch, make_arch=make_arch, cross=cross)
 
 
-def _has_smmu(listed: Result) -> bool:
-    return any(name.startswith("smmu3.") for name in ops.text_of(listed).splitlines())
+def _has_driver(listed: Result, iommu: str) -> bool:
+    return any(name.startswith(DRIVERS[iommu].sysfs) for name in ops.text_of(listed).splitlines())
 
 
 def _built_here(store: Store, key: str, tree: Path, there: There) -> StoreEntry:

@@ -42,9 +42,9 @@ MACHINE_PLACES = {
     "a machine": "",
     "a device": "device",
     "a range": "bounds",
-    **{word: word for word in ("qemu", "kernel", "scratch", "ids", "device-tree")},
+    **{word: word for word in ("qemu", "kernel", "iommu", "scratch", "ids", "device-tree")},
 }
-FREE = ("domains", "dump", "stages", "s1", "s2", "lines", "cpus", "moved", "iommus")
+FREE = ("domains", "dump", "stages", "s1", "s2", "lines", "cpus", "since", "moved", "iommus")
 """Mappings whose keys are names."""
 
 

@@ -133,7 +133,7 @@ def test_a_kernel_that_breaks_while_booting(boot: Boot) -> None:
 
 
 def test_a_kernel_without_a_driver_for_the_iommu(boot: Boot) -> None:
-    with pytest.raises(SetupError, match="the kernel drives no IOMMU: /sys/class/iommu is empty"):
+    with pytest.raises(SetupError, match="the kernel drives no IOMMU of this machine: /sys/class/iommu is empty"):
         QemuTarget(replace(boot, append="initcall_blacklist=arm_smmu_driver_init")).start()
 
 

@@ -76,6 +76,8 @@ def test_the_last_page_of_the_aperture_has_nothing_behind_it() -> None:
 class Device:
     """A device, an SMMU and RAM that do as the table says, but for what a test makes them do wrong."""
 
+    event_granule = 1
+
     def __init__(self, table: Expected) -> None:
         self.table = table
         self.ram: dict[int, int] = {}
@@ -93,6 +95,9 @@ class Device:
 
     def read(self, address: int, size: int) -> memoryview:
         return memoryview(bytes(self.ram.get(address + at, 0) for at in range(size)))
+
+    def names_of(self, event: str) -> tuple[str, ...]:
+        return (event,)
 
     def register(self, address: int, size: int = 4) -> int:
         return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.formats.smmuv3 import CD, STE, Field
+from pytest_iommu.formats.base import Field
+from pytest_iommu.formats.smmuv3 import CD, STE
 from pytest_iommu.formats.smmuv3_commands import Command
 from pytest_iommu.oracle import stream_model
 from pytest_iommu.oracle.entry_changes import Words, mixture, seen_of_cd, seen_of_ste, told

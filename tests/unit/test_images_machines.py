@@ -65,9 +65,9 @@ def test_cross_compiling_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch
         ("s1: {format: arm_64_lpae_s1}", "s1: {ias: 48}", "a stage needs 'format'"),
         ("sid: 16", "sod: 16", r":4\d: a device has no key 'sod'; known: name, driver"),
         ("name: smmuv3\n", "name: [\n", r"bad.yaml:\d+: is not YAML"),
-        ("base: 0x5c000000", "base: 0x5b000000", "scratch must be the end of RAM, which is 0x40000000 to 0x5fffffff"),
-        ("base: 0x5c000000, size: 64M", "base: 0x40000000, size: 512M", "scratch must be the end of RAM"),
-        ("base: 0x5c000000, size: 64M", "base: 0x5ffff000, size: 4K", "scratch must be the end of RAM"),
+        ("base: 0x5c000000", "base: 0x5d000000", "must be at the end of RAM, which is 0x40000000 to 0x5fffffff"),
+        ("base: 0x5c000000, size: 64M", "base: 0x40000000, size: 512M", "scratch must be at the end of RAM"),
+        ("base: 0x5c000000, size: 64M", "base: 0x5ffff000, size: 4K", "scratch must be at the end of RAM"),
         ("sid: 16", "sids: 16", "here should be a list"),
         ("sid: 16", "sid: 16, hotplug: perhaps", "unknown value 'perhaps'; known: true, false"),
     ],
@@ -89,7 +89,7 @@ def test_a_machine_is_laid_over_its_base(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"third.yaml:2: over.yaml has a base itself"):
         machines.load(tmp_path / "third.yaml")
     (tmp_path / "over.yaml").write_text("name: over\nbase: absent\n")
-    with pytest.raises(SetupError, match=r"over.yaml:2: no machine 'absent' beside this file or among smmuv3, "):
+    with pytest.raises(SetupError, match=r"over.yaml:2: no machine 'absent' beside this file or among amd, "):
         machines.load(tmp_path / "over.yaml")
 
 
@@ -107,13 +107,14 @@ def test_a_second_key_of_one_name_is_a_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", machines.names())
-def test_every_machine_has_the_same_kernel(name: str) -> None:
+def test_machines_of_one_architecture_have_the_same_kernel(name: str) -> None:
     machine = machines.get(name)
+    first = next(one for one in map(machines.get, machines.names()) if one.make_arch == machine.make_arch)
     assert machine.name == name
     assert "-" not in name, "a scenario's node id ends the machine's name there"
     for flavour in flavours.names():
-        assert config.merged(machine, flavour, ()) == config.merged(SMMUV3, flavour, ())
-    assert (machine.make_arch, machine.target, machine.append) == (SMMUV3.make_arch, SMMUV3.target, SMMUV3.append)
+        assert config.merged(machine, flavour, ()) == config.merged(first, flavour, ())
+    assert (machine.make_arch, machine.target, machine.append) == (first.make_arch, first.target, first.append)
 
 
 def test_stream_ids_of_a_device_tree(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_iommu.check.witnesses.attachments import DeviceGroups
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.formats import smmuv3
 from pytest_iommu.oracle import stream_model
@@ -66,20 +67,12 @@ class Caches:
         self._queue.skip()
         #: streams whose entry has led to descriptors
         self._with_cds: set[int] = set()
-        #: devices that are in the guest, by name: the group that the kernel put each in
-        self._groups: dict[str, str] = {}
-        #: devices that have been there
-        self._known: set[str] = set()
+        self._devices = DeviceGroups(machine)
 
     def before(self, groups: Mapping[str, str]) -> None:
         """Remember how things are, and where the command queue is. ``groups`` maps devices' PCI addresses to groups."""
         self._ids.idle(self._queue.new() or ())
-        self._groups = {
-            one.name: groups[one.address]
-            for one in self._machine.devices
-            if one.driver.startswith("edu") and one.address in groups
-        }
-        self._known.update(self._groups)
+        self._devices.update(groups)
         self._then = self._read()
         for one in self._machine.devices:
             if one.address not in groups:
@@ -93,14 +86,9 @@ class Caches:
         now = self._read()
         texts = [*self._entries(now, commands), *self._tables(phase.lost, now, commands)]
         found = [CheckFailed(text, ("TLB-4",), verdict=Verdict.CACHE) for text in texts]
-        domains = self._domains(phase.attached)
+        domains = self._devices.domains(phase.attached)
         used = [CheckFailed(text, ("HW-3",), verdict=Verdict.STREAM) for text in self._used(now, domains, commands)]
         return [*self._left(now, domains), *used, *found]
-
-    def _domains(self, attached: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Device -> domain of every device in the guest whose group is attached: a group moves as a whole."""
-        of_group = {self._groups[device]: domain for device, domain in attached if device in self._groups}
-        return {device: of_group[group] for device, group in self._groups.items() if group in of_group}
 
     def _used(self, now: Streams, domains: Mapping[str, str], commands: Sequence[Command]) -> Iterator[str]:
         names = {sid: domain for device, domain in domains.items() for sid in self._machine.device(device).sids}
@@ -114,7 +102,7 @@ class Caches:
 
     def _left(self, now: Streams, domains: Mapping[str, str]) -> Iterator[CheckFailed]:
         """What is left of the attachment of a device that is detached or unplugged, or on a domain of stage 2."""
-        for device in sorted(self._known):
+        for device in sorted(self._devices.known):
             for sid in dict.fromkeys(self._machine.device(device).sids):
                 stream = now.get(sid)
                 if stream is None:
@@ -122,7 +110,7 @@ class Caches:
                 ste = stream.ste
                 if device not in domains and not (ste.valid and ste.config == "ABORT"):
                     state = ste.config if ste.valid else "not valid"
-                    gone = "detached" if device in self._groups else "unplugged"
+                    gone = "detached" if device in self._devices.groups else "unplugged"
                     what = f"{device} is {gone}, but the STE of stream {sid} is {state}, expected ABORT"
                     yield CheckFailed(what, ("HW-5",), verdict=Verdict.STREAM)
                 cd = self._smmu.last_cd(sid) if sid in self._with_cds and ste.config != "only S1_TRANS" else None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""IN RAM: the page table of a domain in the guest's memory, found through the stream table if possible.
+"""IN RAM: the page table of a domain in the guest's memory, found from the IOMMU's registers if possible.
 
-A domain with an attached device is found as the hardware finds it: registers, stream table, STE, CD, table. Any other
+A domain with an attached device is found as the hardware finds it: registers, the device's entries, table. Any other
 is found at the table address that the test module reports, which was computed for the hardware, not for the dump.
 """
 
@@ -18,9 +18,9 @@ from pytest_iommu.core.model import format_size
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import OutsideMemory
 from pytest_iommu.dialects import IO_PTDUMP
-from pytest_iommu.formats.arm_lpae import MAIR
-from pytest_iommu.oracle import stream_model
+from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.oracle.guest_memory import Torn, walk
+from pytest_iommu.oracle.iommus import iommu_at
 from pytest_iommu.oracle.saved_memory import SavedDomain, save_image
 from pytest_iommu.oracle.stream_table import SmmuV3
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Guest, Memory
     from pytest_iommu.guest.testmodule import DomainRow
     from pytest_iommu.images import Machine
+    from pytest_iommu.oracle.iommu import Iommu
 
 
 IMAGE = "ram.img"
@@ -42,9 +43,14 @@ class InRam:
 
     memory: Memory
     machine: Machine
-    smmu: SmmuV3 | None
+    iommu: Iommu | None
     #: the examined domains by name, the latest one last
     walked: dict[str, SavedDomain] = field(default_factory=dict, compare=False)
+
+    @property
+    def smmu(self) -> SmmuV3 | None:
+        """The IOMMU if it is an SMMUv3."""
+        return self.iommu if isinstance(self.iommu, SmmuV3) else None
 
     def save(self, folder: Path, failed: Collection[str] = ()) -> None:
         """Save the memory that the walks read, and the stream table, for `pytest-iommu walk`. OSError: disk full.
@@ -66,24 +72,24 @@ class InRam:
             if found is None:
                 if top is not None:
                     self._hold_fields(device, config, top)
-                what = f"{device} is attached to {row.name}, but its stream leads to no page table"
+                what = f"{device} is attached to {row.name}, but its entries lead to no page table"
                 raise CheckFailed(what, ("HW-1",), verdict=Verdict.STREAM)
             theirs, where = found
             if top is not None and where != top:
                 what = f"0x{where:x}, but the table of {row.name} is at 0x{top:x}"
-                leads = f"the stream of {device} leads to the table at {what}"
-                raise CheckFailed(leads, (_rule(config),), verdict=Verdict.STREAM)
-            _hold(device, theirs, config)
+                leads = f"the entries of {device} lead to the table at {what}"
+                raise CheckFailed(leads, (self._rule(config),), verdict=Verdict.STREAM)
+            self._hold(device, theirs, config, row)
             self._hold_fields(device, config, where)
             top = where
         if top is None:
             return None
-        _hold_levels(row, config)
+        self._hold_levels(row, config)
         try:
             found_walk = walk(self.memory, config, top, row.levels)
         except OutsideMemory:
             what = f"the table of {row.name} is said to be at 0x{top:x}, where there is no RAM"
-            raise CheckFailed(what, (_rule(config),), verdict=Verdict.MAPPING) from None
+            raise CheckFailed(what, (self._rule(config),), verdict=Verdict.MAPPING) from None
         if found_walk.torn:
             raise CheckFailed(_torn(row.name, found_walk.torn), ("TAB-3",), ("TAB-1",), verdict=Verdict.MAPPING)
         sids = [sid for device in row.attached for sid in self.machine.device(device).sids]
@@ -92,36 +98,56 @@ class InRam:
         return {**found_walk.texts(), "info": f"levels: {found_walk.levels}\ntop: 0x{top:016x}\n"}
 
     def _hold_fields(self, device: str, config: TableConfig, top: int) -> None:
-        """Every field of the device's STE and CD is what the domain's configuration asks for."""
-        if self.smmu is None:
+        """Every field of the device's entries is what the domain's configuration asks for."""
+        if self.iommu is None:
             return
         for sid in dict.fromkeys(self.machine.device(device).sids):
-            ste, cd = self.smmu.ste(sid), None if config.format.endswith("_s2") else self.smmu.cd(sid)
-            if ste is not None:
-                want = stream_model.ste_fields(config, top, self.smmu.hardware)
-                _hold_words(f"the STE of {device}", stream_model.differing(ste.words, want, stream_model.STE), "HW-1")
-            if cd is None:
-                continue
-            # The MAIR defines AttrIndx: columns c and m mean nothing with another one. The format uses four of eight.
-            if cd.mair & 0xFFFFFFFF != MAIR:
-                what = f"MAIR 0x{cd.mair:016x}, but io-pgtable-arm's tables need 0x{MAIR:08x}"
-                raise CheckFailed(f"the stream of {device} has {what}", ("HW-2",), verdict=Verdict.STREAM)
-            want = stream_model.cd_fields(config, top, cd.mair)
-            _hold_words(f"the CD of {device}", stream_model.differing(cd.words, want, stream_model.CD), "HW-2")
+            wrong = list(self.iommu.wrong(sid, config, top))
+            if wrong:
+                rule = wrong[0][0]
+                texts = [text for broken, text in wrong if broken == rule]
+                raise CheckFailed(f"{device}: {'; '.join(texts)}", (rule,), verdict=Verdict.STREAM)
+
+    def _hold(self, device: str, have: TableConfig, want: TableConfig, row: DomainRow) -> None:
+        """Compare the entries' own table parameters with the domain's: a wrong T0SZ selects another table, for example.
+
+        The levels of a table that grows are those that it has now.
+        """
+        geometry = formats.get(want.format).geometry(want)
+        if geometry.top < geometry.highest and row.levels is not None:
+            want = replace(want, levels=row.levels)
+        for key in ("format", "granule", "ias", "oas", "levels"):
+            left, right = getattr(have, key), getattr(want, key)
+            if left != right:
+                what = f"the entries of {device} are set up for {key} {left}, but the domain has {right}"
+                raise CheckFailed(what, (self._rule(want),), verdict=Verdict.STREAM)
+
+    def _hold_levels(self, row: DomainRow, config: TableConfig) -> None:
+        """Compare the levels that the hardware is told of with those of the configuration, where a table does not grow.
+
+        They follow from T0SZ, or from SL0: with other ones the same table translates other addresses, or none.
+        """
+        geometry = formats.get(config.format).geometry(config)
+        least, most = (1, geometry.highest + 1) if geometry.top < geometry.highest else (config.levels,) * 2
+        if row.levels is not None and not least <= row.levels <= most:
+            must = f"{most}" if least == most else f"{least} to {most}"
+            what = f"the table of {row.name} is set up with {row.levels} levels, must be {must}"
+            raise CheckFailed(what, (self._rule(config),), verdict=Verdict.MAPPING)
+
+    def _rule(self, config: TableConfig) -> str:
+        """Where the table of a domain is set up; without an IOMMU, as an SMMUv3 does."""
+        if self.iommu is not None:
+            return self.iommu.root_rule(config)
+        return "HW-2" if config.format.endswith("_s1") else "HW-1"
 
     def _table(self, device: str) -> tuple[TableConfig, int] | None:
-        return self.smmu.table(self.machine.device(device).sid) if self.smmu is not None else None
+        return self.iommu.table(self.machine.device(device).sid) if self.iommu is not None else None
 
 
 def ranges_of(texts: Mapping[str, str]) -> Sequence[Range]:
     """Return the lines of page_table among the files that ``InRam.texts`` found."""
     dump, _ = IO_PTDUMP.read({"page_table": texts["page_table"]})
     return dump.ranges or ()
-
-
-def _rule(config: TableConfig) -> str:
-    """Where the table of a domain is set up: in the CD for stage 1, in the STE for stage 2."""
-    return "HW-2" if config.format.endswith("_s1") else "HW-1"
 
 
 def _torn(name: str, found: Sequence[Torn]) -> str:
@@ -131,33 +157,6 @@ def _torn(name: str, found: Sequence[Torn]) -> str:
     ]
     more = [f"and {len(found) - 4} more groups like this"] * (len(found) > 4)
     return "\n".join([f"groups of table {name} are not complete:", *lines, *more])
-
-
-def _hold_levels(row: DomainRow, config: TableConfig) -> None:
-    """Compare the levels that the hardware is told of with those of the configuration, where a table does not grow.
-
-    They follow from T0SZ, or from SL0: with other ones the same table translates other addresses, or none.
-    """
-    geometry = formats.get(config.format).geometry(config)
-    least, most = (1, geometry.highest + 1) if geometry.top < geometry.highest else (config.levels,) * 2
-    if row.levels is not None and not least <= row.levels <= most:
-        must = f"{most}" if least == most else f"{least} to {most}"
-        what = f"the table of {row.name} is set up with {row.levels} levels, must be {must}"
-        raise CheckFailed(what, (_rule(config),), verdict=Verdict.MAPPING)
-
-
-def _hold_words(what: str, wrong: Sequence[str], rule: str) -> None:
-    if wrong:
-        raise CheckFailed(f"{what}: {'; '.join(wrong)}", (rule,), verdict=Verdict.STREAM)
-
-
-def _hold(device: str, have: TableConfig, want: TableConfig) -> None:
-    """Compare the stream's own table parameters with the domain's: a wrong T0SZ selects another table, for example."""
-    for key in ("format", "granule", "ias", "oas", "levels"):
-        left, right = getattr(have, key), getattr(want, key)
-        if left != right:
-            what = f"the stream of {device} is set up for {key} {left}, but the domain has {right}"
-            raise CheckFailed(what, (_rule(want),), verdict=Verdict.STREAM)
 
 
 #: one per guest, for its lifetime: reading the event queue continues where it stopped
@@ -180,8 +179,9 @@ def in_ram(guest: Guest, machine: Machine) -> InRam | None:
         return None
     if guest not in _KNOWN:
         found = next(filter(None, (make(guest, machine) for make in _MAKERS)), None)
-        smmu = None if machine.smmu is None else SmmuV3(guest.memory, machine.smmu)
-        _KNOWN[guest] = found or InRam(guest.memory, machine, smmu)
+        faults = capabilities(guest).faults
+        iommu = None if machine.iommu is None else iommu_at(machine.iommu, guest.memory, faults)
+        _KNOWN[guest] = found or InRam(guest.memory, machine, iommu)
     return _KNOWN[guest]
 
 

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""IN RAM, before the page table: from VT-d's registers to root entry, context entry, PASID entry and table.
+
+Sources: Intel Virtualization Technology for Directed I/O, 3.4 "Mapping Devices to Domains", 11.4 for the registers.
+What Linux writes: domain_context_mapping_one() in drivers/iommu/intel/iommu.c, pasid_pte_config_first_level() and
+pasid_pte_config_second_level() in pasid.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from pytest_iommu import formats
+from pytest_iommu.core.model import Event, TableConfig
+from pytest_iommu.core.protocol import Faults, Memory
+from pytest_iommu.formats import ConfigError
+from pytest_iommu.formats import vtd_entries as vtd
+from pytest_iommu.formats.base import INCOHERENT
+from pytest_iommu.oracle.entry_words import differing, read_words
+from pytest_iommu.oracle.iommu import PERMISSION, TRANSLATION, Wrong
+
+CAP, ECAP, RTADDR = (0x8, 8), (0x10, 8), (0x20, 8)
+_SIZES = {0: 1 << 21, 1: 1 << 30}
+"""Page sizes of the second stage by the bit of CAP.SSLPS that says that they are there."""
+OAS = 52
+DENIED = "read or write denied"
+"""The second stage has no other reason: an item without R and W is the same as none."""
+REASONS = {0x5: DENIED, 0x6: DENIED, 0x71: TRANSLATION, 0x85: PERMISSION}
+"""Names of fault reasons (chapter 7.1.3): 71h is a first-stage item that is not present, 85h denies a write."""
+
+
+@dataclass(frozen=True, slots=True)
+class VtdHardware:
+    """What CAP and ECAP say: ``mgaw`` and the widths of ``sagaw`` in bits, page sizes in bytes."""
+
+    mgaw: int
+    sagaw: tuple[int, ...]
+    second_sizes: tuple[int, ...]
+    first_1g: bool
+    five_levels: bool
+    coherent: bool
+    walks_coherent: bool
+    scalable: bool
+
+    @classmethod
+    def of(cls, cap: int, ecap: int) -> VtdHardware:
+        """From the registers (11.4.2 and 11.4.3)."""
+        return cls(
+            mgaw=(cap >> 16 & 0x3F) + 1,
+            sagaw=tuple(30 + 9 * bit for bit in range(1, 4) if cap >> 8 + bit & 1),
+            second_sizes=tuple(size for bit, size in _SIZES.items() if cap >> 34 + bit & 1),
+            first_1g=bool(cap >> 56 & 1),
+            five_levels=bool(cap >> 60 & 1),
+            coherent=bool(ecap & 1),
+            walks_coherent=bool(ecap >> 48 & 1),
+            scalable=bool(ecap >> 43 & 1),
+        )
+
+    def config(self, name: str) -> TableConfig:
+        """Return a domain's table as Linux makes it. ConfigError if the hardware has no such stage.
+
+        The largest width that MGAW and SAGAW have in common; some hardware walks more levels than MGAW needs.
+        """
+        if name == "x86_64":
+            levels = 5 if self.mgaw > 48 and self.five_levels else 4
+            return self._sized(formats.configure(name, levels=levels, vasz=min(12 + 9 * levels, self.mgaw), oasz=OAS))
+        for width in (57, 48, 39):
+            walks = [one for one in self.sagaw if one >= width]
+            if self.mgaw > width - 9 and walks:
+                levels = (walks[0] - 12) // 9
+                return self._sized(formats.configure(name, levels=levels, vasz=min(width, self.mgaw), oasz=OAS))
+        raise ConfigError("this VT-d has no width of addresses that Linux can use (CAP.SAGAW, CAP.MGAW)")
+
+    def _sized(self, config: TableConfig) -> TableConfig:
+        first = (1 << 21, *([1 << 30] * self.first_1g))
+        large = first if config.format == "x86_64" else self.second_sizes
+        sizes = tuple(size for size in config.page_sizes if size in (4096, *large))
+        walks_coherent = self.walks_coherent if self.scalable else self.coherent
+        features = config.features if walks_coherent else config.features | {INCOHERENT}
+        return replace(config, page_sizes=sizes, features=features)
+
+
+class ContextTable:
+    """One VT-d with registers at the physical address ``base``; ``faults`` tells what it reported, if anyone does."""
+
+    event_granule = 4096
+    lost = 0
+
+    def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
+        self._memory = memory
+        self._base = base
+        self._faults = faults
+
+    @cached_property
+    def hardware(self) -> VtdHardware:
+        """What the capability registers say, which never change."""
+        return VtdHardware.of(*map(self._register, (CAP, ECAP)))
+
+    @property
+    def scalable(self) -> bool:
+        """Whether the root table has scalable-mode entries."""
+        return vtd.RTADDR["TTM"].of([self._register(RTADDR)]) == vtd.SCALABLE
+
+    def context(self, requester: int) -> tuple[int, ...] | None:
+        """Return a requester's context entry, valid or not; None where its bus has no context table."""
+        bus, function = requester >> 8, requester & 0xFF
+        register = self._register(RTADDR)
+        number = vtd.SCALABLE_CONTEXT_WORDS if self.scalable else vtd.CONTEXT_WORDS
+        entry = read_words(self._memory, vtd.RTADDR["RTA"].address([register]) + bus * 16, vtd.ROOT_WORDS)
+        if entry is None:
+            return None
+        # The two words of a scalable root entry are the tables of functions 0 to 127 and 128 to 255.
+        half, at = divmod(function, 128) if self.scalable else (0, function)
+        word = [entry[half]]
+        if not vtd.TABLE["P"].of(word):
+            return None
+        return read_words(self._memory, vtd.TABLE["Pointer"].address(word) + at * 8 * number, number)
+
+    def pasid(self, requester: int) -> tuple[int, ...] | None:
+        """Return the PASID entry of a requester's DMA without PASID, valid or not; None if there is no place for it."""
+        context = self.context(requester) if self.scalable else None
+        if context is None or not vtd.SCALABLE_CONTEXT["P"].of(context):
+            return None
+        number = vtd.SCALABLE_CONTEXT["RID_PASID"].of(context)
+        if number >> 6 >= 1 << vtd.SCALABLE_CONTEXT["PDTS"].of(context) + 7:
+            return None
+        directory = vtd.SCALABLE_CONTEXT["PASIDDIRPTR"].address(context)
+        word = read_words(self._memory, directory + (number >> 6) * 8, 1)
+        if word is None or not vtd.TABLE["P"].of(word):
+            return None
+        place = vtd.TABLE["Pointer"].address(word) + (number & 0x3F) * 8 * vtd.PASID_WORDS
+        return read_words(self._memory, place, vtd.PASID_WORDS)
+
+    def table(self, requester: int) -> tuple[TableConfig, int] | None:
+        """See Iommu. Of nested tables it is the second stage."""
+        if not self.scalable:
+            context = self.context(requester)
+            if context is None or not vtd.CONTEXT["P"].of(context):
+                return None
+            if vtd.CONTEXT["TT"].of(context) not in (vtd.UNTRANSLATED, vtd.WITH_IOTLB):
+                return None
+            return self._second(vtd.CONTEXT["AW"].of(context), vtd.CONTEXT["SSPTPTR"].address(context))
+        entry = self.pasid(requester)
+        if entry is None or not vtd.PASID["P"].of(entry):
+            return None
+        kind = vtd.PASID["PGTT"].of(entry)
+        if kind == vtd.FIRST_ONLY:
+            levels = 4 + vtd.PASID["FSPM"].of(entry)
+            return self._config("x86_64", levels, vtd.PASID["FSPTPTR"].address(entry))
+        if kind in (vtd.SECOND_ONLY, vtd.NESTED):
+            return self._second(vtd.PASID["AW"].of(entry), vtd.PASID["SSPTPTR"].address(entry))
+        return None
+
+    def wrong(self, requester: int, config: TableConfig, top: int) -> Iterator[Wrong]:
+        """See Iommu. The domain id is the kernel's to choose, but not 0, which hardware may use itself."""
+        first = config.format == "x86_64"
+        if not self.scalable:
+            want = {"P": 1, "TT": vtd.UNTRANSLATED, "SSPTPTR": top, "AW": config.levels - 2}
+            yield from self._differing("context entry", self.context(requester), want, "HW-1")
+            return
+        context = self.context(requester)
+        if context is not None:
+            want = {"P": 1}
+            chosen = ("PDTS", "PASIDDIRPTR", "PASIDE")
+            texts = differing(context, want, vtd.SCALABLE_CONTEXT, chosen, vtd.ADDRESSES)
+            yield from (("HW-1", f"the context entry: {text}") for text in texts)
+        # The width of a first-stage entry is that of the guest's addresses, as far as a second stage would take them.
+        levels = (self.hardware.sagaw[-1] - 12) // 9 if first else config.levels
+        want = {"P": 1, "AW": levels - 2, "PGTT": vtd.FIRST_ONLY if first else vtd.SECOND_ONLY}
+        want |= {"PWSNP": int(self.hardware.walks_coherent)}
+        want |= {"FSPM": config.levels - 4, "FSPTPTR": top} if first else {"SSPTPTR": top}
+        yield from self._differing("PASID entry", self.pasid(requester), want, "HW-2")
+
+    def root_rule(self, config: TableConfig) -> str:
+        """See Iommu."""
+        return "HW-2" if self.scalable else "HW-1"
+
+    def state(self, requester: int) -> str:
+        """See Iommu."""
+        if self.table(requester) is not None:
+            return "translated"
+        entry, fields = self.context(requester), vtd.CONTEXT
+        kind, passes = "TT", vtd.PASS_THROUGH
+        if self.scalable:
+            entry, fields, kind, passes = self.pasid(requester), vtd.PASID, "PGTT", vtd.PASSES
+        through = entry is not None and fields["P"].of(entry) and fields[kind].of(entry) == passes
+        return "passed" if through else "blocked"
+
+    def tag(self, requester: int) -> int | None:
+        """See Iommu: the domain id."""
+        entry, fields = (self.pasid(requester), vtd.PASID) if self.scalable else (self.context(requester), vtd.CONTEXT)
+        return fields["DID"].of(entry) if entry is not None and fields["P"].of(entry) else None
+
+    def events(self) -> tuple[Event, ...]:
+        """See Iommu."""
+        if self._faults is None:
+            return ()
+        return tuple(
+            Event(_name(one.reason), one.requester, (), iova=one.address, write=one.write) for one in self._faults.new()
+        )
+
+    def names_of(self, event: str) -> tuple[str, ...]:
+        """See Iommu."""
+        return event, DENIED
+
+    def _second(self, aw: int, top: int) -> tuple[TableConfig, int] | None:
+        levels = vtd.levels_of_aw(aw)
+        return None if levels is None else self._config("vtdss", levels, top)
+
+    def _config(self, name: str, levels: int, top: int) -> tuple[TableConfig, int] | None:
+        try:
+            vasz = min(12 + 9 * levels, self.hardware.mgaw)
+            return formats.configure(name, levels=levels, vasz=vasz, oasz=OAS), top
+        except ConfigError:
+            return None
+
+    def _differing(self, what: str, words: Sequence[int] | None, want: dict[str, int], rule: str) -> Iterator[Wrong]:
+        if words is None:
+            return
+        fields = vtd.PASID if len(words) == vtd.PASID_WORDS else vtd.CONTEXT
+        for text in differing(words, want, fields, ("DID",), vtd.ADDRESSES):
+            yield rule, f"the {what}: {text}"
+        if not fields["DID"].of(words):
+            yield rule, f"the {what}: DID is 0, which hardware may use for what is not present"
+
+    def _register(self, register: tuple[int, int]) -> int:
+        offset, size = register
+        return self._memory.register(self._base + offset, size)
+
+
+def _name(reason: int) -> str:
+    return REASONS.get(reason, f"fault {reason:x}h")

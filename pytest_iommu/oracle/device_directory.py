@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""IN RAM, before the page table: from a RISC-V IOMMU's registers to device context and table.
+
+Sources: RISC-V IOMMU Architecture Specification, 3.1 and 3.3 for the directory, 6 for the registers. What Linux writes:
+riscv_iommu_attach_paging_domain() and riscv_iommu_iodir_update() in drivers/iommu/riscv/iommu.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from pytest_iommu import formats
+from pytest_iommu.core.model import Event, TableConfig
+from pytest_iommu.core.protocol import Memory
+from pytest_iommu.formats import ConfigError, riscv_iommu
+from pytest_iommu.formats.riscv_iommu import DC
+from pytest_iommu.oracle.entry_words import differing, read_words
+from pytest_iommu.oracle.iommu import Wrong
+
+CAPABILITIES, DDTP, FQB, FQT = (0x0, 8), (0x10, 8), (0x28, 8), (0x34, 4)
+OAS = 56
+_WIDTHS = {10: 48, 11: 57, 9: 39}
+"""Width in bits by the bit of the capabilities that says that its first-stage tables are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RiscvHardware:
+    """What the capabilities say: the ``widths`` of first-stage tables in bits; ``extended`` device contexts."""
+
+    widths: tuple[int, ...]
+    svpbmt: bool
+    extended: bool
+
+    @classmethod
+    def of(cls, capabilities: int) -> RiscvHardware:
+        """From the register (6.3)."""
+        widths = sorted(width for bit, width in _WIDTHS.items() if capabilities >> bit & 1)
+        return cls(tuple(widths), bool(capabilities >> 15 & 1), bool(capabilities >> 22 & 1))
+
+    def config(self, name: str) -> TableConfig:
+        """Return a domain's table as Linux makes it: the widest. ConfigError if there is none."""
+        if not self.widths:
+            raise ConfigError("this RISC-V IOMMU has no first-stage tables (capabilities)")
+        width = self.widths[-1]
+        options = ("sign_extend", "svnapot", *["svpbmt"] * self.svpbmt)
+        return formats.configure(name, levels=(width - 12) // 9, vasz=width, oasz=OAS, options=options)
+
+
+class DeviceDirectory:
+    """One RISC-V IOMMU with registers at the physical address ``base``."""
+
+    event_granule = 1
+
+    def __init__(self, memory: Memory, base: int) -> None:
+        self._memory = memory
+        self._base = base
+        self._queue = 0
+        self._seen = 0
+        self.lost = 0
+
+    @cached_property
+    def hardware(self) -> RiscvHardware:
+        """What the capabilities say, which never change."""
+        return RiscvHardware.of(self._register(CAPABILITIES))
+
+    def context(self, requester: int) -> tuple[int, ...] | None:
+        """Return a requester's device context, valid or not; None where the directory has no place for it."""
+        register = [self._register(DDTP)]
+        levels = riscv_iommu.LEVELS.get(riscv_iommu.DDTP["Mode"].of(register), 0)
+        words = riscv_iommu.EXTENDED_WORDS if self.hardware.extended else riscv_iommu.BASE_WORDS
+        lowest = 6 if self.hardware.extended else 7
+        if not levels or requester >> lowest + 9 * (levels - 1):
+            return None
+        place = riscv_iommu.DDTP["PPN"].of(register) << 12
+        for level in range(levels - 1, 0, -1):
+            entry = read_words(self._memory, place + (requester >> lowest + 9 * (level - 1) & 0x1FF) * 8, 1)
+            if entry is None or not riscv_iommu.DDTE["V"].of(entry):
+                return None
+            place = riscv_iommu.DDTE["PPN"].of(entry) << 12
+        return read_words(self._memory, place + (requester & (1 << lowest) - 1) * 8 * words, words)
+
+    def table(self, requester: int) -> tuple[TableConfig, int] | None:
+        """See Iommu. Of tables on tables it is the first stage, as far as its address is one of memory."""
+        context = self.context(requester)
+        if context is None or not DC["tc.V"].of(context) or DC["tc.PDTV"].of(context) or DC["iohgatp.MODE"].of(context):
+            return None
+        levels = DC["fsc.MODE"].of(context) - riscv_iommu.SV39 + 3
+        options = ("sign_extend", "svnapot", *["svpbmt"] * self.hardware.svpbmt)
+        try:
+            config = formats.configure("riscv_64", levels=levels, vasz=12 + 9 * levels, oasz=OAS, options=options)
+            return config, DC["fsc.PPN"].of(context) << 12
+        except ConfigError:
+            return None
+
+    def wrong(self, requester: int, config: TableConfig, top: int) -> Iterator[Wrong]:
+        """See Iommu. PSCIDs begin with 1."""
+        context = self.context(requester)
+        if context is None:
+            return
+        want = {"tc.V": 1, "fsc.MODE": config.levels - 3 + riscv_iommu.SV39, "fsc.PPN": top >> 12}
+        for text in differing(context, want, DC, ("ta.PSCID",)):
+            yield "HW-1", f"the device context: {text}"
+        if not DC["ta.PSCID"].of(context):
+            yield "HW-1", "the device context: ta.PSCID is 0, which no domain has"
+
+    def root_rule(self, config: TableConfig) -> str:
+        """See Iommu."""
+        return "HW-1"
+
+    def state(self, requester: int) -> str:
+        """See Iommu."""
+        if self.table(requester) is not None:
+            return "translated"
+        context = self.context(requester)
+        bare = context is not None and DC["tc.V"].of(context) and not DC["fsc.MODE"].of(context)
+        return "passed" if bare else "blocked"
+
+    def tag(self, requester: int) -> int | None:
+        """See Iommu: the PSCID."""
+        context = self.context(requester)
+        return DC["ta.PSCID"].of(context) if context is not None and DC["tc.V"].of(context) else None
+
+    def events(self) -> tuple[Event, ...]:
+        """See Iommu. The kernel moves the head only, so the records stay until the queue wraps around."""
+        base, tail = self._register(FQB), self._register(FQT)
+        start, size = (base >> 10 & (1 << 44) - 1) << 12, 1 << (base & 0x1F) + 1
+        if start != self._queue:
+            self._queue, self._seen = start, 0
+        found: list[Event] = []
+        at, self._seen = self._seen, tail
+        while at != tail and len(found) < size:
+            words = read_words(self._memory, start + at * riscv_iommu.FAULT_BYTES, riscv_iommu.FAULT_BYTES // 8)
+            if words is None:
+                self.lost += 1
+                break
+            found.append(riscv_iommu.decode_fault(words))
+            at = (at + 1) % size
+        return tuple(found)
+
+    def names_of(self, event: str) -> tuple[str, ...]:
+        """See Iommu: a page fault, whatever the item lacks."""
+        return riscv_iommu.PAGE_FAULTS
+
+    def _register(self, register: tuple[int, int]) -> int:
+        offset, size = register
+        return self._memory.register(self._base + offset, size)

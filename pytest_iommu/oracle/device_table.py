@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""IN RAM, before the page table: from an AMD IOMMU's registers to device table entry and table.
+
+Sources: AMD I/O Virtualization Technology (IOMMU) Specification, 2.2.2 "Device Table", 3.4 for the registers. What
+Linux writes: amd_iommu_set_dte_v1() and amd_iommu_make_clear_dte() in drivers/iommu/amd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from pytest_iommu import formats
+from pytest_iommu.core.model import Event, TableConfig
+from pytest_iommu.core.protocol import Memory
+from pytest_iommu.formats import ConfigError, amd_iommu
+from pytest_iommu.formats.amd_iommu import DTE
+from pytest_iommu.oracle.entry_words import differing, read_words
+from pytest_iommu.oracle.iommu import Wrong
+
+DEVTAB, EVTLOG, FEATURES, EVTLOG_TAIL = (0x0, 8), (0x10, 8), (0x30, 8), (0x2018, 8)
+CHOSEN = ("DomainID", "SysMgt", "words 2", "words 3")
+OAS = 52
+
+
+@dataclass(frozen=True, slots=True)
+class AmdHardware:
+    """What the extended feature register says: ``levels`` are the most that a host page table may have."""
+
+    levels: int
+
+    @classmethod
+    def of(cls, efr: int) -> AmdHardware:
+        """From the register (3.4.5): HATS 0 is 4 levels."""
+        return cls(min(4 + (efr >> 10 & 3), amd_iommu.MOST_LEVELS))
+
+    def config(self, name: str) -> TableConfig:
+        """Return a domain's table as Linux makes it: 3 levels that grow. ConfigError for another format."""
+        if name != "amdv1":
+            raise ConfigError(f"nobody knows how Linux makes a table of format {name} for an AMD IOMMU")
+        return formats.configure(name, levels=3, vasz=min(64, 21 + 9 * (self.levels - 1)), oasz=OAS)
+
+
+class DeviceTable:
+    """One AMD IOMMU with registers at the physical address ``base``."""
+
+    event_granule = 1
+
+    def __init__(self, memory: Memory, base: int) -> None:
+        self._memory = memory
+        self._base = base
+        self._log = 0
+        self._seen = 0
+        self.lost = 0
+
+    @cached_property
+    def hardware(self) -> AmdHardware:
+        """What the feature register says, which never changes."""
+        return AmdHardware.of(self._register(FEATURES))
+
+    def dte(self, requester: int) -> tuple[int, ...] | None:
+        """Return a requester's device table entry, valid or not; None if the table has no place for it."""
+        register = [self._register(DEVTAB)]
+        size = amd_iommu.BASE["Size"].of(register) + 1 << 12
+        at = requester * 8 * amd_iommu.DTE_WORDS
+        if at >= size:
+            return None
+        return read_words(self._memory, amd_iommu.BASE["Base"].address(register) + at, amd_iommu.DTE_WORDS)
+
+    def table(self, requester: int) -> tuple[TableConfig, int] | None:
+        """See Iommu."""
+        dte = self.dte(requester)
+        if dte is None or not (DTE["V"].of(dte) and DTE["TV"].of(dte)) or DTE["GV"].of(dte):
+            return None
+        levels = DTE["Mode"].of(dte)
+        if not 1 <= levels <= amd_iommu.MOST_LEVELS:
+            return None
+        vasz = self.hardware.config("amdv1").ias
+        try:
+            config = formats.configure("amdv1", levels=levels, vasz=vasz, oasz=OAS)
+            return config, DTE["Host page table root"].address(dte)
+        except ConfigError:
+            return None
+
+    def wrong(self, requester: int, config: TableConfig, top: int) -> Iterator[Wrong]:
+        """See Iommu. The mode is judged by the levels that the table has now."""
+        dte = self.dte(requester)
+        if dte is None:
+            return
+        want = {"V": 1, "TV": 1, "Mode": DTE["Mode"].of(dte), "Host page table root": top, "IR": 1, "IW": 1}
+        for text in differing(dte, want, DTE, CHOSEN, ("Host page table root",)):
+            yield "HW-1", f"the device table entry: {text}"
+        if not DTE["DomainID"].of(dte):
+            yield "HW-1", "the device table entry: DomainID is 0, which is that of devices that nobody has attached"
+
+    def root_rule(self, config: TableConfig) -> str:
+        """See Iommu."""
+        return "HW-1"
+
+    def state(self, requester: int) -> str:
+        """See Iommu. Without V everything passes, with V and without TV nothing does."""
+        dte = self.dte(requester)
+        if dte is None:
+            return "blocked"
+        if not DTE["V"].of(dte):
+            return "passed"
+        if not DTE["TV"].of(dte):
+            return "blocked"
+        if DTE["Mode"].of(dte) == amd_iommu.PASSES and not DTE["GV"].of(dte):
+            return "passed" if DTE["IR"].of(dte) or DTE["IW"].of(dte) else "blocked"
+        return "translated"
+
+    def tag(self, requester: int) -> int | None:
+        """See Iommu: the domain id."""
+        dte = self.dte(requester)
+        return DTE["DomainID"].of(dte) if dte is not None and DTE["V"].of(dte) else None
+
+    def events(self) -> tuple[Event, ...]:
+        """See Iommu. The kernel moves the head only, so the records stay until the log wraps around."""
+        base, tail = self._register(EVTLOG), self._register(EVTLOG_TAIL) & 0x7FFFF
+        start, size = base & 0xFFFFFFFFFF000, amd_iommu.EVENT_BYTES << (base >> 56 & 0xF)
+        if start != self._log:
+            self._log, self._seen = start, 0
+        found: list[Event] = []
+        at, self._seen = self._seen, tail
+        while at != tail and len(found) * amd_iommu.EVENT_BYTES < size:
+            words = read_words(self._memory, start + at, amd_iommu.EVENT_BYTES // 8)
+            if words is None:
+                self.lost += 1
+                break
+            found.append(amd_iommu.decode_event(words))
+            at = (at + amd_iommu.EVENT_BYTES) % size
+        return tuple(found)
+
+    def names_of(self, event: str) -> tuple[str, ...]:
+        """See Iommu. Which of the two it was is in flags that QEMU does not set."""
+        return ("IO_PAGE_FAULT",)
+
+    def _register(self, register: tuple[int, int]) -> int:
+        offset, size = register
+        return self._memory.register(self._base + offset, size)

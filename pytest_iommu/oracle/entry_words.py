@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Compare the words of an in-memory structure of an IOMMU with the fields that it must have."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Mapping, Sequence
+
+from pytest_iommu.core.protocol import Memory, OutsideMemory
+from pytest_iommu.formats.base import Field
+
+
+def read_words(memory: Memory, address: int, number: int) -> tuple[int, ...] | None:
+    """Return a copy of so many 64-bit words; None if they are not in RAM."""
+    try:
+        return struct.unpack(f"<{number}Q", bytes(memory.read(address, number * 8)))
+    except OutsideMemory:
+        return None
+
+
+def differing(
+    words: Sequence[int],
+    want: Mapping[str, int],
+    fields: Mapping[str, Field],
+    chosen: Collection[str] = (),
+    addresses: Collection[str] = (),
+) -> list[str]:
+    """What differs, a line a field: ``S2SH0 is 0, must be 3``. A field that is not wanted, or has no name, must be 0.
+
+    Fields that are ``chosen`` by the kernel may have any value; those in ``addresses`` are addresses in place.
+    """
+    left, found = list(words), []
+    for name, field in fields.items():
+        mask = (1 << field.high + 1) - (1 << field.low)
+        have = words[field.word] & mask
+        left[field.word] &= ~mask
+        shift = 0 if name in addresses else field.low
+        must = want.get(name, 0) << shift
+        if name not in chosen and have != must:
+            found.append(f"{name} is {have >> shift:#x}, must be {must >> shift:#x}")
+    found += [f"word {number} has bits that no field allows: {word:#x}" for number, word in enumerate(left) if word]
+    return found

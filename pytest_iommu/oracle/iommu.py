@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What all IOMMUs have in common as seen from memory: from a requester id to a page table, and what went wrong.
+
+One file an architecture: stream_table.py, context_table.py, device_table.py and device_directory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from pytest_iommu.core.model import Event, TableConfig
+
+TRANSLATION, PERMISSION = "F_TRANSLATION", "F_PERMISSION"
+#: A rule of docs/tables.md, and what breaks it.
+Wrong = tuple[str, str]
+
+
+class Iommu(Protocol):
+    """One IOMMU of a guest. Ids of requesters are a machine description's ``sid``: stream id, source id, device id.
+
+    ``lost`` counts the times that events were lost. An event's address is exact to ``event_granule`` bytes.
+    """
+
+    lost: int
+    event_granule: int
+
+    def table(self, requester: int) -> tuple[TableConfig, int] | None:
+        """Return configuration and top of a requester's page table, with its levels now; None if it has none."""
+
+    def wrong(self, requester: int, config: TableConfig, top: int) -> Iterator[Wrong]:
+        """Yield what is wrong in a requester's entries, which must lead to this table of that configuration."""
+
+    def root_rule(self, config: TableConfig) -> str:
+        """The rule that is broken where a requester's entries lead to another table, or to none."""
+
+    def state(self, requester: int) -> str:
+        """What becomes of the requester's DMA: ``blocked``, ``translated`` or ``passed`` through."""
+
+    def tag(self, requester: int) -> int | None:
+        """Return the id that marks what is cached of the requester's table; None if it has none."""
+
+    def events(self) -> tuple[Event, ...]:
+        """Return what was reported since the last call (at first: since the report's setup), oldest first."""
+
+    def names_of(self, event: str) -> tuple[str, ...]:
+        """Return the names that may stand in a report of what is F_TRANSLATION or F_PERMISSION to an SMMUv3."""
