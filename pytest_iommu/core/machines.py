@@ -159,6 +159,13 @@ class Machine:
         """The address of the SMMUv3's registers; None where the IOMMU is another one."""
         return self.iommu.base if self.iommu is not None and self.iommu.type == "smmuv3" else None
 
+    def in_scratch(self, address: int, size: int) -> bool:
+        """Whether these bytes are scratch memory, where the data of a transfer can be observed."""
+        if self.scratch is None:
+            return False
+        base, length = self.scratch
+        return base <= address and address + size <= base + length
+
     @property
     def limit(self) -> str:
         """The kernel parameter that keeps Linux out of the scratch memory; empty without scratch memory."""

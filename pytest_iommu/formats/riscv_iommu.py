@@ -37,6 +37,7 @@ _FAULT = {
     "DID": Field(0, 63, 40),
     "iotval": Field(2, 63, 0),
 }
+NOT_VALID = "DDT entry not valid"
 CAUSES = {
     5: "read access fault",
     7: "write access fault",
@@ -44,7 +45,7 @@ CAUSES = {
     15: "write page fault",
     256: "all inbound transactions disallowed",
     257: "DDT entry load access fault",
-    258: "DDT entry not valid",
+    258: NOT_VALID,
     259: "DDT entry misconfigured",
     260: "transaction type disallowed",
 }

@@ -19,7 +19,7 @@ from pytest_iommu.formats import ConfigError
 from pytest_iommu.formats import vtd_entries as vtd
 from pytest_iommu.formats.base import INCOHERENT
 from pytest_iommu.oracle.entry_words import differing, read_words
-from pytest_iommu.oracle.iommu import PERMISSION, TRANSLATION, Wrong
+from pytest_iommu.oracle.iommu import BLOCKED, PERMISSION, TRANSLATION, Wrong
 
 CAP, ECAP, RTADDR = (0x8, 8), (0x10, 8), (0x20, 8)
 _SIZES = {0: 1 << 21, 1: 1 << 30}
@@ -27,7 +27,8 @@ _SIZES = {0: 1 << 21, 1: 1 << 30}
 OAS = 52
 DENIED = "read or write denied"
 """The second stage has no other reason: an item without R and W is the same as none."""
-REASONS = {0x5: DENIED, 0x6: DENIED, 0x71: TRANSLATION, 0x85: PERMISSION}
+NOT_PRESENT = ("context entry not present", "PASID entry not present")
+REASONS = {0x2: NOT_PRESENT[0], 0x58: NOT_PRESENT[1], 0x5: DENIED, 0x6: DENIED, 0x71: TRANSLATION, 0x85: PERMISSION}
 """Names of fault reasons (chapter 7.1.3): 71h is a first-stage item that is not present, 85h denies a write."""
 
 
@@ -86,6 +87,7 @@ class ContextTable:
     """One VT-d with registers at the physical address ``base``; ``faults`` tells what it reported, if anyone does."""
 
     event_granule = 4096
+    reports_blocked = True
     lost = 0
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
@@ -203,7 +205,7 @@ class ContextTable:
 
     def names_of(self, event: str) -> tuple[str, ...]:
         """See Iommu."""
-        return event, DENIED
+        return NOT_PRESENT if event == BLOCKED else (event, DENIED)
 
     def _second(self, aw: int, top: int) -> tuple[TableConfig, int] | None:
         levels = vtd.levels_of_aw(aw)

@@ -17,7 +17,7 @@ from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats import ConfigError, riscv_iommu
 from pytest_iommu.formats.riscv_iommu import DC
 from pytest_iommu.oracle.entry_words import differing, read_words
-from pytest_iommu.oracle.iommu import Wrong
+from pytest_iommu.oracle.iommu import BLOCKED, Wrong
 
 CAPABILITIES, DDTP, FQB, FQT = (0x0, 8), (0x10, 8), (0x28, 8), (0x34, 4)
 OAS = 56
@@ -52,6 +52,7 @@ class DeviceDirectory:
     """One RISC-V IOMMU with registers at the physical address ``base``."""
 
     event_granule = 1
+    reports_blocked = True
 
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory
@@ -141,7 +142,7 @@ class DeviceDirectory:
 
     def names_of(self, event: str) -> tuple[str, ...]:
         """See Iommu: a page fault, whatever the item lacks."""
-        return riscv_iommu.PAGE_FAULTS
+        return (riscv_iommu.NOT_VALID,) if event == BLOCKED else riscv_iommu.PAGE_FAULTS
 
     def _register(self, register: tuple[int, int]) -> int:
         offset, size = register

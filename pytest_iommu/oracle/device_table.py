@@ -46,6 +46,7 @@ class DeviceTable:
     """One AMD IOMMU with registers at the physical address ``base``."""
 
     event_granule = 1
+    reports_blocked = False
 
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory

@@ -15,9 +15,6 @@ from pytest_iommu.core.model import Range
 from pytest_iommu.oracle.expected import Expected
 from pytest_iommu.oracle.iommu import PERMISSION, TRANSLATION
 
-BLOCKED = "blocked"
-"""What a transfer comes to where the STE aborts it: nothing, not even an event."""
-
 
 @dataclass(frozen=True, slots=True)
 class Transfer:

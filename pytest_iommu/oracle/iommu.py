@@ -12,6 +12,8 @@ from typing import Protocol
 from pytest_iommu.core.model import Event, TableConfig
 
 TRANSLATION, PERMISSION = "F_TRANSLATION", "F_PERMISSION"
+BLOCKED = "blocked"
+"""What a transfer comes to where the device's entries let nothing through."""
 #: A rule of docs/tables.md, and what breaks it.
 Wrong = tuple[str, str]
 
@@ -20,10 +22,12 @@ class Iommu(Protocol):
     """One IOMMU of a guest. Ids of requesters are a machine description's ``sid``: stream id, source id, device id.
 
     ``lost`` counts the times that events were lost. An event's address is exact to ``event_granule`` bytes.
+    ``reports_blocked``: what a blocked device does is reported, too.
     """
 
     lost: int
     event_granule: int
+    reports_blocked: bool
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """Return configuration and top of a requester's page table, with its levels now; None if it has none."""
@@ -44,4 +48,7 @@ class Iommu(Protocol):
         """Return what was reported since the last call (at first: since the report's setup), oldest first."""
 
     def names_of(self, event: str) -> tuple[str, ...]:
-        """Return the names that may stand in a report of what is F_TRANSLATION or F_PERMISSION to an SMMUv3."""
+        """Return the names that may stand in a report of what is F_TRANSLATION or F_PERMISSION to an SMMUv3.
+
+        Or of what is BLOCKED; none if that is not reported.
+        """

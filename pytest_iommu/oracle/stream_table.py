@@ -19,7 +19,7 @@ from pytest_iommu.formats import ConfigError, smmuv3
 from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.formats.base import Field, bits
 from pytest_iommu.oracle import stream_model
-from pytest_iommu.oracle.iommu import Wrong
+from pytest_iommu.oracle.iommu import BLOCKED, Wrong
 from pytest_iommu.oracle.ring import Ring
 from pytest_iommu.oracle.stream_model import Hardware
 
@@ -40,6 +40,7 @@ class SmmuV3:
     """One SMMUv3 with registers at the physical address ``base``. ``lost`` counts overflows of the event queue seen."""
 
     event_granule = 1
+    reports_blocked = False
 
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory
@@ -175,8 +176,8 @@ class SmmuV3:
         return cd.asid if cd is not None else stream_model.STE["S2VMID"].of(ste.words)
 
     def names_of(self, event: str) -> tuple[str, ...]:
-        """See Iommu."""
-        return (event,)
+        """See Iommu: an STE that aborts leaves no event."""
+        return () if event == BLOCKED else (event,)
 
     def texts(self, sid: int, domains: Mapping[int, int]) -> dict[str, str]:
         """Return the files ``ste`` and ``cd`` of a stream, none without an entry; ``domains`` maps tops to ids."""

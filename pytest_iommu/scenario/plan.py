@@ -60,6 +60,7 @@ from pytest_iommu.scenario.schema import (
     Suite,
     UnmapStep,
 )
+from pytest_iommu.scenario.variants import scratch_of
 
 SAMPLES, SAMPLES_UNATTACHED = 24, 6
 """Number of transfers that check a domain at the end: more if the scenario attached the device itself."""
@@ -278,6 +279,7 @@ class _Compiler:
         pstep = self._amount(step.pstep, spec, step.line, end) if step.pstep else size
         iova = self._amount(step.iova, spec, step.line, end, istep * (step.count - 1) + size)
         pa = self._amount(step.pa, spec, step.line, 1 << spec.config.oas, pstep * (step.count - 1) + size)
+        pa = scratch_of(self._instance, pa)
         leaf = self._amount(step.leaf, spec, step.line, end) if step.leaf else None
         if step.remap:
             self._unmap(UnmapStep(step.line, step.domain, iova=step.iova, size=step.size))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pytest_iommu import formats
 from pytest_iommu.core.model import Range
 from pytest_iommu.oracle import TableModel
-from pytest_iommu.oracle.done import BLOCKED
+from pytest_iommu.oracle.iommu import BLOCKED
 from pytest_iommu.scenario.phases import Dma, Place
 from pytest_iommu.scenario.schema import DomainSpec, PlugStep, ProbeStep, Step
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pytest_iommu.core.model import Prot
 from pytest_iommu.core.yaml_reader import Fields, Value, unique
-from pytest_iommu.oracle.done import BLOCKED
+from pytest_iommu.oracle.iommu import BLOCKED
 from pytest_iommu.scenario.amount import Amount, parse_amount
 from pytest_iommu.scenario.schema import (
     AttachStep,

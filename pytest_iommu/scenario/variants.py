@@ -176,6 +176,17 @@ def elsewhere(case: Case, machine: str) -> list[Instance]:
     ]
 
 
+def scratch_of(instance: Instance, pa: int) -> int:
+    """Return where a physical address is on the instance's machine.
+
+    A case writes the addresses of its own machine. On another one, what is in scratch memory is in scratch memory, too.
+    """
+    own, there = MACHINES[instance.case.machines[0]].scratch, MACHINES[instance.machine].scratch
+    if instance.machine in instance.case.machines or own is None or there is None:
+        return pa
+    return pa - own[0] + there[0] if own[0] <= pa < own[0] + own[1] else pa
+
+
 def _instance(case: Case, machine: str, variant: TableSpec | None) -> Instance:
     page = page_size(case.kernel)
     label = variant.label if variant is not None else _label(case, machine, page)

@@ -18,6 +18,7 @@ from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.formats import configure
 from pytest_iommu.oracle import Expected, TableModel
 from pytest_iommu.oracle.done import Transfer, transfers
+from pytest_iommu.oracle.iommu import BLOCKED
 from pytest_iommu.scenario import Dma, Place, Sample
 
 SCRATCH = 0x5C000000
@@ -77,6 +78,7 @@ class Device:
     """A device, an SMMU and RAM that do as the table says, but for what a test makes them do wrong."""
 
     event_granule = 1
+    reports_blocked = False
 
     def __init__(self, table: Expected) -> None:
         self.table = table
@@ -97,7 +99,7 @@ class Device:
         return memoryview(bytes(self.ram.get(address + at, 0) for at in range(size)))
 
     def names_of(self, event: str) -> tuple[str, ...]:
-        return (event,)
+        return () if event == BLOCKED else (event,)
 
     def register(self, address: int, size: int = 4) -> int:
         return 0
