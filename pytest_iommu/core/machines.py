@@ -142,7 +142,12 @@ class Machine:
     iommus: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def harmless(self, address: int, write: bool) -> bool:
-        """Whether DMA to this physical address is harmless: scratch memory, an empty range, or a read of RAM."""
+        """Whether DMA to this physical address is harmless: scratch memory, an empty range, or a read of RAM.
+
+        The page at 0 is left alone: QEMU's trace of AMD's IOMMU has 0 where nothing is translated.
+        """
+        if address < 1 << 12:
+            return False
         if self.scratch is not None and self.scratch[0] <= address < self.scratch[0] + self.scratch[1]:
             return True
         if self.ram <= address < self.ram + self.memory:

@@ -66,12 +66,15 @@ class Memory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One access that an IOMMU refused: whose it was, the architecture's number of the reason, the address."""
+    """One access that an IOMMU refused: whose it was, the architecture's number of the reason, the address.
+
+    Reason and direction are None where nobody says them.
+    """
 
     requester: int
-    reason: int
+    reason: int | None
     address: int
-    write: bool
+    write: bool | None
 
 
 class Faults(Protocol):

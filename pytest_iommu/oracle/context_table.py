@@ -28,7 +28,16 @@ OAS = 52
 DENIED = "read or write denied"
 """The second stage has no other reason: an item without R and W is the same as none."""
 NOT_PRESENT = ("context entry not present", "PASID entry not present")
-REASONS = {0x2: NOT_PRESENT[0], 0x58: NOT_PRESENT[1], 0x5: DENIED, 0x6: DENIED, 0x71: TRANSLATION, 0x85: PERMISSION}
+REASONS = {
+    0x2: NOT_PRESENT[0],
+    0x59: NOT_PRESENT[1],
+    # QEMU looks at the translation type first, and that of an entry that is all zeros is reserved.
+    0x5B: NOT_PRESENT[1],
+    0x5: DENIED,
+    0x6: DENIED,
+    0x71: TRANSLATION,
+    0x85: PERMISSION,
+}
 """Names of fault reasons (chapter 7.1.3): 71h is a first-stage item that is not present, 85h denies a write."""
 
 
@@ -87,7 +96,8 @@ class ContextTable:
     """One VT-d with registers at the physical address ``base``; ``faults`` tells what it reported, if anyone does."""
 
     event_granule = 4096
-    reports_blocked = True
+    exact = False
+    silent: frozenset[str] = frozenset()
     lost = 0
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
@@ -232,5 +242,5 @@ class ContextTable:
         return self._memory.register(self._base + offset, size)
 
 
-def _name(reason: int) -> str:
-    return REASONS.get(reason, f"fault {reason:x}h")
+def _name(reason: int | None) -> str:
+    return "refused" if reason is None else REASONS.get(reason, f"fault {reason:x}h")

@@ -52,7 +52,8 @@ class DeviceDirectory:
     """One RISC-V IOMMU with registers at the physical address ``base``."""
 
     event_granule = 1
-    reports_blocked = True
+    exact = True
+    silent: frozenset[str] = frozenset()
 
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory

@@ -13,15 +13,16 @@ from functools import cached_property
 
 from pytest_iommu import formats
 from pytest_iommu.core.model import Event, TableConfig
-from pytest_iommu.core.protocol import Memory
+from pytest_iommu.core.protocol import Faults, Memory
 from pytest_iommu.formats import ConfigError, amd_iommu
 from pytest_iommu.formats.amd_iommu import DTE
 from pytest_iommu.oracle.entry_words import differing, read_words
-from pytest_iommu.oracle.iommu import Wrong
+from pytest_iommu.oracle.iommu import BLOCKED, PERMISSION, Wrong
 
 DEVTAB, EVTLOG, FEATURES, EVTLOG_TAIL = (0x0, 8), (0x10, 8), (0x30, 8), (0x2018, 8)
 CHOSEN = ("DomainID", "SysMgt", "words 2", "words 3")
 OAS = 52
+REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,19 @@ class AmdHardware:
 
 
 class DeviceTable:
-    """One AMD IOMMU with registers at the physical address ``base``."""
+    """One AMD IOMMU with registers at the physical address ``base``.
+
+    ``faults`` tells what it refused, if anyone does; else it is its event log, in which QEMU 11 puts nothing.
+    """
 
     event_granule = 1
-    reports_blocked = False
+    exact = False
+    #: QEMU does not trace a translation with too few permissions as one that failed
+    silent = frozenset({BLOCKED, PERMISSION})
 
-    def __init__(self, memory: Memory, base: int) -> None:
+    def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
         self._memory = memory
+        self._faults = faults
         self._base = base
         self._log = 0
         self._seen = 0
@@ -119,6 +126,10 @@ class DeviceTable:
 
     def events(self) -> tuple[Event, ...]:
         """See Iommu. The kernel moves the head only, so the records stay until the log wraps around."""
+        if self._faults is not None:
+            return tuple(
+                Event(REFUSED, one.requester, (), iova=one.address, write=one.write) for one in self._faults.new()
+            )
         base, tail = self._register(EVTLOG), self._register(EVTLOG_TAIL) & 0x7FFFF
         start, size = base & 0xFFFFFFFFFF000, amd_iommu.EVENT_BYTES << (base >> 56 & 0xF)
         if start != self._log:
@@ -136,7 +147,7 @@ class DeviceTable:
 
     def names_of(self, event: str) -> tuple[str, ...]:
         """See Iommu. Which of the two it was is in flags that QEMU does not set."""
-        return ("IO_PAGE_FAULT",)
+        return REFUSED, "IO_PAGE_FAULT"
 
     def _register(self, register: tuple[int, int]) -> int:
         offset, size = register

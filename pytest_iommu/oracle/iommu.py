@@ -22,12 +22,14 @@ class Iommu(Protocol):
     """One IOMMU of a guest. Ids of requesters are a machine description's ``sid``: stream id, source id, device id.
 
     ``lost`` counts the times that events were lost. An event's address is exact to ``event_granule`` bytes.
-    ``reports_blocked``: what a blocked device does is reported, too.
+    It does not tell each piece of a transfer and its direction where not ``exact``. ``silent`` are the outcomes that
+    leave no event.
     """
 
     lost: int
     event_granule: int
-    reports_blocked: bool
+    exact: bool
+    silent: frozenset[str]
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """Return configuration and top of a requester's page table, with its levels now; None if it has none."""

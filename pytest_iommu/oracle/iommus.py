@@ -37,7 +37,7 @@ def iommu_at(registers: IommuRegisters, memory: Memory, faults: Faults | None = 
         case "vtd":
             return ContextTable(memory, registers.base, faults)
         case "amd":
-            return DeviceTable(memory, registers.base)
+            return DeviceTable(memory, registers.base, faults)
         case "riscv":
             return DeviceDirectory(memory, registers.base)
     raise ValueError(f"no IOMMU of type {registers.type}")

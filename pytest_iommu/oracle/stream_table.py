@@ -40,7 +40,9 @@ class SmmuV3:
     """One SMMUv3 with registers at the physical address ``base``. ``lost`` counts overflows of the event queue seen."""
 
     event_granule = 1
-    reports_blocked = False
+    exact = True
+    #: an STE that aborts leaves no event
+    silent = frozenset({BLOCKED})
 
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory

@@ -114,7 +114,7 @@ def test_machines_of_one_architecture_have_the_same_kernel(name: str) -> None:
     assert "-" not in name, "a scenario's node id ends the machine's name there"
     for flavour in flavours.names():
         assert config.merged(machine, flavour, ()) == config.merged(first, flavour, ())
-    assert (machine.make_arch, machine.target, machine.append) == (first.make_arch, first.target, first.append)
+    assert (machine.arch, machine.target, machine.image) == (first.arch, first.target, first.image)
 
 
 def test_stream_ids_of_a_device_tree(tmp_path: Path) -> None:
