@@ -13,7 +13,7 @@
 
 #include "ptdump_test.h"
 
-static void wait_for_interrupt(void)
+static void await_interrupt(void)
 {
 #ifdef CONFIG_ARM64
 	wfi();
@@ -25,7 +25,7 @@ static void wait_for_interrupt(void)
 static ssize_t occupy_read(struct file *file, char __user *buf, size_t len, loff_t *ppos)
 {
 	while (!signal_pending(current)) {
-		wait_for_interrupt();
+		await_interrupt();
 		cond_resched();
 	}
 	return -EINTR;

@@ -91,6 +91,13 @@ static int note_ram(struct resource *res, void *end)
 	return 0;
 }
 
+/* Pages get their struct page in units of so many */
+#ifdef CONFIG_SPARSEMEM
+#define UNIT_PAGES PAGES_PER_SECTION
+#else
+#define UNIT_PAGES MAX_ORDER_NR_PAGES
+#endif
+
 /* The first address after all memory that no struct page is for */
 static u64 end_of_ram(void)
 {
@@ -98,7 +105,7 @@ static u64 end_of_ram(void)
 
 	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, U64_MAX,
 			    &end, note_ram);
-	return ALIGN(end, (u64)PAGES_PER_SECTION << PAGE_SHIFT);
+	return ALIGN(end, (u64)UNIT_PAGES << PAGE_SHIFT);
 }
 
 /* An address that has a struct page but is no memory of Linux; 0 where there is none */

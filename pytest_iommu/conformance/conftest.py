@@ -14,6 +14,11 @@ from pytest_iommu.core.known_issues import KnownIssue
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.console import Splat
 
+#: scenarios that fail because QEMU does something wrong, with what that is
+BY_QEMU = {
+    "many-pages-are-gone[riscv-s1-4k]": "QEMU 10.0 to 11.1: the RISC-V IOMMU does not know groups of 64K (Svnapot), "
+    "and takes their PPN as it is; docs/findings.md",
+}
 PCIEHP = KnownIssue("pciehp-reset-lock", "lock order of pciehp and PCI rescan in Linux 7.3, see docs/findings.md")
 
 
@@ -22,6 +27,13 @@ def pytest_iommu_classify_splat(splat: Splat) -> KnownIssue | None:
     if splat.kind == "lockdep" and "pciehp_configure_device" in splat.text and "reset_lock" in splat.text:
         return PCIEHP
     return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each must go on failing: when QEMU is right, its line goes."""
+    for item in items:
+        if item.name in BY_QEMU:
+            item.add_marker(pytest.mark.xfail(reason=BY_QEMU[item.name], strict=True))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from pytest_iommu.guest import ops
 from pytest_iommu.oracle import count, merge_entries
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
+    pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump"),
     pytest.mark.iommu_rules("FLT-3", "ENT-1", "ENT-2", "CON-7"),
 ]
 

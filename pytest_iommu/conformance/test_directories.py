@@ -15,7 +15,7 @@ from pytest_iommu.conformance.helpers import FILES, KINDS, make
 from pytest_iommu.core.model import Dump, Kind
 from pytest_iommu.guest import ops
 
-pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
+pytestmark = pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump")
 
 PAGE = 4096
 SLOT = 9

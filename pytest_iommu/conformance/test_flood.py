@@ -17,7 +17,7 @@ from pytest_iommu.guest.jobs import Signal
 from pytest_iommu.guest.testmodule import MODULE
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", config=("MEMCG",)),
+    pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", config=("MEMCG",)),
     pytest.mark.iommu_rules("CON-11"),
 ]
 

@@ -14,7 +14,7 @@ from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal
 from pytest_iommu.guest.testmodule import MODULE
 
-pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
+pytestmark = pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump")
 
 KINDS = ("s1", "s2", "amdv1", "vtdss", "x86_64", "riscv_64", "arm_64_lpae_s1")
 BASE = 0x40000000
@@ -70,7 +70,7 @@ def free_memory(guest: GuestHandle) -> int:
 
 
 @pytest.mark.iommu_flavour("debug")
-@pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", config=["DEBUG_KMEMLEAK"])
+@pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", config=["DEBUG_KMEMLEAK"])
 @pytest.mark.iommu_rules("CON-9", "CON-11", "LAY-4")
 def test_no_object_is_left_of_domains_and_readers(iommu: Iommu, iommu_guest: GuestHandle) -> None:
     for kind in KINDS:

@@ -26,7 +26,7 @@ from pytest_iommu.guest.testmodule import MODULE
 from pytest_iommu.oracle import TableModel
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
+    pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump"),
     pytest.mark.iommu_boot_mode("counted"),
 ]
 

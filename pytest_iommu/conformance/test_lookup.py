@@ -23,7 +23,7 @@ from pytest_iommu.dialects.lookup import Lookup, parse_lookup
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.testmodule import MODULE, parse_domains
 
-pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
+pytestmark = pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump")
 
 FIRST, SECOND = 10, 11
 WRITER = 0

@@ -11,7 +11,7 @@ from pytest_iommu.check.owners.directories import directories
 from pytest_iommu.conformance.helpers import assert_table_in_memory
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
+    pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump"),
     pytest.mark.iommu_rules("FLT-2", "LAY-2"),
 ]
 

@@ -28,7 +28,7 @@ from pytest_iommu.oracle.items import Root, item_address
 from pytest_iommu.scenario.race_words import TIMEOUT, Storm
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3"),
+    pytest.mark.iommu_needs(machine="emulated"),
     pytest.mark.iommu_boot_mode("races"),
     pytest.mark.iommu_rules("TAB-8"),
 ]

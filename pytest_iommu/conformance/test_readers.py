@@ -18,7 +18,7 @@ from pytest_iommu.core.model import Entry, Kind
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.guest import jobs, ops
 
-pytestmark = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
+pytestmark = pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump")
 
 PAGE = 4096
 BASE = 0x31200000

@@ -13,7 +13,7 @@ from pytest_iommu.conformance.helpers import FILES, KINDS, make
 from pytest_iommu.guest import ops
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=["edu0", "edu1"]),
+    pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", devices=["edu0", "edu1"]),
     pytest.mark.iommu_rules("FLT-4"),
 ]
 

@@ -29,7 +29,7 @@ from pytest_iommu.formats.smmuv3 import decode_cd, decode_ste
 from pytest_iommu.scenario.race_words import Reader, Storm
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
+    pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump"),
     pytest.mark.iommu_boot_mode("races"),
 ]
 

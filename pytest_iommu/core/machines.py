@@ -144,9 +144,9 @@ class Machine:
     def harmless(self, address: int, write: bool) -> bool:
         """Whether DMA to this physical address is harmless: scratch memory, an empty range, or a read of RAM.
 
-        The page at 0 is left alone: QEMU's trace of AMD's IOMMU has 0 where nothing is translated.
+        The block at 0 is left alone: in QEMU's trace of AMD's IOMMU the address of its first leaf means a refusal.
         """
-        if address < 1 << 12:
+        if address < 2 << 20:
             return False
         if self.scratch is not None and self.scratch[0] <= address < self.scratch[0] + self.scratch[1]:
             return True

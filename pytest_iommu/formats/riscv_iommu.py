@@ -33,7 +33,6 @@ SV39 = 8
 """fsc.MODE of a table of 39 bits, three levels; one more for each further level."""
 _FAULT = {
     "CAUSE": Field(0, 11, 0),
-    "TTYP": Field(0, 39, 34),
     "DID": Field(0, 63, 40),
     "iotval": Field(2, 63, 0),
 }
@@ -50,13 +49,13 @@ CAUSES = {
     260: "transaction type disallowed",
 }
 PAGE_FAULTS = ("read page fault", "write page fault")
-_READ, _WRITE = (2, 4, 6), (3, 5, 7)
-"""TTYP of reads and writes: untranslated, translated, and translation requests."""
+_WRITES = {5: False, 13: False, 21: False, 7: True, 15: True, 23: True}
+"""Causes of reads and writes. TTYP says it of all, but is that of a write with QEMU, whatever the device did."""
 
 
 def decode_fault(words: Sequence[int]) -> Event:
     """Return one record of the fault queue; ``words`` are its four."""
-    cause, kind = _FAULT["CAUSE"].of(words), _FAULT["TTYP"].of(words)
-    write = True if kind in _WRITE else False if kind in _READ else None
+    cause = _FAULT["CAUSE"].of(words)
+    write = _WRITES.get(cause)
     name = CAUSES.get(cause, f"cause {cause}")
     return Event(name, _FAULT["DID"].of(words), tuple(words), iova=_FAULT["iotval"].of(words), write=write)

@@ -98,6 +98,7 @@ class ContextTable:
     event_granule = 4096
     exact = False
     silent: frozenset[str] = frozenset()
+    not_walked: frozenset[str] = frozenset()
     lost = 0
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:

@@ -53,7 +53,10 @@ class DeviceDirectory:
 
     event_granule = 1
     exact = True
-    silent: frozenset[str] = frozenset()
+    #: QEMU reports it with address 0
+    silent = frozenset({BLOCKED})
+    #: QEMU 10.0 to 11.1 takes the PPN of a group as it is, with the bits that say how large the group is
+    not_walked = frozenset({"NAPOT"})
 
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory

@@ -53,6 +53,7 @@ class DeviceTable:
     exact = False
     #: QEMU does not trace a translation with too few permissions as one that failed
     silent = frozenset({BLOCKED, PERMISSION})
+    not_walked: frozenset[str] = frozenset()
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
         self._memory = memory

@@ -8,7 +8,7 @@ of the SMMU (IHI 0070, section 7.3): F_TRANSLATION if nothing is mapped, F_PERMI
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from pytest_iommu.core.model import Range
@@ -18,12 +18,13 @@ from pytest_iommu.oracle.iommu import PERMISSION, TRANSLATION
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One DMA at ``iova``. ``event`` is the expected fault, None if it must reach ``oa``."""
+    """One DMA at ``iova``. ``event`` is the expected fault, None if it must reach ``oa``; ``flags`` are its leaf's."""
 
     iova: int
     write: bool
     event: str | None
     oa: int | None = None
+    flags: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{'write to' if self.write else 'read of'} 0x{self.iova:x}"
@@ -70,4 +71,4 @@ def _of_range(row: Range, page: int, before: int, after: int) -> Iterator[Transf
 
 def _inside(row: Range, iova: int, write: bool) -> Transfer:
     allowed = row.prot.write if write else row.prot.read
-    return Transfer(iova, write, None if allowed else PERMISSION, row.oa + iova - row.first)
+    return Transfer(iova, write, None if allowed else PERMISSION, row.oa + iova - row.first, row.flags)

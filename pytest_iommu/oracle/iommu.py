@@ -23,13 +23,14 @@ class Iommu(Protocol):
 
     ``lost`` counts the times that events were lost. An event's address is exact to ``event_granule`` bytes.
     It does not tell each piece of a transfer and its direction where not ``exact``. ``silent`` are the outcomes that
-    leave no event.
+    leave no event. DMA through leaves with one of the flags ``not_walked`` goes elsewhere, by a fault of QEMU.
     """
 
     lost: int
     event_granule: int
     exact: bool
     silent: frozenset[str]
+    not_walked: frozenset[str]
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """Return configuration and top of a requester's page table, with its levels now; None if it has none."""

@@ -43,6 +43,7 @@ class SmmuV3:
     exact = True
     #: an STE that aborts leaves no event
     silent = frozenset({BLOCKED})
+    not_walked: frozenset[str] = frozenset()
 
     def __init__(self, memory: Memory, base: int) -> None:
         self._memory = memory

@@ -150,7 +150,8 @@ def _hold_machine(item: pytest.Item) -> None:
         return
     machine = marks.needs_of(item).machine
     if machine is not None:
-        item.add_marker(pytest.mark.skip(reason=f"needs machine {machine} under QEMU, this one is not emulated"))
+        which = "a machine" if machine == marks.EMULATED else f"machine {machine}"
+        item.add_marker(pytest.mark.skip(reason=f"needs {which} under QEMU, this one is not emulated"))
 
 
 def _workers(config: pytest.Config) -> bool:
@@ -191,7 +192,8 @@ def key_of(item: pytest.Item) -> Key:
     if isinstance(item, GuestItem):
         return item.key()
     settings = item.config.stash[RUN].settings
-    machine = marks.needs_of(item).machine or settings.machine
+    named = marks.needs_of(item).machine
+    machine = settings.machine if named in (None, marks.EMULATED) else named
     return Key(machine, marks.flavour_of(item) or settings.flavour, marks.boot_mode_of(item))
 
 

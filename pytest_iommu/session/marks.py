@@ -102,8 +102,10 @@ def _symbol(word: str) -> str | None:
     return f"takes the kernel's configuration symbols without CONFIG_, not {word!r}"
 
 
+EMULATED = "emulated"
+"""What machine= takes for any machine under QEMU: the test runs on the run's default one."""
 _NEEDS: Mapping[str, Callable[[object, Known], str | None]] = {
-    "machine": lambda value, known: _unknown("machine", value, known.machines),
+    "machine": lambda value, known: _unknown("machine", value, [*known.machines, EMULATED]),
     "devices": lambda value, known: _words(lambda word: _unknown("device", word, known.devices))(value),
     "dialect": lambda value, known: _unknown("dialect", value, known.dialects),
     "config": lambda value, known: _words(_symbol)(value),
@@ -167,7 +169,8 @@ MARKS = {
         MarkSpec(
             "iommu_needs",
             'machine="smmuv3", devices=["edu0", ...], dialect="io_ptdump", config=["MEMCG", ...]',
-            "skip the test where one of these is missing, naming it; the test runs on machine=",
+            "skip the test where one of these is missing, naming it; the test runs on machine=, "
+            'or with machine="emulated" on the default one, which must be QEMU\'s',
             _needs,
         ),
         MarkSpec("iommu_flavour", '"debug"', "kernel flavour that the test runs on", _flavour),

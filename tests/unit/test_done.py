@@ -80,6 +80,7 @@ class Device:
     event_granule = 1
     exact = True
     silent = frozenset({BLOCKED})
+    not_walked: frozenset[str] = frozenset()
 
     def __init__(self, table: Expected) -> None:
         self.table = table

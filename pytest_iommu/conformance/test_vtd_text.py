@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""VT-d's own debugfs: entries as they are in memory, devices without a domain, and a reader in the middle of a storm.
+
+That its tables are those of the domains is judged in every scenario with a device on such a machine
+(check/witnesses/vtd_file.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.races.storm_log import StormLog, parse_storm
+from pytest_iommu.check.witnesses.vtd_file import path_of
+from pytest_iommu.compare.printed_rules import findings
+from pytest_iommu.core.printed import Row, Table
+from pytest_iommu.dialects.vtd import VTD
+from pytest_iommu.formats import vtd_entries
+from pytest_iommu.guest import ops
+from pytest_iommu.guest.testmodule import DEBUGFS, MODULE
+from pytest_iommu.oracle.context_table import ContextTable
+
+DEVICE = "edu0"
+CONTEXTS = f"{DEBUGFS}/intel/dmar_translation_struct"
+K, M = 1 << 10, 1 << 20
+PAGE = 4 * K
+BASE, OA = 0x40000000, 0x18000000
+CELLS, CHANGES, MORE, READS = 24, 4000, 100000, 40
+
+pytestmark = pytest.mark.iommu_needs(machine="emulated", devices=(DEVICE,))
+
+
+@pytest.fixture
+def vtd(iommu_guest: GuestHandle) -> ContextTable:
+    """The VT-d of the guest. Skips on other machines, and where the kernel has no such debugfs."""
+    witness = iommu_guest.in_ram
+    if witness is None or not isinstance(witness.iommu, ContextTable):
+        pytest.skip(f"machine {iommu_guest.key.machine} has no VT-d")
+    if not iommu_guest.run([ops.stat(CONTEXTS)]).results[0].ok:
+        pytest.skip("this kernel does not show VT-d in debugfs: CONFIG_INTEL_IOMMU_DEBUGFS")
+    return witness.iommu
+
+
+@pytest.fixture
+def attached(vtd: ContextTable, iommu: Iommu, iommu_guest: GuestHandle) -> Domain:
+    """A domain of the only stage that the VT-d has, with the device on it."""
+    domain = iommu.domain(stage=next(iter(iommu_guest.machine.stages)))
+    domain.attach(DEVICE)
+    return domain
+
+
+def table_of(guest: GuestHandle, device: str = DEVICE) -> str:
+    return guest.read(path_of(guest.machine.device(device).address)).decode()
+
+
+@pytest.mark.iommu_rules("STE-2", "HW-1")
+def test_entries_are_those_in_memory(vtd: ContextTable, attached: Domain, iommu_guest: GuestHandle) -> None:
+    """dmar_translation_struct: words of each entry, and no entry is left out."""
+    attached.map(BASE, OA, "2M")
+    text = iommu_guest.read(CONTEXTS).decode()
+    dump = VTD.parse({"dmar_translation_struct": text})
+    assert not findings(dump)
+    shown = set()
+    for one in dump.contexts:
+        bus, slot, function = (int(part, 16) for part in re.split("[:.]", one.device))
+        requester = bus << 8 | slot << 3 | function
+        context, entry = vtd.context(requester), vtd.pasid(requester)
+        assert context is not None, f"{one.device} has no context entry in memory"
+        # The highest word first; of a scalable-mode entry it is words 1 and 0, too.
+        assert one.context == (context[1], context[0]), one.device
+        if vtd.scalable and one.pasid == 0:
+            assert entry is not None
+            assert one.entry == (entry[2], entry[1], entry[0]), one.device
+        shown.add(requester)
+    present = {
+        requester
+        for requester in range(1 << 8)
+        if (context := vtd.context(requester)) is not None and vtd_entries.CONTEXT["P"].of(context)
+    }
+    assert present <= shown, "entries of bus 0 that are present in memory, and not shown"
+    assert iommu_guest.machine.device(DEVICE).sid in shown
+
+
+@pytest.mark.iommu_rules("RNG-6")
+def test_a_device_without_a_domain_has_no_table(attached: Domain, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """Also right after it has left one."""
+    attached.map(BASE, OA, "12K")
+    assert "Device 0000:" in table_of(iommu_guest)
+    iommu.command(f"detach {DEVICE}")
+    assert table_of(iommu_guest) == ""
+
+
+@pytest.mark.iommu_rules("CON-1", "CON-2")
+@pytest.mark.iommu_boot_mode("races")
+@pytest.mark.parametrize("cell", [PAGE, 2 * M], ids=["4k", "2m"])
+def test_a_reader_in_a_storm(cell: int, attached: Domain, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """Each row is one of the states of its cell, and what nobody changes is in every read.
+
+    The kernel says of this file that it races with unmap. Tables of 4K cells go while it walks them.
+    """
+    gap = 2 * cell if cell > PAGE else 2 * M
+    attached.map(BASE - 2 * M, OA, "8K")
+    end = BASE + CELLS * gap
+    attached.map(end, OA + M, "4K", "r")
+    iommu.command(f"storm {attached.name} {BASE:#x} {cell:#x} cells={CELLS} gap={gap:#x} ops={CHANGES} more={MORE}")
+    path = path_of(iommu_guest.machine.device(DEVICE).address)
+    texts = [ops.text_of(one) for one in iommu_guest.run([ops.read_file(path)] * READS, 60.0).results]
+    iommu_guest.run([ops.write_file(f"{MODULE}/control", f"enough {attached.name}\n".encode())])
+    log = parse_storm(iommu_guest.read(f"{MODULE}/storm").decode())
+    iommu.command(f"calm {attached.name}")
+    tables = [table for text in texts for table in VTD.parse({"domain_translation_struct": text}).tables]
+    assert len(tables) == READS
+    assert len({tuple(row[1:] for row in table.rows) for table in tables}) > 1, "nothing raced: all reads are the same"
+    for table in tables:
+        assert list(_wrong(table, log, end)) == []
+
+
+def _wrong(table: Table, log: StormLog, end: int) -> Iterator[str]:
+    seen = [row for row in table.rows if not BASE <= row.first < end]
+    wanted = [(BASE - 2 * M, OA), (BASE - 2 * M + PAGE, OA + PAGE), (end, OA + M)]
+    if [(row.first, row.oa) for row in seen] != wanted:
+        yield f"what nobody changes is {[(hex(row.first), hex(row.oa or 0)) for row in seen]}"
+    for row in table.rows:
+        if BASE <= row.first < end and not _a_state(row, log):
+            where = f"0x{row.first:x} leads to 0x{row.oa or 0:x} {row.prot}"
+            yield f"line {row.line}: {where}, which no state of its cell has"
+
+
+def _a_state(row: Row, log: StormLog) -> bool:
+    number, offset = divmod(row.first - BASE, log.gap)
+    return row.prot is not None and any(
+        (row.oa, row.prot.write) == (state.pa + number * log.cell + offset, state.prot.write) and offset < state.size
+        for state in log.states
+    )
