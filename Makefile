@@ -68,10 +68,11 @@ races: setup
 
 bench: setup
 	$(BIN)/python tools/bench $(ARGS)
+	$(BIN)/python tools/parsers
 
-# Mutated texts of the corpus for the parsers of dialects. Takes hours.
+# Mutated texts of the corpus for the parsers of dialects.
 fuzz: setup
-	PYTEST_IOMMU_FUZZ=$(FUZZ) $(BIN)/pytest tests/unit/test_text_fuzz.py -k returns_a_dump -n $(JOBS) $(ARGS)
+	PYTEST_IOMMU_FUZZ=$(FUZZ) $(BIN)/pytest tests/unit/test_text_fuzz.py -k many_texts -n $(JOBS) $(ARGS)
 
 mutants: setup
 	$(BIN)/python tests/mutants/run.py $(ARGS)

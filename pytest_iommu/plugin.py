@@ -132,9 +132,9 @@ def pytest_iommu_machines(config: pytest.Config) -> Sequence[Machine]:
 
 def pytest_iommu_dialects(config: pytest.Config) -> Sequence[Dialect]:
     """Those of dialects/."""
-    from pytest_iommu.dialects import DIALECTS
+    from pytest_iommu.dialects import DIALECTS, LIVE_TEXTS
 
-    return list(DIALECTS)
+    return [*DIALECTS, *LIVE_TEXTS]
 
 
 def pytest_iommu_targets(config: pytest.Config) -> Mapping[str, TargetKind]:

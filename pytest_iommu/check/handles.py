@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pytest_iommu.core.machines import Machine
     from pytest_iommu.core.model import TableConfig
     from pytest_iommu.core.protocol import Guest, Memory
-    from pytest_iommu.dialects import Dialect
+    from pytest_iommu.dialects import Dialect, TextDialect
     from pytest_iommu.guest.gdb import Gdb
     from pytest_iommu.scenario import Instance
 
@@ -79,6 +79,9 @@ class Guests(Protocol):
     def dialect(self, key: Key, guest: Guest) -> Dialect:
         """The dialect of the kernel's dump."""
 
+    def spoken(self, key: Key, guest: Guest) -> tuple[TextDialect, ...]:
+        """The dialects of other kernels of which the kernel has files."""
+
     def kernel_config(self, key: Key) -> frozenset[str] | None:
         """The lines of the kernel's configuration; None if unknown."""
 
@@ -116,6 +119,11 @@ class GuestHandle:
     def dialect_or_none(self) -> Dialect:
         """What the kernel's dump is written in; NO_DUMP on a kernel without one."""
         return self._guests.dialect(self.key, self._guest)
+
+    @property
+    def spoken(self) -> tuple[TextDialect, ...]:
+        """The dialects of other kernels of which this kernel has files."""
+        return self._guests.spoken(self.key, self._guest)
 
     @property
     def memory(self) -> Memory | None:

@@ -29,13 +29,18 @@ def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="Write the fixes of mainline that stand alone instead, each a patch of its own.",
     )
+    parser.add_argument(
+        "--io-page-tables",
+        action="store_true",
+        help="Write the patch on top of the series instead: the file io_page_tables (docs/io_page_tables.md).",
+    )
     parser.set_defaults(run=export)
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the series, and say how it is applied and sent."""
     from pytest_iommu.images import source
-    from pytest_iommu.images.series import export_fixes, export_series
+    from pytest_iommu.images.series import export_fixes, export_on_top, export_series
     from pytest_iommu.images.store import Store
 
     tree = arguments.kernel
@@ -45,12 +50,16 @@ def export(arguments: argparse.Namespace) -> int:
             raise SetupError("no kernel source in the cache yet; run `pytest-iommu build` first, or give --kernel=DIR")
         tree = cached.path
     directory = arguments.directory
-    written = export_fixes(tree, directory) if arguments.fixes else export_series(tree, directory)
+    write = export_fixes if arguments.fixes else export_on_top if arguments.io_page_tables else export_series
+    written = write(tree, directory)
     for path in written:
         print(path)
     where = shlex.quote(str(arguments.directory.absolute()))
     if arguments.fixes:
         print(f"\nEach applies by itself:\n    git am {where}/FIX.patch")
+        return 0
+    if arguments.io_page_tables:
+        print(f"\nIt goes on top of the series:\n    git am {where}/*.patch")
         return 0
     print(f"\nTo apply the series, in a kernel tree:\n    git am {where}/*.patch")
     print(f"To send it, cover letter first:\n    git send-email --to=... {where}")

@@ -150,6 +150,8 @@ def _own(path: str) -> TextDialect:
 
 
 def _print(dialect: TextDialect, found: Iterable[Finding], dump: PrintedDump | None) -> int:
+    from pytest_iommu.compare.printed_rules import unsaid
+
     wrong = list(dict.fromkeys(found))
     for one in wrong:
         print(one)
@@ -161,18 +163,10 @@ def _print(dialect: TextDialect, found: Iterable[Finding], dump: PrintedDump | N
         parts = [f"{rows} rows of {len(dump.tables)} tables"] * bool(dump.tables)
         parts += [f"{len(dump.streams)} stream entries"] * bool(dump.streams)
         parts += [f"{len(dump.contexts)} context entries"] * bool(dump.contexts)
-        print(f"{dialect.name}: no finding in {', '.join(parts) or 'the files'}{_unsaid(dump)}")
+        silent = "; ".join(unsaid(dump))
+        more = f" (not judged: {silent})" if silent else ""
+        print(f"{dialect.name}: no finding in {', '.join(parts) or 'the files'}{more}")
     return WRONG if wrong else RIGHT
-
-
-def _unsaid(dump: PrintedDump) -> str:
-    """What could not be judged, and why."""
-    silent = sum(row.mapped is None for table in dump.tables for row in table.rows)
-    parts = [f"{silent} rows have neither level nor attributes"] * bool(silent)
-    parts += ["rows were left out"] * any(not table.whole for table in dump.tables)
-    entries = [one for one in dump.streams if "Valid" in one.lines]
-    parts += ["the text has no Domain lines"] * any("Domain" not in one.lines for one in entries)
-    return f" (not judged: {'; '.join(parts)})" if parts else ""
 
 
 def _with_memory(arguments: argparse.Namespace, dump: PrintedDump) -> list[Finding]:
@@ -225,28 +219,13 @@ def _in_memory(arguments: argparse.Namespace, memory: SavedMemory, table: Table)
 
 def _stream(arguments: argparse.Namespace, memory: SavedMemory, stream: Stream) -> list[Finding]:
     """Compare the words of an STE or CD with those in the image."""
-    from pytest_iommu.compare.printed_rules import Finding
-    from pytest_iommu.core.model import Ste
+    from pytest_iommu.compare.printed_memory import stream_against
     from pytest_iommu.oracle.stream_table import SmmuV3
 
-    entry = stream.entry
-    sid = arguments.stream if entry.sid < 0 else entry.sid
+    sid = arguments.stream if stream.entry.sid < 0 else stream.entry.sid
     if memory.smmu is None or sid is None:
         raise SetupError(f"which stream is {stream.name}? --stream=SID" if memory.smmu else "the image has no SMMU")
-    smmu = SmmuV3(memory, memory.smmu)
-    held, name = (smmu.ste(sid), "STE") if isinstance(entry, Ste) else (smmu.cd(sid, entry.ssid), "CD")
-    if held is None:
-        return [Finding("STE-2", stream.file, stream.line, f"stream {sid} has no {name} in memory")]
-    return [
-        Finding(
-            "STE-2",
-            stream.file,
-            stream.lines.get(f"{name}[{at}]", stream.line),
-            f"{name}[{at}] is 0x{have:016x}, 0x{want:016x} in memory",
-        )
-        for at, (have, want) in enumerate(zip(entry.words, held.words, strict=True))
-        if have != want
-    ]
+    return stream_against(stream, SmmuV3(memory, memory.smmu), sid)
 
 
 def _with_scenario(arguments: argparse.Namespace, dump: PrintedDump) -> list[Finding]:

@@ -55,7 +55,8 @@ def _missing(table: Table, ranges: Sequence[Range], reached: Sequence[int], witn
             continue
         line = next((row.line for row in reversed(table.rows) if row.first <= end), table.line)
         single = table.leaves and one.size == one.leaf and not table.top
-        rule = "V1-3" if single and table.format is not None and table.format.startswith("arm") else "RNG-1"
+        # Without any row the text does not say its format.
+        rule = "V1-3" if single and (table.format is None or table.format.startswith("arm")) else "RNG-1"
         what = f"0x{end:x}-0x{one.last:x} ({format_size(one.last + 1 - end)}) is mapped {witness}, but in no row"
         yield Finding(rule, table.file, line, what)
 

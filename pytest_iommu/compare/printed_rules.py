@@ -17,6 +17,7 @@ from pytest_iommu.formats import smmuv3
 from pytest_iommu.formats.arm_lpae import GRANULES
 from pytest_iommu.formats.base import bits, lg2
 
+NO_DOMAINS = "the text has no Domain lines"
 PAGE = 4096
 _VTD_ADDRESS = bits(51, 12)
 _FIRST_STAGE, _PRESENT = 1, bits(0)
@@ -67,6 +68,16 @@ def findings(dump: PrintedDump) -> list[Finding]:
     found += _contexts(dump)
     found += _headings(dump)
     return found
+
+
+def unsaid(dump: PrintedDump) -> list[str]:
+    """Return what could not be judged because the text does not show it, a few words each."""
+    silent = sum(row.mapped is None for table in dump.tables for row in table.rows)
+    parts = [f"{silent} rows have neither level nor attributes"] * bool(silent)
+    parts += ["rows were left out"] * any(not table.whole for table in dump.tables)
+    entries = [one for one in dump.streams if "Valid" in one.lines]
+    parts += [NO_DOMAINS] * any("Domain" not in one.lines for one in entries)
+    return parts
 
 
 def _pointer(table: Table) -> Iterator[Finding]:

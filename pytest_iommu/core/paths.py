@@ -26,8 +26,8 @@ def data() -> Path:
 
 
 def contracts() -> tuple[Path, ...]:
-    """docs/tables.md and docs/abi.md: the rules in full, with reasons and tables."""
-    return data() / "docs" / "tables.md", data() / "docs" / "abi.md"
+    """The documents that have the rules in full, with reasons and tables."""
+    return tuple(data() / "docs" / name for name in ("tables.md", "abi.md", "io_page_tables.md"))
 
 
 def user_path(text: str) -> Path:
@@ -44,6 +44,11 @@ def kmod() -> Path:
 def reference() -> Path:
     """The reference implementation: ``files/`` at their in-tree paths and ``hooks/*.patch``."""
     return kmod() / "io_ptdump"
+
+
+def additions() -> tuple[Path, ...]:
+    """What is put into a kernel, each like reference(), in this order: the dump, and v1's file on top of it."""
+    return reference(), *filter(Path.is_dir, [kmod() / "io_page_tables"])
 
 
 def module(name: str = MODULE) -> Path:

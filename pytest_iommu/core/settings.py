@@ -30,6 +30,8 @@ class Settings:
     target_argument: str = ""
     machines: tuple[str, ...] = ("smmuv3",)
     flavours: tuple[str, ...] = ("plain",)
+    dialects: tuple[str, ...] = ()
+    """The dialects that are looked for; none named: all."""
     kernel: Path | None = None
     series: str = ""
     image: Path | None = None

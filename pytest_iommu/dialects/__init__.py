@@ -12,10 +12,21 @@ from pytest_iommu.dialects.no_dump import NO_DUMP
 from pytest_iommu.dialects.ptdump_arm64 import PTDUMP_ARM64
 from pytest_iommu.dialects.smmuv3_2021 import SMMUV3_2021
 from pytest_iommu.dialects.smmuv3_posted import SMMUV3_POSTED, SMMUV3_RFC
-from pytest_iommu.dialects.text_dialect import TextDialect
+from pytest_iommu.dialects.text_dialect import LiveFiles, LiveKernel, TextDialect
 from pytest_iommu.dialects.vtd import VTD
 
-__all__ = ["DIALECTS", "IO_PTDUMP", "NO_DUMP", "TEXTS", "Dialect", "DumpSyntaxError", "TextDialect"]
+__all__ = [
+    "DIALECTS",
+    "IO_PTDUMP",
+    "LIVE_TEXTS",
+    "NO_DUMP",
+    "TEXTS",
+    "Dialect",
+    "DumpSyntaxError",
+    "LiveFiles",
+    "LiveKernel",
+    "TextDialect",
+]
 
 #: tried in this order on what the guest has
 DIALECTS: tuple[Dialect, ...] = (IO_PTDUMP,)
@@ -23,3 +34,5 @@ DIALECTS: tuple[Dialect, ...] = (IO_PTDUMP,)
 TEXTS: tuple[TextDialect, ...] = (
     *(IO_PTDUMP_TEXT, VTD, IO_PAGE_TABLES, SMMUV3_POSTED, SMMUV3_RFC, SMMUV3_2021, PTDUMP_ARM64, KVM_STAGE2),
 )
+#: those that a kernel with an IOMMU may have files of; the files of the reference are read by its own dialect
+LIVE_TEXTS = tuple(one for one in TEXTS if type(one).live is not TextDialect.live)

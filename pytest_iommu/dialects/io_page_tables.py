@@ -14,11 +14,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from pytest_iommu.core.printed import Row, Table
 from pytest_iommu.dialects.carried import LEFT_OUT, carried, fault
-from pytest_iommu.dialects.text_dialect import Found, TextDialect
+from pytest_iommu.dialects.text_dialect import Found, LiveFiles, LiveKernel, TextDialect
+from pytest_iommu.formats.base import bits
 
 RULE = "RNG-2"
 FLAGS = ("V", "XN", "DBM", "AF", "SH_NS", "SH_OS", "SH_IS", "NS", "NST")
@@ -47,6 +49,20 @@ _COLUMNS = re.compile(" ".join(f"({flag}|{' ' * len(flag)})" for flag in FLAGS) 
 _WIDTH = sum(len(flag) + 1 for flag in FLAGS)
 
 
+_XN, _DBM, _AF, _NS, _V = bits(54, 53), bits(51), bits(10), bits(5), bits(0)
+_SH, _SHARED = bits(9, 8), {0: "SH_NS", 2: "SH_OS", 3: "SH_IS"}
+
+
+def flags_of(raw: int, stage: int) -> tuple[str, ...]:
+    """Return the flags of a leaf of an Arm table in the order of FLAGS; a leaf has no NST.
+
+    SH is one field, and NS a bit of stage 1 alone: at stage 2 it is part of MemAttr.
+    """
+    held = {"V": raw & _V, "XN": raw & _XN == _XN, "DBM": raw & _DBM, "AF": raw & _AF, "NS": raw & _NS and stage == 1}
+    held[_SHARED.get((raw & _SH) >> 8, "")] = True
+    return tuple(flag for flag in FLAGS if held.get(flag))
+
+
 @lru_cache(maxsize=1024)
 def _flags(text: str) -> tuple[str, ...] | None:
     """Return the flags that are set; None if they are not in their columns."""
@@ -62,6 +78,13 @@ class IoPageTables(TextDialect):
     place = "../{file}"
     files = ("io_page_tables",)
     heading = re.compile(r"-- domain |---\[ RANGE |[0-9a-f]+ - [0-9a-f]+ +lvl [0-9]+ +stage ")
+    rules = ("V1-1", "V1-2", "V1-3", "V1-4", "RNG-1", "RNG-2", "LVL-1", "LVL-2", "PRT-3")
+    # The second one is that of the patch as it was posted.
+    options = ("IO_PAGE_TABLES_DEBUGFS", "IO_PTDUMP_DEBUGFS")
+
+    def live(self, kernel: LiveKernel) -> Sequence[LiveFiles]:
+        """The one file, at the top of debugfs."""
+        return [LiveFiles({name: name}) for name in self.files if name in kernel.names("")]
 
     def file(self, name: str, text: str, found: Found) -> None:
         lines = carried(RULE, name, text)

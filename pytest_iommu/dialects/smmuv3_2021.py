@@ -8,11 +8,11 @@ smmuv3/{ste,cd,pt_dump_s1,pt_dump_s2}  then read these
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 from pytest_iommu.core.printed import Row, Stream, Table
 from pytest_iommu.dialects.carried import LEFT_OUT, carried, fault
-from pytest_iommu.dialects.text_dialect import Found, TextDialect
+from pytest_iommu.dialects.text_dialect import Found, LiveFiles, LiveKernel, TextDialect
 from pytest_iommu.formats import smmuv3
 
 STE_RULE, CD_RULE, ROW_RULE = "STE-2", "STE-6", "RNG-4"
@@ -34,6 +34,22 @@ class Smmuv32021(TextDialect):
     place = "smmuv3/{file}"
     files = ("ste", "cd", "pt_dump_s1", "pt_dump_s2")
     heading = re.compile(r"SMMUv3 (?:STE values|CD values|dump page table) for device")
+
+    rules = ("STE-2", "STE-6", "RNG-1", "RNG-2", "RNG-4")
+
+    def live(self, kernel: LiveKernel) -> Sequence[LiveFiles]:
+        """One dump for each device: its name is written first. What it has no file for cannot be read."""
+        if not self.probe(kernel.names("iommu/smmuv3")):
+            return []
+        there = "iommu/smmuv3"
+        return [
+            LiveFiles(
+                {f"{device}/{file}": f"{there}/{file}" for file in self.files},
+                ((f"{there}/pci_dev", device), (f"{there}/pasid", "0")),
+                optional=True,
+            )
+            for device in kernel.devices()
+        ]
 
     def probe(self, names: Set[str]) -> bool:
         """True for its directory, or debugfs/iommu: `ste` and `cd` alone are also those of others."""

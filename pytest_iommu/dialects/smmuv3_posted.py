@@ -10,11 +10,12 @@ The RFC prints an address only where it takes Config to have one, so both addres
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 from pytest_iommu.core.printed import Stream
 from pytest_iommu.dialects.carried import carried, fault
 from pytest_iommu.dialects.smmuv3_debugfs import CD_LINES, STE_LINES, parse_cd, parse_ste
-from pytest_iommu.dialects.text_dialect import Found, TextDialect
+from pytest_iommu.dialects.text_dialect import Found, LiveFiles, LiveKernel, TextDialect
 
 STE_RULE, CD_RULE = "STE-2", "STE-6"
 ADDRESSES = ("S1ContextPtr", "S2TTB")
@@ -34,6 +35,26 @@ class Smmuv3Posted(TextDialect):
     files: tuple[str, ...] = ("ste", "cd")
     heading = re.compile(rf"(?:STE|CD) for Stream ID |{ERRORS.pattern}")
     optional: tuple[str, ...] = ()
+    rules = ("STE-2", "STE-6")
+    options: tuple[str, ...] = ("ARM_SMMU_V3_DEBUGFS",)
+    stream = re.compile(r"[0-9]{1,10}")
+
+    def live(self, kernel: LiveKernel) -> Sequence[LiveFiles]:
+        """The files of every stream. The reference has the same directories, with its own dump beside them."""
+        if "domains" in kernel.names("iommu"):
+            return []
+        paths = {path: f"iommu/arm_smmu_v3/{path}" for path in self._paths(kernel)}
+        return [LiveFiles(paths)] if paths else []
+
+    def _paths(self, kernel: LiveKernel) -> Iterator[str]:
+        for smmu in sorted(kernel.names("iommu/arm_smmu_v3")):
+            top = f"{smmu}/stream_table"
+            for stream in sorted(filter(self.stream.fullmatch, kernel.names(f"iommu/arm_smmu_v3/{top}"))):
+                for file in self.files:
+                    folder, _, base = file.rpartition("/")
+                    where = f"{top}/{stream}/{folder}".rstrip("/")
+                    if base in kernel.names(f"iommu/arm_smmu_v3/{where}"):
+                        yield f"{where}/{base}"
 
     def claims(self, text: str) -> bool:
         """A text with a Domain line is that of the reference."""
@@ -93,6 +114,7 @@ class Smmuv3Rfc(Smmuv3Posted):
     about = "the SMMUv3 debugfs RFC of March 2026"
     files = ("ste", "context_descriptors/all")
     optional = ADDRESSES
+    stream = re.compile(r"[!-.0-~]{1,64}:[0-9]{1,10}")
 
 
 def _ids(words: list[str]) -> tuple[int, int]:

@@ -4,13 +4,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
 
 from pytest_iommu.core.printed import Context, PrintedDump, Stream, Table
 from pytest_iommu.dialects.dialect import DumpSyntaxError
 
 _BEGINNING = 65536
 """Characters in which the heading of a text must be."""
+
+
+class LiveKernel(Protocol):
+    """A kernel that runs, as far as dialects ask for its files. Paths are relative to debugfs."""
+
+    def names(self, path: str) -> Set[str]:
+        """Return the names in a directory; none if there is no such directory."""
+
+    def devices(self) -> Sequence[str]:
+        """Return the names of the devices that have an IOMMU, e.g. ``0000:00:02.0``."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFiles:
+    """The files of one dump in a kernel that runs. Paths are relative to debugfs.
+
+    ``paths``: the names that parse() is given -> where the files are. ``first``: what is written before they are read,
+    path and text. ``optional``: one that cannot be read says that there is nothing to show.
+    """
+
+    paths: Mapping[str, str]
+    first: tuple[tuple[str, str], ...] = ()
+    optional: bool = False
 
 
 class Found:
@@ -34,7 +59,8 @@ class Found:
 class TextDialect:
     """A dialect with the method ``file``; the names of files are free, because a saved text may have any.
 
-    ``about`` says where the text comes from. ``heading`` matches a line by which the dialect is known.
+    ``about`` says where the text comes from. ``heading`` matches a line by which the dialect is known. ``rules`` are
+    those that a text can break, ``options`` the kernel configuration's symbols that bring its files.
     """
 
     name = ""
@@ -42,10 +68,16 @@ class TextDialect:
     place = "{domain}/{file}"
     files: tuple[str, ...] = ()
     heading: re.Pattern[str]
+    rules: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     def probe(self, names: Set[str]) -> bool:
         """Whether one of the dialect's files is in the directory."""
         return any(file in names for file in self.files)
+
+    def live(self, kernel: LiveKernel) -> Sequence[LiveFiles]:
+        """Return the dumps of a kernel that runs, none if it does not speak this dialect."""
+        return ()
 
     def claims(self, text: str) -> bool:
         """Whether the text has a line by which this dialect is known, right or wrong as the text may be."""

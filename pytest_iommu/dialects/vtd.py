@@ -10,13 +10,14 @@ A superpage has no lower columns; older kernels print zeros there. PML5E is 0 wi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 from pytest_iommu import formats
 from pytest_iommu.core.model import Kind, TableConfig
 from pytest_iommu.core.printed import Context, Row, Table
 from pytest_iommu.dialects.carried import carried, fault
 from pytest_iommu.dialects.grid import Grid
-from pytest_iommu.dialects.text_dialect import Found, TextDialect
+from pytest_iommu.dialects.text_dialect import Found, LiveFiles, LiveKernel, TextDialect
 from pytest_iommu.formats.base import bits
 
 COLUMNS = ("IOVA_PFN", "PML5E", "PML4E", "PDPE", "PDE", "PTE")
@@ -27,6 +28,8 @@ _WORD = "0x[0-9a-f]{16}"
 _DEVICE = re.compile(
     r"Device ([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?: with pasid ([0-9a-f]{1,5}))? @0x([0-9a-f]{1,16})"
 )
+_BDF_OF = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_PASID = re.compile(r"[0-9a-f]{1,5}")
 _ROW = re.compile(rf"0x([0-9a-f]{{13}}) \|[ \t]+({_WORD}(?:[ \t]+{_WORD}){{0,4}})")
 _ITEMS = re.compile(rf"[ \t]*({_WORD}(?:[ \t]+{_WORD}){{0,4}})")
 _IOMMU = re.compile(r"IOMMU (\S+): Root Table Address: 0x([0-9a-f]{1,16})")
@@ -47,6 +50,14 @@ class Vtd(TextDialect):
     files = ("domain_translation_struct", "dmar_translation_struct")
     heading = re.compile(r"Device \S+ (with pasid \S+ )?@0x|IOVA_PFN\b|IOMMU \S+: Root|B\.D\.F\b|DMA Remapping is")
 
+    rules = ("ENT-1", "RNG-1", "RNG-2", "RNG-4", "LVL-1", "LVL-2", "PRT-1", "INF-3", "STE-2")
+    options = ("INTEL_IOMMU_DEBUGFS",)
+
+    def live(self, kernel: LiveKernel) -> Sequence[LiveFiles]:
+        """Both files, and the first one of every device and PASID, are one dump: entries lead to tables."""
+        paths = {path: f"iommu/intel/{path}" for path in _paths(kernel)}
+        return [LiveFiles(paths)] if paths else []
+
     def file(self, name: str, text: str, found: Found) -> None:
         lines = carried(RULE, name, text)
         start = next(line for line in lines if line)
@@ -56,6 +67,21 @@ class Vtd(TextDialect):
             raise fault(RULE, name, lines.index(start) + 1, start, "an error sentence instead of a table")
         else:
             _tables(name, lines, found)
+
+
+def _paths(kernel: LiveKernel) -> Iterator[str]:
+    """The files below intel/, those of a device in a directory of its name, of a PASID in one below."""
+    tables, contexts = Vtd.files
+    there = kernel.names("iommu/intel")
+    if contexts in there:
+        yield contexts
+    for device in sorted(filter(_BDF_OF.fullmatch, there)):
+        names = kernel.names(f"iommu/intel/{device}")
+        if tables in names:
+            yield f"{device}/{tables}"
+        for pasid in sorted(filter(_PASID.fullmatch, names)):
+            if tables in kernel.names(f"iommu/intel/{device}/{pasid}"):
+                yield f"{device}/{pasid}/{tables}"
 
 
 def _tables(name: str, lines: list[str], found: Found) -> None:

@@ -208,7 +208,7 @@ def _build(store: Store, settings: Settings, machine: Machine, flavour: str, pro
     finished = builder.kernel()
     bootimage.check(finished["Image"], machine.arch, machine.memory, "the kernel")
     modules = builder.modules()
-    lost = [name for name in finished.about["not_taken"] if name not in ("IOMMU_PTDUMP_DEBUGFS",)]
+    lost = [name for name in finished.about["not_taken"] if name not in kernel.DUMPS]
     return _Kernel(
         image=finished["Image"],
         modules=tuple(modules[name] for name in sorted(modules.files)),

@@ -22,6 +22,8 @@ from pytest_iommu.images.source import Source
 from pytest_iommu.images.store import Store, StoreEntry, digest, tree_digest
 
 MODULE = paths.MODULE
+DUMPS = ("IOMMU_PTDUMP_DEBUGFS", "IO_PAGE_TABLES_DEBUGFS")
+"""Options of what we put into kernels: one without them is judged all the same."""
 _LINE = re.compile(r"^\s+\[?[A-Z][A-Z0-9_]+\b")
 _GENERATED = re.compile(r"^(include|arch/\w+/include)/|^\.config|^(Makefile|source)$|/\.git")
 _DEFAULT_LINES = 1300
@@ -69,7 +71,9 @@ class BuildPlan:
 
 def _kconfig_digest() -> str:
     """The reference implementation's Kconfig changes; hooks count completely, because they may contain some."""
-    files = [*paths.reference().rglob("Kconfig*"), *(paths.reference() / "hooks").glob("*.patch")]
+    files = [
+        path for part in paths.additions() for found in ("**/Kconfig*", "hooks/*.patch") for path in part.glob(found)
+    ]
     return digest(*(path.read_bytes() for path in sorted(files)))
 
 
@@ -188,7 +192,7 @@ class Builder:
             self._changes = tree.Changes({})
             if self.plan.reference:
                 with self.store.scratch("patched") as scratch:
-                    self._changes = tree.reference_changes(source.path, paths.reference(), scratch)
+                    self._changes = tree.reference_changes(source.path, paths.additions(), scratch)
         if clean and not self._changes.files and paths.make_takes(source.path):
             yield source.path
             return
@@ -342,7 +346,8 @@ class Builder:
         """Return the original of a file in the link copy: the tree's, or one that the reference implementation adds."""
         changes = self._changes.files if self._changes is not None else {}
         own = name in changes and name not in self._patched()
-        return paths.reference() / "files" / name if own else self.plan.source.path / name
+        ours = [part / "files" / name for part in paths.additions() if own]
+        return next(filter(Path.exists, ours), self.plan.source.path / name)
 
 
 def _ours(name: str) -> Path | None:

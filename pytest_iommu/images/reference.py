@@ -17,7 +17,7 @@ _REFUSED = re.compile(r"FAILED|can't find file|malformed patch|which already exi
 
 def reference_digest() -> str:
     """What the reference implementation is like: a digest of its files and hooks."""
-    return digest(*(tree_digest(paths.reference() / part) for part in ("files", "hooks")))
+    return digest(*(tree_digest(part / name) for part in paths.additions() for name in ("files", "hooks")))
 
 
 def decide(store: Store, source: Source, mode: str) -> tuple[bool, str]:
@@ -56,7 +56,7 @@ def _problem(store: Store, source: Source) -> str:
     problem = ""
     with store.scratch("hooks") as scratch:
         try:
-            tree.reference_changes(source.path, paths.reference(), scratch)
+            tree.reference_changes(source.path, paths.additions(), scratch)
         except SetupError as error:
             problem = _short(error.message)
     note.parent.mkdir(parents=True, exist_ok=True)

@@ -96,19 +96,10 @@ def export_series(tree: Path, out: Path) -> list[Path]:
     The tree is only read. SetupError if a hook does not apply to it, or if there is no identity for the sign-off.
     """
     reference = paths.reference()
-    steps = [read_hook(hook) for hook in sorted((reference / "hooks").glob("*.patch"))]
-    identity = _identity()
-    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        new = {path for step in steps for path in step.new_files}
-        _begin(work, tree, {path for step in steps for path in step.touched} - new, identity)
-        for step in steps:
-            git(work, "apply", "--index", str(step.hook))
-            for path in step.new_files:
-                _copy(reference / "files" / path, work / path)
-            git(work, "add", "--all")
-            git(work, "commit", "--quiet", "--signoff", "--file=-", stdin=step.message)
+        steps = _committed(work, tree, [reference])[0]
+        out.mkdir(parents=True, exist_ok=True)
         for old in out.glob("[0-9][0-9][0-9][0-9]-*.patch"):
             old.unlink()
         base = f"HEAD~{len(steps)}"
@@ -129,10 +120,43 @@ def export_series(tree: Path, out: Path) -> list[Path]:
     return [cover, *sorted(out.glob("*.patch"))]
 
 
+def export_on_top(tree: Path, out: Path) -> list[Path]:
+    """Write what goes on top of that series, without a cover letter: the file of v1 (docs/io_page_tables.md).
+
+    The tree is only read. SetupError as for export_series().
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        _, *more = _committed(work, tree, paths.additions())
+        out.mkdir(parents=True, exist_ok=True)
+        base = f"HEAD~{sum(map(len, more))}"
+        said = git(work, "format-patch", "--no-signature", f"--output-directory={out.resolve()}", base)
+    return [Path(line) for line in said.splitlines()]
+
+
+def _steps(part: Path) -> list[SeriesPatch]:
+    return [read_hook(hook) for hook in sorted((part / "hooks").glob("*.patch"))]
+
+
+def _committed(work: Path, tree: Path, parts: Sequence[Path]) -> list[list[SeriesPatch]]:
+    """Make a repository with a commit for each step of the parts, on the tree's files; returns the steps by part."""
+    every = [_steps(part) for part in parts]
+    new = {path for steps in every for step in steps for path in step.new_files}
+    _begin(work, tree, {path for steps in every for step in steps for path in step.touched} - new, _identity())
+    for part, steps in zip(parts, every, strict=True):
+        for step in steps:
+            git(work, "apply", "--index", str(step.hook))
+            for path in step.new_files:
+                _copy(part / "files" / path, work / path)
+            git(work, "add", "--all")
+            git(work, "commit", "--quiet", "--signoff", "--file=-", stdin=step.message)
+    return every
+
+
 def fixes() -> list[SeriesPatch]:
     """The fixes of mainline that need nothing of the reference implementation, by file name."""
     reference = paths.reference()
-    steps = [read_hook(hook) for hook in sorted((reference / "hooks").glob("*.patch"))]
+    steps = _steps(reference)
     return [*(read_hook(fix) for fix in sorted((reference / "fixes").glob("*.patch"))), *(s for s in steps if s.alone)]
 
 

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,14 +164,18 @@ class Changes:
     files: Mapping[str, bytes]
 
 
-def reference_changes(tree: Path, reference: Path, scratch: Path) -> Changes:
-    """Apply ``files/`` and ``hooks/*.patch`` to copies of the affected files. SetupError if a hook does not apply."""
+def reference_changes(tree: Path, parts: Sequence[Path], scratch: Path) -> Changes:
+    """Apply ``files/`` and ``hooks/*.patch`` of each part, in order, to copies of the affected files.
+
+    SetupError if a hook does not apply.
+    """
     touched: set[str] = set()
-    new = {}
-    for path in sorted((reference / "files").rglob("*")):
-        if path.is_file():
-            new[str(path.relative_to(reference / "files"))] = path.read_bytes()
-    hooks = sorted((reference / "hooks").glob("*.patch"))
+    new, hooks = {}, []
+    for part in parts:
+        for path in sorted((part / "files").rglob("*")):
+            if path.is_file():
+                new[str(path.relative_to(part / "files"))] = path.read_bytes()
+        hooks += sorted((part / "hooks").glob("*.patch"))
     for hook in hooks:
         touched.update(re.findall(r"(?m)^(?:---|\+\+\+) [ab]/(\S+)", hook.read_text()))
     for name in touched | set(new):

@@ -92,6 +92,9 @@ CRASH = "crash"
 OF_CRASHES = ("CON-", "FLT-")
 """Rules about what happens beside a reader, or without memory: a crash of whatever else the kernel does breaks them."""
 
+V1_READER, V1_TAKES = "dma_seq_", "dma_take"
+"""In a report, functions of kmod/io_page_tables: its reader, and what looks at the domain of a group."""
+
 
 def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
     """Return the rules that a failure counts against: the broken ones, or all of the test if it hung before.
@@ -109,6 +112,8 @@ def broken_rules(error: IommuError, declared: Sequence[str]) -> tuple[str, ...]:
     # first, and if it is about sleeping where RCU forbids it, CON-7.
     slept = any(words in splat for words in SLEEPING)
     read = [*(["CON-7"] if slept else []), "LAY-7"] if "vfs_read" in splat else []
+    if read and V1_READER in splat:
+        read = ["V1-5" if slept else "V1-6" if V1_TAKES in splat else "V1-7", "LAY-7"]
     if error.kind == "kernel-crash" and not read and not "".join(declared[:1]).startswith(OF_CRASHES):
         return (CRASH,)
     return tuple(dict.fromkeys([*declared, *read] if "FLT-3" in declared[:1] else [*read, *declared]))

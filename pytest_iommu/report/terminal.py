@@ -16,6 +16,7 @@ from pytest_iommu.core.signals import Signals
 from pytest_iommu.report import junit
 from pytest_iommu.report.results import RunFacts
 from pytest_iommu.report.rows import Count, Row, guests_of, judged, judged_text, rows_of
+from pytest_iommu.report.summary import GUEST, SPOKEN
 from pytest_iommu.report.tally import Tally, reasons, table, tally
 from pytest_iommu.report.watch import Watch
 
@@ -160,6 +161,8 @@ class Reporter:
                 write(line)
         if parts := judged(found.rules):
             write(f"iommu: {judged_text(parts)}")
+        for line in self._spoken():
+            write(f"iommu: {line}")
         for line in found.retried:
             write(f"guest-lost, tried again on a fresh guest: {line}", yellow=True)
         if found.kinds and set(found.kinds) != {"fail"}:
@@ -168,6 +171,15 @@ class Reporter:
         deselected = terminalreporter.stats.get("deselected")
         if self._empty and not deselected and not self._settings.listing:
             write(f"iommu: no test was collected; {PYARGS} --iommu-target={self._settings.target}")
+
+    def _spoken(self) -> list[str]:
+        """Say which dialects the kernels were found to speak, a line each."""
+        found: dict[str, str] = {}
+        for report in self._watch.finished.reports:
+            properties = dict(report.user_properties)
+            if SPOKEN in properties:
+                found[str(properties.get(GUEST, ""))] = str(properties[SPOKEN])
+        return [f"{guest} speaks {names}" for guest, names in sorted(found.items())]
 
     @property
     def _only_infrastructure(self) -> bool:
@@ -200,9 +212,9 @@ def _add_to_last_line(terminalreporter: pytest.TerminalReporter, text: str) -> N
 
 def _parts(rules: Mapping[str, Count]) -> list[str]:
     """The table of rules in two parts: those of the kernel's page tables, and those of the dump and of plugins."""
-    from pytest_iommu.core.rules import DUMP, LATER, TABLES
+    from pytest_iommu.core.rules import DUMP, LATER, TABLES, V1
 
     tables = {rule: count for rule, count in rules.items() if rule in TABLES}
     dump = {rule: count for rule, count in rules.items() if rule not in TABLES}
     lines = ["the kernel's page tables:", *table(tables, TABLES, LATER)] if tables else []
-    return lines + (["the dump:", *table(dump, DUMP, LATER)] if dump else [])
+    return lines + (["the dump:", *table(dump, {**DUMP, **V1}, LATER)] if dump else [])

@@ -51,7 +51,7 @@ def configure(config: pytest.Config) -> None:
     try:
         run = _made(config)
         if run.settings.target is not None:
-            run.check_machines()
+            run.check_names()
             assert run.kind
     except SetupError as error:
         raise pytest.UsageError(error.message) from error
@@ -69,7 +69,7 @@ def run_of(config: pytest.Config) -> Run:
     _register(config)
     options.check_keys(config)
     run = _made(config)
-    run.check_machines()
+    run.check_names()
     return run
 
 
@@ -118,7 +118,12 @@ def header(config: pytest.Config) -> list[str]:
 
 def kernel_lines(run: Run) -> list[str]:
     """What is tested: kernel and QEMU of every prepared guest."""
-    return [f"iommu: {key}: {kernel.describe()}" for key, kernel in run.kernels.items()]
+    lines = []
+    for key, kernel in run.kernels.items():
+        lines.append(f"iommu: {key}: {kernel.describe()}")
+        if told := run.configured_dialects(key):
+            lines.append(f"iommu: {key}: dialects by its configuration: {told}")
+    return lines
 
 
 def check_marks(config: pytest.Config, items: Iterable[pytest.Item]) -> None:

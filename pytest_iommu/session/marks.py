@@ -58,7 +58,7 @@ class Known:
     @cached_property
     def dialects(self) -> Collection[str]:
         """Dialects by name."""
-        return [dialect.name for dialect in self._run.dialects]
+        return dict.fromkeys(one.name for one in (*self._run.dialects, *self._run.texts))
 
 
 Check = Callable[[pytest.Mark, Known], str | None]

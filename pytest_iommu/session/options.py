@@ -118,6 +118,12 @@ OPTIONS = (
         metavar="NAMES",
         default="plain",
     ),
+    Option(
+        "dialect",
+        "Dialects to look for in the kernel, separated by commas; without it all that there are. "
+        "`pytest-iommu judge --dialects` lists them.",
+        metavar="NAMES",
+    ),
     Option("cache", "Directory for sources, builds and QEMU.", kind="path", metavar="DIR"),
     Option(
         "qemu",
@@ -352,6 +358,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         folder=folder,
         machines=_names(value["machine"], "--iommu-machine"),
         flavours=_names(value["flavour"], "--iommu-flavour"),
+        dialects=_names(value["dialect"], "--iommu-dialect") if value["dialect"] else (),
         kernel=kernel,
         series=series,
         image=_exists(value["image"], "--iommu-image", "file"),

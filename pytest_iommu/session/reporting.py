@@ -27,12 +27,13 @@ from pytest_iommu.core.rules import of_dump, of_memory
 from pytest_iommu.guest.console import Splat, scan
 from pytest_iommu.report import blame, failure
 from pytest_iommu.report.fingerprint import fingerprint
-from pytest_iommu.report.summary import BROKEN, FINGERPRINT, KERNEL, KIND, KNOWN, NOT_RUN, RULES, VERDICT
+from pytest_iommu.report.summary import BROKEN, FINGERPRINT, KERNEL, KIND, KNOWN, NOT_RUN, RULES, SPOKEN, VERDICT
 from pytest_iommu.session import again, no_guest
 from pytest_iommu.session.again import near
 from pytest_iommu.session.collect import GuestItem
 from pytest_iommu.session.hookcalls import tell
 from pytest_iommu.session.lifecycle import key_of, needs_guest
+from pytest_iommu.session.marks import needs_of
 from pytest_iommu.session.run import RUN, Run
 
 STATED: pytest.StashKey[list[tuple[str, object]]] = pytest.StashKey()
@@ -55,6 +56,8 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
         report.user_properties.extend(stated)
     elif report.when == "call" and needs_guest(item):
         _state(item, report, (KERNEL, item.config.stash[RUN].kernel_said(key_of(item))))
+    if report.when != "teardown" and needs_guest(item):
+        _state(item, report, (SPOKEN, item.config.stash[RUN].known_spoken(key_of(item))))
     only_judged(item, report)
     error = _error(item, call, report)
     if error is None:
@@ -204,7 +207,10 @@ def only_judged(item: pytest.Item, report: pytest.TestReport) -> None:
         return
     run, key = item.config.stash[RUN], key_of(item)
     dialect = run.known_dialect(key)
-    no_dump, no_memory = dialect is not None and not dialect.files, not run.sees_memory(key)
+    # Of a test of another kernel's files, the rules are those of these.
+    of_text = needs_of(item).dialect in {one.name for one in run.texts}
+    no_dump = dialect is not None and not dialect.files and not of_text
+    no_memory = not run.sees_memory(key)
     if not (no_dump or no_memory):
         return
 

@@ -18,6 +18,7 @@ from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import CheckFailed, IommuError, SetupError
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.dialects.no_dump import NO_DUMP
+from pytest_iommu.dialects.text_dialect import TextDialect
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.state import BootState, Touched
@@ -54,6 +55,7 @@ class Run:
         self._recorder: Recorder | None = None
         self._targets: dict[Key, Target] = {}
         self._dialects: dict[Key, Dialect] = {}
+        self._spoken: dict[Key, tuple[TextDialect, ...]] = {}
         self._states: dict[Guest, BootState] = {}
         self._sighted: dict[Key, bool] = {}
 
@@ -76,10 +78,23 @@ class Run:
         return known
 
     @cached_property
-    def dialects(self) -> tuple[Dialect, ...]:
-        """All dialects there are; other plugins' first, they know their kernel better."""
+    def _all_dialects(self) -> tuple[Dialect | TextDialect, ...]:
         found = self.config.hook.pytest_iommu_dialects(config=self.config)
         return tuple(dialect for dialects in found for dialect in dialects)
+
+    @property
+    def dialects(self) -> tuple[Dialect, ...]:
+        """The dialects of dumps with files for each domain; other plugins' first, they know their kernel better."""
+        return tuple(one for one in self._all_dialects if not isinstance(one, TextDialect))
+
+    @property
+    def texts(self) -> tuple[TextDialect, ...]:
+        """The dialects of other kernels' files."""
+        return tuple(one for one in self._all_dialects if isinstance(one, TextDialect))
+
+    def chosen(self, dialect: str) -> bool:
+        """Whether --iommu-dialect leaves that one in."""
+        return not self.settings.dialects or dialect in self.settings.dialects
 
     @cached_property
     def kind(self) -> TargetKind:
@@ -109,10 +124,14 @@ class Run:
         except KeyError:
             raise SetupError(f"no machine {name!r}; there are: {', '.join(sorted(self.machines))}") from None
 
-    def check_machines(self) -> None:
-        """SetupError for a machine of --iommu-machine that there is not."""
+    def check_names(self) -> None:
+        """SetupError for a machine of --iommu-machine, or a dialect of --iommu-dialect, that there is not."""
         for name in self.settings.machines:
             self.machine(name)
+        known = [one.name for one in self._all_dialects]
+        for name in self.settings.dialects:
+            if name not in known:
+                raise SetupError(f"--iommu-dialect: no dialect {name!r}; there are: {', '.join(known)}")
 
     @property
     def allowed(self) -> list[Key]:
@@ -222,14 +241,27 @@ class Run:
         if key not in self._dialects:
             names = guest.run([ops.list_directory(DEBUGFS)]).results[0]
             entries = {name.rstrip("/@") for name in names.data.decode().splitlines()} if names.ok else set()
-            self._dialects[key] = next((one for one in self.dialects if one.probe(entries)), NO_DUMP)
+            self._dialects[key] = next(
+                (one for one in self.dialects if self.chosen(one.name) and one.probe(entries)), NO_DUMP
+            )
         found = self._dialects[key]
-        if found is NO_DUMP:
+        if found is NO_DUMP and any(self.chosen(one.name) for one in self.dialects):
             what = f"no page-table dump in {DEBUGFS} that any dialect knows"
             kernel = self.kernels.get(key.kernel)
             if kernel is not None and kernel.reference and self.lacks(key, config=["IOMMU_PTDUMP_DEBUGFS"]) is None:
                 raise CheckFailed(f"{what}, but the reference implementation was built in", ("LAY-1",))
         return found
+
+    def spoken(self, key: Key, guest: Guest) -> tuple[TextDialect, ...]:
+        """The dialects of other kernels of which the guest's kernel has files; asked once, after boot."""
+        if key not in self._spoken:
+            from pytest_iommu.check.spoken import spoken
+
+            with suppress(CheckFailed):  # a dump of its own that must be there, and is not, is for others to say
+                self.dialect(key, guest)
+            chosen = [one for one in self.texts if self.chosen(one.name)]
+            self._spoken[key] = spoken(lambda batch: guest.run(batch).results, chosen)
+        return self._spoken[key]
 
     def take(self, key: Key, fresh: bool = False) -> Guest:
         """As Pool.take()."""
@@ -256,6 +288,26 @@ class Run:
     def known_dialect(self, key: Key) -> Dialect | None:
         """The dialect of a guest's kernel, if a test has asked for it."""
         return self._dialects.get(key)
+
+    def configured_dialects(self, key: Key) -> str:
+        """The dialects that a kernel's configuration brings, with the rules of each; empty if that is unknown."""
+        lines = self.kernel_config(key)
+        if lines is None:
+            return ""
+        own = {"io_ptdump": "abi.md"} if "CONFIG_IOMMU_PTDUMP_DEBUGFS=y" in lines else {}
+        texts = {
+            one.name: " ".join(one.rules)
+            for one in self.texts
+            if lines & {f"CONFIG_{option}=y" for option in one.options}
+        }
+        return ", ".join(f"{name} ({rules})" for name, rules in {**own, **texts}.items() if self.chosen(name)) or "none"
+
+    def known_spoken(self, key: Key) -> str:
+        """The dialects that a guest's kernel was found to speak, by name; empty if no test has asked."""
+        if key not in self._spoken:
+            return ""
+        own = self._dialects.get(key, NO_DUMP)
+        return ", ".join([own.name] * bool(own.files) + [one.name for one in self._spoken[key]]) or "none"
 
     def kernel_said(self, key: Key) -> str:
         """The live guest's own description of its kernel; empty if the kernel was prepared here."""

@@ -105,6 +105,32 @@ def test_series_can_be_built_step_by_step(series: list[Path]) -> None:
         assert used <= declared, f"{patch.name}: {used - declared}"
 
 
+def test_v1s_file_goes_on_top_of_the_series(
+    series: list[Path],
+    kernel_tree: Path,
+    tmp_path: Path,
+    checkpatch: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in AUTHOR.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["export", "--io-page-tables", str(tmp_path / "more"), f"--kernel={kernel_tree}"]) == 0
+    (patch,) = (tmp_path / "more").glob("*.patch")
+    assert checkpatch(patch) == ""
+    base = tmp_path / "base"
+    for name in re.findall(r"(?m)^--- a/(\S+)", "".join(path.read_text() for path in (*series[1:], patch))):
+        if (kernel_tree / name).exists():
+            (base / name).parent.mkdir(parents=True, exist_ok=True)
+            (base / name).write_bytes((kernel_tree / name).read_bytes())
+    run("git", "init", "--quiet", cwd=base)
+    for key, value in (("user.name", "A Maintainer"), ("user.email", "maintainer@example.org")):
+        run("git", "config", key, value, cwd=base)
+    run("git", "add", "--all", "--force", cwd=base)
+    run("git", "commit", "--quiet", "--message=base", cwd=base)
+    run("git", "am", "--quiet", *map(str, series[1:]), str(patch), cwd=base)
+    assert (base / "drivers/iommu/iommu-ptdump-dma.c").is_file()
+
+
 def test_nobody_to_sign_off_is_said(kernel_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in AUTHOR:
         monkeypatch.delenv(name, raising=False)

@@ -67,7 +67,7 @@ def built(settings: Settings, progress: Progress) -> tuple[Path, Path]:
     changes = tree.Changes({})
     if not tree.has_dump(found.path):
         with store.scratch("patched") as scratch:
-            changes = tree.reference_changes(found.path, paths.reference(), scratch)
+            changes = tree.reference_changes(found.path, paths.additions(), scratch)
     clean = found.immutable or not tree.built_in_place(found.path, "um")
     place = store.path("builds", f"um-kunit-{digest('kunit', found.path)}")
     log = store.path("logs", f"{place.name}.log")

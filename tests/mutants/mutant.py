@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TREE = HERE / "kernel"
+TREE, V1 = HERE / "kernel", HERE / "io_page_tables"
 LOST = ("kernel-crash", "kernel-hang")
 """Stand for a rule: a report in the kernel's log, or a kernel that answers no more, is what must be seen."""
-_RULE = re.compile(rf"[A-Z]{{2,3}}-[0-9]+|{'|'.join(LOST)}")
+_RULE = re.compile(rf"[A-Z][A-Z0-9]{{1,2}}-[0-9]+|{'|'.join(LOST)}")
 
 
 class MutantError(Exception):
@@ -44,6 +44,11 @@ class Mutant:
     def of_tree(self) -> bool:
         """Whether it is a bug of the kernel itself, not of the dump."""
         return self.path.parent == TREE
+
+    @property
+    def part(self) -> str:
+        """What of kmod/ it is planted in."""
+        return "io_page_tables" if self.path.parent == V1 else "io_ptdump"
 
     @property
     def name(self) -> str:
@@ -93,6 +98,11 @@ def of_tree(rules: Iterable[str]) -> list[Mutant]:
 def of_dump(rules: Iterable[str]) -> list[Mutant]:
     """The mutants of the reference implementation, in order."""
     return [read(path, rules) for path in sorted(HERE.glob("*.patch"))]
+
+
+def of_v1(rules: Iterable[str]) -> list[Mutant]:
+    """The mutants of v1's file on top of it, in order."""
+    return [read(path, rules) for path in sorted(V1.glob("*.patch"))]
 
 
 def of_parser() -> list[Mutant]:

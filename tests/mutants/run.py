@@ -156,7 +156,7 @@ def tested(
                 return conformance(folder, tree, how, cache, seconds, extra)
         shutil.copytree(ROOT / "kmod", folder / "kmod", ignore=LEFT_OUT)
         if planted is not None:
-            planted.apply(folder / "kmod" / "io_ptdump")
+            planted.apply(folder / "kmod" / planted.part)
         return conformance(folder, None, how, cache, seconds, extra)
 
 
@@ -238,7 +238,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=description, epilog="What follows `--` goes to pytest.")
     parser.add_argument("names", nargs="*", help="only mutants with one of these in their name")
     parser.add_argument("--cache", type=Path, help="as pytest's --iommu-cache")
-    parser.add_argument("--only", choices=("dump", "kernel", "parser"), help="only mutants of one kind")
+    parser.add_argument("--only", choices=("dump", "v1", "kernel", "parser"), help="only mutants of one kind")
     parser.add_argument("--seconds", type=int, default=10, help="let a run go on for so long (default 10)")
     parser.add_argument("--unproven", action="store_true", help="do not first run the suite without a mutant")
     parser.add_argument("--check", action="store_true", help="only look whether the patches apply")
@@ -247,7 +247,12 @@ def main() -> int:
     given, extra = parser.parse_args(words[:at]), words[at + 1 :]
     cache = (given.cache or paths.default_cache()).absolute()
     try:
-        kinds = {"dump": mutant.of_dump(RULES), "kernel": mutant.of_tree(RULES), "parser": mutant.of_parser()}
+        kinds = {
+            "dump": mutant.of_dump(RULES),
+            "v1": mutant.of_v1(RULES),
+            "kernel": mutant.of_tree(RULES),
+            "parser": mutant.of_parser(),
+        }
         wanted = {kind: chosen(all_, given.names) for kind, all_ in kinds.items() if given.only in (None, kind)}
         found = tree_copy.kernel_source(cache) if wanted.get("kernel") else None
         with scratch(cache) as folder:
@@ -269,7 +274,7 @@ def check(folder: Path, one: Mutant, found: Source | None) -> None:
         return
     copy = folder / one.name
     if one.rule:
-        shutil.copytree(ROOT / "kmod" / "io_ptdump", copy)
+        shutil.copytree(ROOT / "kmod" / one.part, copy)
     else:
         shutil.copytree(ROOT / "pytest_iommu", copy / "pytest_iommu", ignore=LEFT_OUT)
     one.apply(copy)
@@ -285,7 +290,7 @@ def run(
     extra: Sequence[str],
 ) -> int:
     """Run them one after the other and print the table; the exit status."""
-    dump, kernel = wanted.get("dump", ()), wanted.get("kernel", ())
+    dump, kernel = (*wanted.get("dump", ()), *wanted.get("v1", ())), wanted.get("kernel", ())
     if dump and not unproven and not sound(None, dump, cache, seconds, extra):
         return 2
     if kernel and not unproven and not sound(found, kernel, cache, seconds, extra):

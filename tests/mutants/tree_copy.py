@@ -35,7 +35,7 @@ def changes(one: Mutant, tree: Path) -> Changes:
         hooks.mkdir()
         (hooks / one.path.name).write_bytes(one.path.read_bytes())
         try:
-            return reference_changes(tree, hooks.parent, scratch)
+            return reference_changes(tree, [hooks.parent], scratch)
         except SetupError as error:
             raise MutantError(error.message) from error
 

@@ -20,6 +20,7 @@ from pytest_iommu.check.generate.written import shares
 from pytest_iommu.core import machines
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.settings import Settings
+from pytest_iommu.dialects import DIALECTS, LIVE_TEXTS
 from pytest_iommu.images import agent, artefacts, bootimage, kernel, qemu_binary, toolchain
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.qemu_binary import Qemu
@@ -96,6 +97,11 @@ class Stage:
         """The guests that tests may run on."""
         return Run(cast(Any, None), chosen).allowed
 
+    def dialects(self, chosen: Settings) -> object:
+        """The dialects that are looked for."""
+        run = Run(cast(Any, None), chosen)
+        return [one.name for one in (*DIALECTS, *LIVE_TEXTS) if run.chosen(one.name)]
+
     def kind(self, chosen: Settings) -> TargetKind:
         hook = SimpleNamespace(pytest_iommu_targets=lambda config: [BUILTIN])
         return Run(cast(Any, SimpleNamespace(hook=hook)), chosen).kind
@@ -121,6 +127,7 @@ LOADED: dict[str, tuple[tuple[str, ...], str, Callable[[Stage, Settings], object
     "image": (LINUX, "{path}/Image", Stage.prepared),
     "modules": (IMAGE, "{path}/modules", Stage.prepared),
     "flavour": ((), "debug,64k", Stage.guests),
+    "dialect": ((), "vtd,io_ptdump", Stage.dialects),
     "cache": (LINUX, "{path}/cache", Stage.prepared),
     "qemu": (LINUX, "system", Stage.prepared),
     "config": (LINUX, "{path}/fragment", Stage.prepared),

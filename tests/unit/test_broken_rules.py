@@ -32,6 +32,9 @@ def test_a_crash_of_a_map_breaks_no_rule_of_the_test() -> None:
 
 def test_a_crash_of_a_reader_is_the_dumps() -> None:
     assert broken_rules(crash(READ), ("RNG-1",)) == ("LAY-7", "RNG-1")
+    reader = "dma_seq_next+0x10/0x20\n seq_read_iter+0x1/0x2\n vfs_read+0xc4/0x2f0"
+    assert broken_rules(crash(OOPS.format(reader)), ("V1-1",)) == ("V1-7", "LAY-7", "V1-1")
+    assert broken_rules(crash(OOPS.format(f"dma_take+0x1/0x2\n {reader}")), ("V1-1",)) == ("V1-6", "LAY-7", "V1-1")
     assert broken_rules(crash(READ), ("FLT-3", "RNG-1")) == ("FLT-3", "RNG-1", "LAY-7")
 
 

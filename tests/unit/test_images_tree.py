@@ -64,7 +64,7 @@ def store(tmp_path: Path) -> Store:
 
 def copy_of(store: Store, kernel: Path, reference: Path, immutable: bool = False) -> Path:
     with store.scratch("patched") as scratch:
-        changes = tree.reference_changes(kernel, reference, scratch)
+        changes = tree.reference_changes(kernel, [reference], scratch)
     clean = not tree.built_in_place(kernel, "arm64")
     identity = "immutable" if immutable else tree.fingerprint(kernel).everything
     with tree.LinkCopy(store, kernel, clean).held(changes, identity, "building", QUIET, immutable) as copy:
@@ -83,6 +83,19 @@ def test_the_reference_is_in_the_copy_and_the_tree_is_untouched(store: Store, ke
     assert (copy / "drivers/iommu/ptdump.c").read_text() == "int dump;\n"
     assert os.path.samefile(copy / "drivers/iommu/iommu.c", kernel / "drivers/iommu/iommu.c")
     assert content(kernel) == before
+
+
+def test_a_second_part_changes_what_the_first_one_has_made(kernel: Path, reference: Path, tmp_path: Path) -> None:
+    (tmp_path / "more/hooks").mkdir(parents=True)
+    (tmp_path / "more/hooks/0001-more.patch").write_text(
+        "--- a/drivers/iommu/ptdump.c\n+++ b/drivers/iommu/ptdump.c\n@@ -1 +1,2 @@\n int dump;\n+int more;\n"
+        "--- a/drivers/iommu/Makefile\n+++ b/drivers/iommu/Makefile\n@@ -3,2 +3,3 @@\n dump\n+more\n three\n"
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    files = tree.reference_changes(kernel, [reference, tmp_path / "more"], scratch).files
+    assert files["drivers/iommu/ptdump.c"] == b"int dump;\nint more;\n"
+    assert files["drivers/iommu/Makefile"] == b"one\ntwo\ndump\nmore\nthree\n"
 
 
 def test_one_edited_line_changes_one_time_stamp(store: Store, kernel: Path, reference: Path) -> None:

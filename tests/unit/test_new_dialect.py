@@ -24,6 +24,19 @@ def test_the_first_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert "pgtbl: no finding in 3 rows of 1 tables\n" in PAGE
 
 
+@pytest.mark.parametrize("name", ["saved.txt", "pgtbl.py", "conftest.py", "test_pgtbl.py"])
+def test_the_page_shows_what_the_files_have(name: str) -> None:
+    """All of the text; of Python what is shown of it, in that order."""
+    lines = [line.strip() for line in (EXAMPLE / name).read_text().splitlines()]
+    shown = [line.strip() for line in PAGE.splitlines() if line.startswith("        ")]
+    common = [line for line in shown if line and line in lines]
+    assert len(common) >= 3
+    if name == "saved.txt":
+        assert common[: len(lines)] == lines
+    if name == "pgtbl.py":
+        assert f"`pgtbl.py` ({len(lines)} lines)" in PAGE
+
+
 @pytest.mark.parametrize(
     ("old", "new", "finding"),
     [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Whatever a parser is given, it returns a dump or a DumpSyntaxError with file and line, in linear time.
 
-A short run; ``make fuzz`` gives 10^6 texts to each parser's turn: PYTEST_IOMMU_FUZZ is their number over all parsers.
+A short run; ``make fuzz`` gives the parsers 10^6 texts: PYTEST_IOMMU_FUZZ is their number over all parsers.
 """
 
 from __future__ import annotations
@@ -13,81 +13,75 @@ import pytest
 
 pytest.importorskip("hypothesis")
 
-from fuzzing import CORPUS, texts
-from hypothesis import HealthCheck, given, settings
+from fuzzing import CORPUS, mutations, texts
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from text_rows import ROWS, written
 
 from pytest_iommu.compare.printed_rules import findings
 from pytest_iommu.core.printed import PrintedDump
 from pytest_iommu.dialects import TEXTS, DumpSyntaxError, TextDialect
 
 NUMBER = int(os.environ.get("PYTEST_IOMMU_FUZZ", "0"))
+BATCH = 200
+"""Texts of one draw in a long run."""
 LONG = 8_000
 """Rows of the shorter of two texts whose times are compared."""
-#: a text of each dialect: its heading, a row for a number, its end
-ROWS = {
-    "io_ptdump": (
-        "",
-        lambda n: f"0x{n << 13:016x}-0x{(n << 13) + 4095:016x} 0x{n << 12:016x}       4K 0       4K rw----\n",
-        "",
-    ),
-    "vtd": (
-        "Device 0000:00:02.0 @0x1000\nIOVA_PFN\tPML5E\tPML4E\tPDPE\tPDE\tPTE\n",
-        lambda n: (
-            f"0x{n:013x} |\t0x{0:016x}\t0x{0x2003:016x}\t0x{0x3003 + (n >> 18 << 12):016x}"
-            f"\t0x{0x100000003 + (n >> 9 << 12):016x}\t0x{(n << 12) + 3:016x}\n"
-        ),
-        "",
-    ),
-    "io_page_tables": (
-        "-- domain 1 --\n- group 1\n  - x\n---[ RANGE START ]---\n",
-        lambda n: f"{n << 12:x} - {n + 1 << 12:x}    lvl 3  stage ARM_64_LPAE_S1 V        AF             SH_IS\n",
-        "---[ RANGE END   ]---\n",
-    ),
-    "smmuv3_2021": (
-        "SMMUv3 dump page table for device x, stage 1, ssid 0x0:\n",
-        lambda n: f"va: {n << 12:x} -> pa: {n << 12:x}\n",
-        "",
-    ),
-    "ptdump_arm64": ("---[ x ]---\n", lambda n: f"0x{n << 12:016x}-0x{n + 1 << 12:016x}           4K PTE\n", ""),
-    "kvm_stage2": ("---[ Guest IPA ]---\n", lambda n: f"0x{n << 12:016x}-0x{n + 1 << 12:016x}           4K 3\n", ""),
-}
+QUICKLY = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+def holds(dialect: TextDialect, text: str) -> bool:
+    """Whether the parser returns a dump or an error that names a line; whatever else it raises goes on."""
+    lines, error = text.count("\n") + 1, None
+    dump = PrintedDump()
+    try:
+        dump = dialect.parse({"saved": text})
+    except DumpSyntaxError as raised:
+        error = raised
+    dialect.claims(text)
+    named = error is None or (error.file == "saved" and 1 <= error.number <= lines and len(str(error)) < 2000)
+    return named and all(1 <= one.line <= lines for one in findings(dump))
 
 
 @pytest.mark.parametrize("dialect", TEXTS, ids=lambda one: one.name)
 def test_a_parser_returns_a_dump_or_names_a_line(dialect: TextDialect) -> None:
-    @settings(
-        max_examples=max(NUMBER // len(TEXTS), 1) if NUMBER else 30,
-        deadline=None,
-        derandomize=not NUMBER,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(QUICKLY, max_examples=30, derandomize=True)
     @given(texts())
     def run(text: str) -> None:
-        lines, error = text.count("\n") + 1, None
-        dump = PrintedDump()
-        try:
-            dump = dialect.parse({"saved": text})
-        except DumpSyntaxError as raised:
-            error = raised
-        assert error is None or (error.file == "saved" and 1 <= error.number <= lines and len(str(error)) < 2000)
-        assert all(1 <= one.line <= lines for one in findings(dump))
-        dialect.claims(text)
+        assert holds(dialect, text)
 
     run()
+
+
+@pytest.mark.parametrize("dialect", TEXTS, ids=lambda one: one.name)
+def test_many_texts(dialect: TextDialect) -> None:
+    """The long run of ``make fuzz``; without that, one batch."""
+    wanted = -(-NUMBER // len(TEXTS) // BATCH) if NUMBER else 1
+    done = [0]
+
+    @settings(QUICKLY, max_examples=wanted, derandomize=not NUMBER)
+    @given(st.integers(0, (1 << 64) - 1))
+    def run(seed: int) -> None:
+        for text in mutations(seed, BATCH, dialect.name):
+            note(text)
+            assert holds(dialect, text)
+            done[0] += 1
+
+    run()
+    assert done[0] >= wanted * BATCH
+    print(f"{dialect.name}: {done[0]} texts")
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_time_is_linear_in_the_rows(name: str) -> None:
     dialect = next(one for one in TEXTS if one.name == name)
-    head, row, tail = ROWS[name]
 
     def best(rows: int) -> float:
-        text = head + "".join(map(row, range(rows))) + tail
+        whole = written(name, rows)
         times = []
         for _ in range(3):
             started = time.process_time()
-            assert findings(dialect.parse({"page_table": text})) == []
+            assert findings(dialect.parse({"page_table": whole})) == []
             times.append(time.process_time() - started)
         return min(times)
 

@@ -11,7 +11,7 @@ import re
 
 from pytest_iommu import formats
 from pytest_iommu.core.printed import Row, Table
-from pytest_iommu.dialects import TextDialect
+from pytest_iommu.dialects import LiveFiles, TextDialect
 from pytest_iommu.dialects.carried import carried, fault
 
 RULE = "ENT-1"  # of docs/abi.md: entries are shown as in memory
@@ -24,11 +24,15 @@ class Pgtbl(TextDialect):
     name = "pgtbl"
     about = "AMD's out-of-tree pgtbl"
     heading = DEVICE
+    rules = ("ENT-1", "RNG-1", "RNG-2", "RNG-4", "LVL-2", "PRT-1")
+
+    def live(self, kernel):
+        if "pgtbl" not in kernel.names("iommu/amd"):
+            return []
+        return [LiveFiles({"pgtbl": "iommu/amd/pgtbl"})]
 
     def file(self, name, text, found):
-        lines = carried(
-            RULE, name, text
-        )  # without quotation marks and time stamps; errors for what no kernel prints
+        lines = carried(RULE, name, text)
         device = DEVICE.fullmatch(lines[0])
         if device is None:
             raise fault(RULE, name, 1, lines[0], "expected `Device NAME mode N root 0x...`")
