@@ -15,6 +15,7 @@ from pytest_iommu.commands import (
     cmd_doctor,
     cmd_export,
     cmd_flavours,
+    cmd_image,
     cmd_judge,
     cmd_kcidb,
     cmd_kconfig,
@@ -30,8 +31,8 @@ from pytest_iommu.core import paths
 from pytest_iommu.core.outcomes import SetupError
 
 COMMANDS = (
-    *(cmd_doctor, cmd_build, cmd_cache, cmd_shell, cmd_machines, cmd_flavours, cmd_rules, cmd_lint, cmd_walk),
-    *(cmd_judge, cmd_schema, cmd_bisect_step, cmd_kcidb, cmd_kselftest, cmd_export, cmd_kconfig),
+    *(cmd_doctor, cmd_build, cmd_image, cmd_cache, cmd_shell, cmd_machines, cmd_flavours, cmd_rules, cmd_lint),
+    *(cmd_walk, cmd_judge, cmd_schema, cmd_bisect_step, cmd_kcidb, cmd_kselftest, cmd_export, cmd_kconfig),
 )
 
 

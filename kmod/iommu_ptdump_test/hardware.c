@@ -1,20 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What decides how a driver sets up page tables: sizes of the kernel, ID registers of SMMUv3s. */
 #include <linux/device.h>
+#include <linux/err.h>
 #include <linux/io.h>
 #include <linux/ioport.h>
 #include <linux/mm.h>
 #include <linux/platform_device.h>
 #include <linux/seq_file.h>
-#include <linux/sizes.h>
-#include <linux/string.h>
 
 #include "ptdump_test.h"
-
-#define IDR0 0x0
-#define IDR1 0x4
-#define IDR3 0xc
-#define IDR5 0x14
+#include "smmu_v3.h"
 
 /* A driver takes the option's number, not the bits that this processor has */
 #ifdef CONFIG_ARM64
@@ -25,22 +20,16 @@
 
 static int show_smmu_v3(struct device *dev, void *data)
 {
+	void __iomem *regs = ptt_smmu_v3_map(dev);
 	struct seq_file *s = data;
 	struct resource *res;
-	void __iomem *regs;
 
-	if (!dev->driver || strcmp(dev->driver->name, "arm-smmu-v3"))
-		return 0;
+	if (IS_ERR_OR_NULL(regs))
+		return PTR_ERR_OR_ZERO(regs);
 	res = platform_get_resource(to_platform_device(dev), IORESOURCE_MEM, 0);
-	if (!res)
-		return 0;
-	/* the driver has mapped them, too; these never change */
-	regs = ioremap(res->start, SZ_4K);
-	if (!regs)
-		return -ENOMEM;
 	seq_printf(s, "smmuv3 base=%pa idr0=0x%x idr1=0x%x idr3=0x%x idr5=0x%x\n", &res->start,
-		   readl(regs + IDR0), readl(regs + IDR1), readl(regs + IDR3),
-		   readl(regs + IDR5));
+		   readl(regs + PTT_SMMU_IDR0), readl(regs + PTT_SMMU_IDR1),
+		   readl(regs + PTT_SMMU_IDR3), readl(regs + PTT_SMMU_IDR5));
 	iounmap(regs);
 	return 0;
 }

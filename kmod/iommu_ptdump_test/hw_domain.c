@@ -3,11 +3,14 @@
 #include <linux/bits.h>
 #include <linux/device.h>
 #include <linux/err.h>
+#include <linux/io.h>
 #include <linux/io-pgtable.h>
+#include <linux/slab.h>
 #include <linux/string.h>
 #include <uapi/linux/iommufd.h>
 
 #include "hw.h"
+#include "smmu_v3.h"
 #if defined(PTT_HAS_SMMU_V3) && IS_ENABLED(CONFIG_ARM_SMMU_V3)
 #define WITH_SMMU_V3
 #include "arm/arm-smmu-v3/arm-smmu-v3.h"
@@ -16,16 +19,19 @@
 static void hw_free(struct ptt_domain *d)
 {
 	iommu_domain_free(d->domain);
+#ifndef WITH_SMMU_V3
+	kfree(d->arm_cfg);
+#endif
 }
 
+#ifdef WITH_SMMU_V3
 /*
  * The core does not say how many bits of PA a page table takes, and warns when
  * there are more; only the table itself knows.
  */
-static bool describe_smmu_v3(struct ptt_domain *d, struct device *dev)
+static bool describe_smmu_v3(struct ptt_domain *d, struct ptt_device *dev)
 {
-#ifdef WITH_SMMU_V3
-	struct device *smmu = dev->iommu->iommu_dev->dev->parent;
+	struct device *smmu = dev->pdev->dev.iommu->iommu_dev->dev->parent;
 	struct arm_smmu_domain *smmu_domain;
 	struct io_pgtable *pgtable;
 
@@ -34,15 +40,51 @@ static bool describe_smmu_v3(struct ptt_domain *d, struct device *dev)
 	smmu_domain = container_of(d->domain, struct arm_smmu_domain, domain);
 	pgtable = io_pgtable_ops_to_pgtable(smmu_domain->pgtbl_ops);
 	d->stage = smmu_domain->stage == ARM_SMMU_DOMAIN_S1 ? 1 : 2;
-	d->format = d->stage == 1 ? "arm_64_lpae_s1" : "arm_64_lpae_s2";
-	d->ias = pgtable->cfg.ias;
-	d->oas = pgtable->cfg.oas;
 	d->arm_cfg = &pgtable->cfg;
 	return true;
-#else
-	return false;
-#endif
 }
+#else
+/* What the hardware is told while the group is attached to the domain; the stage or -errno */
+static int read_while_attached(struct ptt_domain *d, struct ptt_device *dev, void __iomem *regs,
+			       struct io_pgtable_cfg *cfg)
+{
+	struct iommu_fwspec *fwspec = dev_iommu_fwspec_get(&dev->pdev->dev);
+	struct ptt_group *group = dev->group;
+	int ret, again;
+
+	if (!fwspec || !fwspec->num_ids)
+		return -ENODEV;
+	ptt_group_pause(group);
+	ret = iommu_attach_group(d->domain, group->group);
+	if (!ret) {
+		ret = ptt_smmu_v3_cfg(regs, fwspec->ids[0], cfg);
+		iommu_detach_group(d->domain, group->group);
+	}
+	again = ptt_group_resume(group);
+	return again ?: ret;
+}
+
+/* Without the driver's header the domain is opaque, but the hardware is not */
+static bool describe_smmu_v3(struct ptt_domain *d, struct ptt_device *dev)
+{
+	void __iomem *regs = ptt_smmu_v3_map(dev->pdev->dev.iommu->iommu_dev->dev->parent);
+	struct io_pgtable_cfg *cfg;
+	int stage;
+
+	if (IS_ERR_OR_NULL(regs))
+		return false;
+	cfg = kzalloc_obj(*cfg);
+	stage = cfg ? read_while_attached(d, dev, regs, cfg) : -ENOMEM;
+	iounmap(regs);
+	if (stage < 0) {
+		kfree(cfg);
+		return false;
+	}
+	d->stage = stage;
+	d->arm_cfg = cfg;
+	return true;
+}
+#endif
 
 /*
  * Stage 2 is asked for as a nest parent: nothing else makes SMMUv3 choose it
@@ -96,12 +138,16 @@ int ptt_hw_domain(struct ptt_domain *d, struct ptt_args *args, struct ptt_reply 
 	d->free = hw_free;
 	strscpy(d->dev_name, dev->name);
 
-	if (!describe_smmu_v3(d, &dev->pdev->dev) && !ptt_describe_generic_pt(d)) {
-		iommu_domain_free(domain);
+	if (describe_smmu_v3(d, dev)) {
+		d->format = d->stage == 1 ? "arm_64_lpae_s1" : "arm_64_lpae_s2";
+		d->ias = d->arm_cfg->ias;
+		d->oas = d->arm_cfg->oas;
+	} else if (!ptt_describe_generic_pt(d)) {
+		hw_free(d);
 		return ptt_fail(reply, -EOPNOTSUPP, "unknown kind of page table");
 	}
 	if (stage && d->stage && stage != d->stage) {
-		iommu_domain_free(domain);
+		hw_free(d);
 		return ptt_fail(reply, -EOPNOTSUPP, "the IOMMU made stage %u", d->stage);
 	}
 	d->aperture[0].first = domain->geometry.aperture_start;

@@ -179,7 +179,8 @@ def _initramfs(store: Store, sources: Mapping[str, Path], modules: Sequence[Path
 
 
 def _given(store: Store, image: Path, modules: Path | None) -> _Kernel:
-    found = tuple(sorted(ready.modules(store, modules).path.glob("*.ko"))) if modules is not None else ()
+    entry = ready.modules(store, modules) if modules is not None else None
+    found = tuple(entry[name] for name in entry.about[ready.ORDER]) if entry is not None else ()
     notes = () if found else ("no test module; give --iommu-modules",)
     return _Kernel(image.absolute(), found, f"{image} as given", reference=False, notes=notes)
 

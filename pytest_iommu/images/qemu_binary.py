@@ -15,6 +15,7 @@ from pathlib import Path
 from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.process import finished
+from pytest_iommu.images import unpacked
 from pytest_iommu.images.apt import Apt, unpack
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import MANIFEST, Store, digest, touch
@@ -79,34 +80,18 @@ def installed(store: Store, path: str) -> Qemu:
 def _launch(root: Path, binary: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return how to start a program of an unpacked root: with its own dynamic linker, so that all libraries match."""
     program = root / "usr/bin" / binary
-    linkers = sorted([*root.glob("lib64/ld-linux-*.so.*"), *root.glob("usr/lib64/ld-linux-*.so.*")])
-    linkers += sorted([*root.glob("lib/ld-linux-*.so.*"), *root.glob("usr/lib/ld-linux-*.so.*")])
-    libc = sorted([*root.glob("lib/*/libc.so.6"), *root.glob("usr/lib/*/libc.so.6")])
-    if not program.is_file() or not linkers or not libc:
+    try:
+        started = unpacked.linker(root)
+    except SetupError:
+        started = None
+    if not program.is_file() or started is None:
         raise SetupError(f"{root}: the unpacked QEMU is incomplete")
-    triplet = libc[0].parent.name
-    folders = [root / "usr/lib" / triplet, root / "lib" / triplet]
-    folders += [path for name in ("pulseaudio", "blas", "lapack") if (path := folders[0] / name).is_dir()]
-    # The linker's name in the unpacked lib64 may be an absolute symlink to the machine's own.
-    linker = next((path for path in _linker_files(root, triplet)), linkers[0])
-    argv = [str(linker), "--library-path", ":".join(map(str, folders)), "--argv0", binary, str(program)]
+    argv = [started.program, "--library-path", started.path, "--argv0", binary, str(program)]
     for data in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"):
         if (root / data).is_dir():
             argv += ["-L", str(root / data)]
     # Without this it would load the modules of an installed QEMU of another version.
-    return tuple(argv), {"QEMU_MODULE_DIR": str(root / "usr/lib" / triplet / "qemu")}
-
-
-def _linker_files(root: Path, triplet: str) -> list[Path]:
-    found = []
-    for folder in (root / "usr/lib" / triplet, root / "lib" / triplet):
-        linkers = sorted(folder.glob("ld-linux-*.so.*"))
-        found += [path for path in linkers if path.exists() and not _leads_out(path, root)]
-    return found
-
-
-def _leads_out(path: Path, root: Path) -> bool:
-    return not str(path.resolve()).startswith(str(root.resolve()) + os.sep)
+    return tuple(argv), {"QEMU_MODULE_DIR": str(root / "usr/lib" / started.triplet / "qemu")}
 
 
 def _entries(store: Store, machine: Machine, major: int | None) -> list[Path]:

@@ -298,6 +298,7 @@ def _has_driver(listed: Result, iommu: str) -> bool:
 def _built_here(store: Store, key: str, tree: Path, there: There) -> StoreEntry:
     """Return the test module, built against the kernel's tree without writing to it."""
     from pytest_iommu.core import process
+    from pytest_iommu.images import ready
     from pytest_iommu.images.progress import Progress
 
     what = f"the test module for {there.version}"
@@ -305,7 +306,7 @@ def _built_here(store: Store, key: str, tree: Path, there: There) -> StoreEntry:
         found = store.get("modules", key)
         if found is not None:
             return found
-        for path in _source_files():
+        for path in ready.module_sources():
             shutil.copy(path, work)
         argv = ["make", "-C", str(tree), f"M={work}", "modules"]
         done = process.run(argv, env=process.environment_of_make(LC_ALL="C"))
@@ -315,18 +316,13 @@ def _built_here(store: Store, key: str, tree: Path, there: There) -> StoreEntry:
         return store.put("modules", key, {KO: work / KO}, {"for": there.version})
 
 
-def _source_files() -> list[Path]:
-    """Return the test module's sources, without build products."""
-    found = sorted(paths.module(MODULE).iterdir())
-    own = [path for path in found if path.suffix in (".c", ".h") and not path.name.endswith(".mod.c")]
-    return [*own, *(path for path in found if path.name in ("Kbuild", "Makefile"))]
-
-
 def _sources() -> bytes:
     """Return the test module's sources as a packed tar file."""
+    from pytest_iommu.images import ready
+
     found = io.BytesIO()
     with tarfile.open(fileobj=found, mode="w:gz") as archive:
-        for path in _source_files():
+        for path in ready.module_sources():
             archive.add(path, path.name)
     return found.getvalue()
 

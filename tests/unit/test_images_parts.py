@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import subprocess
@@ -346,3 +348,43 @@ def test_kconfig_writes_the_fragment(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "CONFIG_ARM_SMMU_V3=y\n" in text
     assert cli.main(["kconfig", "--flavour=x", str(tmp_path)]) == 2
     assert "no kernel flavour" in capsys.readouterr().err
+
+
+def elf(name: str, depends: str = "") -> bytes:
+    """A module's file, as far as anyone looks into it."""
+    return b"\x7fELF\0name=%s\0depends=%s\0vermagic=6.12\0" % (name.encode(), depends.encode())
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["directory", "tar"])
+def test_what_a_guest_needs_first_comes_before_the_test_module(tmp_path: Path, packed: bool) -> None:
+    drivers = tmp_path / "lib/modules/6.12/kernel/drivers"
+    drivers.mkdir(parents=True)
+    (drivers / "virtio_console.ko.xz").write_bytes(lzma.compress(elf("virtio_console", "virtio,virtio_ring")))
+    (drivers / "virtio.ko.gz").write_bytes(gzip.compress(elf("virtio")))
+    (drivers / "virtio_ring.ko").write_bytes(elf("virtio_ring", "virtio"))
+    (drivers / "arm-smmu-v3.ko.xz").write_bytes(lzma.compress(elf("arm_smmu_v3")))
+    (drivers / "e1000.ko").write_bytes(elf("e1000"))
+    (tmp_path / "lib/iommu_ptdump_test.ko").write_bytes(elf("iommu_ptdump_test", "virtio"))
+    given = tmp_path / "lib"
+    if packed:
+        given = tmp_path / "modules.tar"
+        with tarfile.open(given, "w") as archive:
+            archive.add(tmp_path / "lib", "lib")
+    entry = ready.modules(Store(tmp_path / "cache"), given)
+    order = ["arm_smmu_v3.ko", "virtio.ko", "virtio_ring.ko", "virtio_console.ko", "iommu_ptdump_test.ko"]
+    assert entry.about[ready.ORDER] == order
+    assert entry["virtio.ko"].read_bytes() == elf("virtio")
+
+
+def test_a_damaged_module_is_named(tmp_path: Path) -> None:
+    (tmp_path / "virtio_console.ko.xz").write_bytes(b"no xz")
+    (tmp_path / "iommu_ptdump_test.ko").write_bytes(b"module")
+    with pytest.raises(SetupError, match=r"virtio_console\.ko\.xz: "):
+        ready.modules(Store(tmp_path / "cache"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "wants"), [("CONFIG_VIRTIO_CONSOLE=m\n", True), ("CONFIG_VIRTIO_CONSOLE=y\n", False)]
+)
+def test_modules_are_wanted_where_the_agent_could_not_answer_without(config: str, wants: bool) -> None:
+    assert ready.wants_modules(f"CONFIG_E1000=m\n{config}") is wants
