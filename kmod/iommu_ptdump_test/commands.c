@@ -46,6 +46,8 @@ static const struct ptt_command commands[] = {
 	{ "load", "DEV seed=", 2, BIT(PTT_SEED), ptt_cmd_load },
 	{ "probe", "DEV read|write IOVA [len= domain= seed= to=]", 4,
 	  BIT(PTT_LEN) | BIT(PTT_DOMAIN) | BIT(PTT_SEED) | BIT(PTT_TO), ptt_cmd_probe },
+	{ "share", "NAME DEV SIZE r|w|rw|coherent", 5, 0, ptt_cmd_share },
+	{ "unshare", "NAME", 2, 0, ptt_cmd_unshare },
 	{ "plant", "NAME IOVA LEVEL raw=..|outside|hole|self|size", 4, BIT(PTT_RAW),
 	  ptt_cmd_plant, 1 },
 	{ "restore", "NAME", 2, 0, ptt_cmd_restore },

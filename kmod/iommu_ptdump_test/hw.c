@@ -13,18 +13,14 @@
 #endif
 #include "hw.h"
 
-static LIST_HEAD(devices);
-static LIST_HEAD(groups);
-
-/* Whose the groups are: all our devices share one owner, so that two can be in one group */
-static char owner;
+LIST_HEAD(ptt_devices);
 
 /* ptt_find_device() - the device of that name or NULL; ptt_lock held */
 struct ptt_device *ptt_find_device(const char *name)
 {
 	struct ptt_device *dev;
 
-	list_for_each_entry(dev, &devices, node)
+	list_for_each_entry(dev, &ptt_devices, node)
 		if (!strcmp(dev->name, name))
 			return dev;
 	return NULL;
@@ -58,7 +54,7 @@ int ptt_group_resume(struct ptt_group *group)
 	group->domain->attached -= group->attached;
 	group->attached = 0;
 	group->domain = NULL;
-	list_for_each_entry(dev, &devices, node)
+	list_for_each_entry(dev, &ptt_devices, node)
 		if (dev->group == group)
 			dev->attached = false;
 	return ret;
@@ -84,7 +80,7 @@ static void detach_all(void)
 {
 	struct ptt_device *dev;
 
-	list_for_each_entry(dev, &devices, node)
+	list_for_each_entry(dev, &ptt_devices, node)
 		ptt_detach_device(dev);
 }
 
@@ -100,6 +96,8 @@ static int may_attach(const struct ptt_domain *d, const struct ptt_device *dev,
 		return ptt_fail(reply, -EINVAL, "%s is a software table", d->name);
 	if (!dev->group)
 		return ptt_fail(reply, -ENODEV, "%s has no IOMMU", dev->name);
+	if (dev->group->shared)
+		return ptt_fail(reply, -EBUSY, "the group of %s has shared memory", dev->name);
 	return ptt_at_rest(d, reply);
 }
 
@@ -224,7 +222,7 @@ void ptt_show_attached(struct seq_file *s, const struct ptt_domain *d)
 	const char *comma = "";
 	struct ptt_device *dev;
 
-	list_for_each_entry(dev, &devices, node) {
+	list_for_each_entry(dev, &ptt_devices, node) {
 		if (!dev->attached || dev->group->domain != d)
 			continue;
 		seq_printf(s, "%s%s", comma, dev->name);
@@ -257,7 +255,7 @@ void ptt_show_devices(struct seq_file *s)
 {
 	struct ptt_device *dev;
 
-	list_for_each_entry(dev, &devices, node) {
+	list_for_each_entry(dev, &ptt_devices, node) {
 		seq_printf(s, "%s %s group=", dev->name, pci_name(dev->pdev));
 		if (dev->group)
 			seq_printf(s, "%d", iommu_group_id(dev->group->group));
@@ -267,40 +265,6 @@ void ptt_show_devices(struct seq_file *s)
 		show_stream_ids(s, dev_iommu_fwspec_get(&dev->pdev->dev));
 		seq_putc(s, '\n');
 	}
-}
-
-static struct ptt_group *get_group(struct pci_dev *pdev)
-{
-	struct iommu_group *iommu_group = iommu_group_get(&pdev->dev);
-	struct ptt_group *group;
-
-	if (!iommu_group)
-		return NULL;
-	list_for_each_entry(group, &groups, node) {
-		if (group->group == iommu_group) {
-			iommu_group_put(iommu_group);
-			group->devices++;
-			return group;
-		}
-	}
-	group = kzalloc_obj(*group);
-	if (!group) {
-		iommu_group_put(iommu_group);
-		return ERR_PTR(-ENOMEM);
-	}
-	group->group = iommu_group;
-	group->devices = 1;
-	list_add_tail(&group->node, &groups);
-	return group;
-}
-
-static void put_group(struct ptt_group *group)
-{
-	if (!group || --group->devices)
-		return;
-	list_del(&group->node);
-	iommu_group_put(group->group);
-	kfree(group);
 }
 
 static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
@@ -323,17 +287,10 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	ret = ptt_name_device(dev);
 	if (ret)
 		return ret;
-	dev->group = get_group(pdev);
-	if (IS_ERR(dev->group))
-		return PTR_ERR(dev->group);
-	if (dev->group) {
-		ret = iommu_device_claim_dma_owner(&pdev->dev, &owner);
-		if (ret) {
-			put_group(dev->group);
-			return dev_err_probe(&pdev->dev, ret, "its IOMMU group is in use\n");
-		}
-	}
-	list_for_each_entry(next, &devices, node)
+	ret = ptt_group_join(dev);
+	if (ret)
+		return ret;
+	list_for_each_entry(next, &ptt_devices, node)
 		if (next->number > dev->number)
 			break;
 	list_add_tail(&dev->node, &next->node);
@@ -349,10 +306,9 @@ static void edu_remove(struct pci_dev *pdev)
 	guard(mutex)(&ptt_lock);
 	pci_clear_master(pdev);
 	ptt_detach_device(dev);
+	ptt_unshare_all(dev);
 	list_del(&dev->node);
-	if (dev->group)
-		iommu_device_release_dma_owner(&pdev->dev);
-	put_group(dev->group);
+	ptt_group_leave(dev);
 }
 
 static const struct pci_device_id edu_ids[] = {

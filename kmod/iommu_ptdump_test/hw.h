@@ -17,6 +17,7 @@
  * @domain: attached domain or NULL
  * @devices: number of our devices in it
  * @attached: how many of them were attached by name
+ * @shared: mappings of the DMA API for its devices; while there are any it is not ours
  */
 struct ptt_group {
 	struct list_head node;
@@ -25,6 +26,7 @@ struct ptt_group {
 	struct ptt_domain *domain;
 	unsigned int devices;
 	unsigned int attached;
+	unsigned int shared;
 };
 
 /**
@@ -59,10 +61,20 @@ int ptt_name_device(struct ptt_device *dev);
 void ptt_names_free(void);
 
 /* hw.c */
+extern struct list_head ptt_devices;
 struct ptt_device *ptt_find_device(const char *name);
 void ptt_group_pause(struct ptt_group *group);
 int ptt_group_resume(struct ptt_group *group);
 int ptt_attach_device(struct ptt_domain *d, struct ptt_device *dev, struct ptt_reply *reply);
 void ptt_detach_device(struct ptt_device *dev);
+
+/* group.c */
+int ptt_group_join(struct ptt_device *dev);
+void ptt_group_leave(struct ptt_device *dev);
+int ptt_group_give(struct ptt_group *group, struct ptt_reply *reply);
+int ptt_group_take(struct ptt_group *group);
+
+/* dma_api.c */
+void ptt_unshare_all(const struct ptt_device *dev);
 
 #endif

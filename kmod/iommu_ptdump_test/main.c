@@ -134,6 +134,7 @@ static struct ptt_holder *const holders[] __initconst = {
 	&ptt_plant_holder,
 	&ptt_maps_holder,
 	&ptt_hw_holder,
+	&ptt_shared_holder,
 	&ptt_buffer_holder,
 };
 

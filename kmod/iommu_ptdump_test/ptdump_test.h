@@ -189,7 +189,7 @@ struct ptt_holder {
 };
 
 extern struct ptt_holder ptt_storm_holder, ptt_plant_holder, ptt_maps_holder;
-extern struct ptt_holder ptt_hw_holder, ptt_buffer_holder;
+extern struct ptt_holder ptt_hw_holder, ptt_buffer_holder, ptt_shared_holder;
 
 /* domain.c */
 extern struct list_head ptt_domains;
@@ -333,6 +333,10 @@ int ptt_cmd_load(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_probe(struct ptt_args *args, struct ptt_reply *reply);
 void ptt_show_devices(struct seq_file *s);
 void ptt_show_attached(struct seq_file *s, const struct ptt_domain *d);
+
+/* dma_api.c */
+int ptt_cmd_share(struct ptt_args *args, struct ptt_reply *reply);
+int ptt_cmd_unshare(struct ptt_args *args, struct ptt_reply *reply);
 
 /* hardware.c */
 int ptt_show_hardware(struct seq_file *s);

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The default domain of a device's group, and what drivers map into it with the DMA API.
+
+The test module maps for edu as a driver does. EXPECTED follows from the direction of the transfers, IN RAM is the table
+that the device's stream leads to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.owners.default_domains import type_of
+from pytest_iommu.compare.comparison import compare_table
+from pytest_iommu.core.model import Prot
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
+from pytest_iommu.guest.testmodule import DomainRow
+from pytest_iommu.oracle import TableModel
+from pytest_iommu.oracle.stream_table import SmmuV3
+
+ALLOWED = {"r": "rxc", "w": "wxc", "rw": "rwxc", "coherent": "rwxc"}
+"""Direction -> what is asked for a device that sees the CPU's caches. The DMA API never asks for no execution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Memory that is mapped for the device: its first IOVA, and the physical address of each page."""
+
+    name: str
+    iova: int
+    pages: tuple[int, ...]
+
+
+class DefaultDomain:
+    """The default domain of the group of one device, with a model of what is mapped in it. Skips without memory."""
+
+    def __init__(self, guest: GuestHandle, iommu: Iommu, device: str) -> None:
+        if guest.in_ram is None or guest.in_ram.smmu is None:
+            pytest.skip("needs a guest whose memory the host can see, with an SMMUv3")
+        self._in_ram = guest.in_ram
+        self.smmu: SmmuV3 = guest.in_ram.smmu
+        self._guest = guest
+        self._iommu = iommu
+        self.device = device
+        self.sid = guest.machine.device(device).sid
+        self.page = guest.page
+        self.model = TableModel(guest.hardware_table(next(iter(guest.machine.stages))))
+        self._unmapped = False
+
+    @property
+    def kind(self) -> str:
+        """Its type, as sysfs has it."""
+        return type_of(self._guest, f"/sys/bus/pci/devices/0000:{self._guest.machine.device(self.device).address}")
+
+    def share(self, name: str, pages: int, direction: str) -> Shared:
+        """Map that many pages of new memory for the device; ``direction`` is a key of ALLOWED."""
+        said = self._iommu.command(f"share {name} {self.device} {pages * self.page:#x} {direction}")
+        made = Shared(name, int(said["iova"], 0), tuple(int(one, 0) for one in said["pages"].split(",")))
+        for number, address in enumerate(made.pages):
+            iova = made.iova + number * self.page
+            self.model.map(iova, address, self.page, Prot.from_letters(ALLOWED[direction]))
+        return made
+
+    def unshare(self, shared: Shared) -> None:
+        """Unmap and free it."""
+        self._iommu.command(f"unshare {shared.name}")
+        for number in range(len(shared.pages)):
+            self.model.unmap(shared.iova + number * self.page, self.page)
+        self._unmapped = True
+
+    def check(self) -> None:
+        """Compare the leaves in memory with the model. CheckFailed names the rules.
+
+        Of a domain that is as old as the kernel nobody knows which empty tables there are.
+        """
+        __tracebackhide__ = True
+        name = f"the default domain of {self.device}"
+        memory = self._in_ram.texts(self.model.config, DomainRow(name, "?", (self.device,)))
+        assert memory is not None
+        leaves = {"page_table": memory["page_table"]}
+        comparison = compare_table(self.model.snapshot(), leaves, self._unmapped)
+        if not comparison.ok:
+            raise comparison.failure(f"{name}:\n", (name,))
+
+    def transfer(self, how: str, iova: int, seed: int = 1) -> tuple[str, ...]:
+        """Do one transfer of a few bytes, ``read`` or ``write``; return the types of the events that it left."""
+        self._iommu.command(f"load {self.device} seed={seed}")
+        self.smmu.events()
+        self._iommu.command(f"probe {self.device} {how} {iova:#x}")
+        return tuple(event.name for event in self.smmu.events() if event.sid == self.sid)
+
+    def hold(self, how: str, iova: int, wanted: tuple[str, ...]) -> None:
+        """The same, held to the types of events. CheckFailed: ISO-1."""
+        __tracebackhide__ = True
+        came = self.transfer(how, iova)
+        if came != wanted:
+            must = " and ".join(wanted) or "nothing"
+            have = " and ".join(came) or "nothing"
+            what = f"a {how} of {self.device} at 0x{iova:x} is reported as {have}, must be {must}"
+            raise CheckFailed(what, ("ISO-1",), ("TLB-1",), verdict=Verdict.MAPPING, because="the event queue")

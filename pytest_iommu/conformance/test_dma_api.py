@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel maps in a default domain when a driver asks the DMA API: leaves as the direction of transfers says.
+
+The type of the default domain is the kernel's own: identity domains have no table, lazy ones invalidate later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.owners.default_domains import IDENTITY, LAZY, STRICT, group_of
+from pytest_iommu.check.owners.dma_api import ALLOWED, DefaultDomain
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
+
+pytestmark = pytest.mark.iommu_rules("TAB-1", "TAB-2", "TAB-4", "ISO-1")
+
+DEVICE = "edu0"
+DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"
+PAGES = 3
+MACHINES = [
+    pytest.param(name, marks=pytest.mark.iommu_needs(machine=name, devices=(DEVICE,)))
+    for name in ("smmuv3", "smmuv3s1", "smmuv3s2")
+]
+one_machine = pytest.mark.iommu_needs(machine="smmuv3", devices=(DEVICE,))
+
+
+@pytest.fixture
+def default(iommu_guest: GuestHandle, iommu: Iommu) -> Iterator[DefaultDomain]:
+    """The default domain of the device's group, which nobody has mapped anything in."""
+    iommu.command("reset")
+    yield DefaultDomain(iommu_guest, iommu, DEVICE)
+    if iommu_guest.alive:
+        iommu.command("reset")
+
+
+def with_table(default: DefaultDomain) -> None:
+    if default.kind == IDENTITY:
+        pytest.skip(f"needs a default domain with a table: this kernel's are {IDENTITY}")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("direction", ALLOWED)
+def test_leaves_allow_what_the_direction_needs(direction: str, machine: str, default: DefaultDomain) -> None:
+    """Mapped, and unmapped again; beside it another mapping stays that allows other transfers."""
+    with_table(default)
+    other = default.share("other", 1, "r" if direction != "r" else "rw")
+    default.check()
+    shared = default.share("b", PAGES, direction)
+    default.check()
+    default.unshare(shared)
+    default.check()
+    default.unshare(other)
+
+
+@one_machine
+@pytest.mark.parametrize("direction", ALLOWED)
+def test_transfers_go_where_the_direction_allows(direction: str, default: DefaultDomain) -> None:
+    """Stage 1 has no leaf for writing alone, so a device can read what it only has to write."""
+    with_table(default)
+    shared = default.share("b", PAGES, direction)
+    last = shared.iova + (PAGES - 1) * default.page
+    for iova in (shared.iova, last):
+        default.hold("read", iova, ())
+        default.hold("write", iova, ("F_PERMISSION",) if direction == "r" else ())
+    default.check()
+    if default.kind != STRICT:
+        return  # the SMMU may hold a copy of what was unmapped for a while
+    keeps = default.share("keeps", 1, "rw")  # the group stays on its default domain
+    default.unshare(shared)
+    default.check()
+    for iova in (shared.iova, last):
+        default.hold("write", iova, ("F_TRANSLATION",))
+    default.hold("write", keeps.iova, ())
+
+
+@one_machine
+def test_a_lazy_domain_is_empty_in_memory_at_once(iommu_guest: GuestHandle, default: DefaultDomain) -> None:
+    """Its invalidations come later, its unmaps do not (iommu.strict=0)."""
+    if default.kind == IDENTITY:
+        pytest.skip(f"needs a default domain with a table: this kernel's are {IDENTITY}")
+    if default.kind == STRICT:
+        # There is no way back while devices are in use; the guest goes after the test.
+        iommu_guest.write(f"{group_of(iommu_guest, address(iommu_guest))}/type", LAZY)
+    shared = default.share("b", PAGES, "rw")
+    keeps = default.share("keeps", 1, "w")
+    default.check()
+    default.unshare(shared)
+    default.check()
+    default.unshare(keeps)
+
+
+@one_machine
+def test_an_identity_domain_maps_nothing(iommu_guest: GuestHandle, iommu: Iommu) -> None:
+    """The stream bypasses the SMMU, and the device is told physical addresses."""
+    iommu.command("reset")
+    default = DefaultDomain(iommu_guest, iommu, DEVICE)
+    place = address(iommu_guest)
+    kind, at_boot = f"{group_of(iommu_guest, place)}/type", default.kind
+    name = place.rpartition("/")[2]
+    iommu_guest.write(f"{DRIVER}/unbind", name)
+    iommu_guest.write(kind, IDENTITY)
+    iommu_guest.write(f"{DRIVER}/bind", name)
+    try:
+        said = iommu.command(f"share b {DEVICE} {default.page:#x} rw")
+        if said["iova"] != said["pages"]:
+            what = f"the device is told 0x{int(said['iova'], 0):x} for memory at {said['pages']}"
+            raise CheckFailed(
+                what, ("TAB-1",), verdict=Verdict.MAPPING, because="its default domain is an identity domain"
+            )
+        ste = default.smmu.ste(default.sid)
+        if ste is None or not ste.valid or ste.config != "BYPASS":
+            raise CheckFailed(f"the stream of {DEVICE} is {ste and ste.config}, must be BYPASS", ("HW-1",))
+        default.hold("write", int(said["iova"], 0), ())
+        iommu.command("unshare b")
+    finally:
+        if iommu_guest.alive:
+            iommu.command("reset")
+            iommu_guest.write(f"{DRIVER}/unbind", name)
+            iommu_guest.write(kind, at_boot)
+            iommu_guest.write(f"{DRIVER}/bind", name)
+
+
+def address(guest: GuestHandle) -> str:
+    """The device's directory in sysfs."""
+    return f"/sys/bus/pci/devices/0000:{guest.machine.device(DEVICE).address}"
