@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.handles import CommandError, GuestHandle, Iommu
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import GuestLost, KernelCrash
-from pytest_iommu.core.protocol import Evidence, Op, Reply
+from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import ops
 
 
@@ -53,3 +53,26 @@ def test_a_fresh_guest_is_alive(handle: GuestHandle) -> None:
     assert handle.alive
     with pytest.raises(KernelCrash):
         handle.run([ops.sleep(0)])
+
+
+class Refusing:
+    """A guest whose test module refuses every command in the same way."""
+
+    name = "refusing"
+    memory = None
+
+    def __init__(self, errno: str) -> None:
+        self._status = f"1 error {errno} not here\n".encode()
+
+    def run(self, batch: Sequence[Op], timeout: float = 10.0) -> Reply:
+        return Reply(tuple(Result(len(self._status), self._status) for _ in batch))
+
+
+@pytest.mark.parametrize(
+    ("errno", "outcome"), [("EOPNOTSUPP", pytest.skip.Exception), ("ENOMEM", CommandError)], ids=["lacks", "fails"]
+)
+def test_a_kernel_that_lacks_a_kind_of_table_is_skipped(errno: str, outcome: type[BaseException]) -> None:
+    guests = SimpleNamespace(take=lambda key, fresh: Refusing(errno), remember=lambda guest: None)
+    iommu = Iommu(GuestHandle(guests, Key("smmuv3", "plain")))  # type: ignore[arg-type]
+    with pytest.raises(outcome, match="domain d0 format=amdv1 .*not here"):
+        iommu.table("amdv1")
