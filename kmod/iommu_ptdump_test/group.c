@@ -52,7 +52,7 @@ int ptt_group_join(struct ptt_device *dev)
 
 	if (IS_ERR_OR_NULL(group))
 		return PTR_ERR_OR_ZERO(group);
-	/* a group that is the kernel's is claimed for all its devices later, see ptt_group_take() */
+	/* while it is the kernel's, ptt_group_take() claims it for all its devices later */
 	if (!group->shared)
 		ret = iommu_device_claim_dma_owner(&dev->pdev->dev, &owner);
 	if (ret) {

@@ -318,6 +318,9 @@ int ptt_may_grow(u64 done);
 int ptt_cmd_map(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_unmap(struct ptt_args *args, struct ptt_reply *reply);
 
+/* split.c */
+int ptt_cmd_split(struct ptt_args *args, struct ptt_reply *reply);
+
 /* translate.c */
 int ptt_cmd_translate(struct ptt_args *args, struct ptt_reply *reply);
 

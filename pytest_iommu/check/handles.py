@@ -30,7 +30,7 @@ from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.state import Touched, touched_by
-from pytest_iommu.guest.testmodule import DEBUGFS, command_ops, parse_status, status_text
+from pytest_iommu.guest.testmodule import DEBUGFS, command_ops, lacks, parse_status, status_text
 
 if TYPE_CHECKING:
     from pytest_iommu.check.witnesses.in_ram import InRam
@@ -297,6 +297,13 @@ class Domain:
         self.unmapped = True
         change()
 
+    def split(self, iova: int, size: int | str) -> None:
+        """Unmap a part of one block. Skips where the kernel does not split blocks; CommandError if it refuses."""
+        __tracebackhide__ = True
+        self._iommu.command(f"split {self.name} {iova:#x} {_bytes(size):#x}")
+        self.unmapped = True
+        self.model.split(iova, _bytes(size))
+
     def to_map(self, iova: int, oa: int, size: int | str, prot: str, leaf: int | str | None) -> Task:
         """Return the command that maps, and a function that does the same to the model."""
         length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
@@ -340,10 +347,7 @@ class Iommu:
         return self._guest.dialect
 
     def domain(self, stage: str = "s1", device: str = "edu0", granule: int | None = None) -> Domain:
-        """A hardware domain of a device's IOMMU, with the kernel's pages; skips where those are not ``granule``.
-
-        Skips as well where the kernel makes no domain of that stage; table() does so for a format that it lacks.
-        """
+        """A hardware domain of a device's IOMMU, with the kernel's pages; skips where those are not ``granule``."""
         config = self._guest.hardware_table(stage)
         if granule not in (None, config.granule):
             pages, have = format_size(granule), format_size(config.granule)
@@ -367,12 +371,7 @@ class Iommu:
 
     def _make(self, words: str, config: TableConfig, hold: Hold | None = None) -> Domain:
         name = f"d{len(self._domains)}"
-        try:
-            values = self.command(f"domain {name} {words}")
-        except CommandError as error:
-            if error.errno != "EOPNOTSUPP":
-                raise
-            pytest.skip(f"this kernel cannot execute it: {error}")
+        values = self.command(f"domain {name} {words}")
         ids = {name: values.get("id", directory.NONE)}
         ids = directory.find(lambda batch: self._guest.run(batch).results, self._guest.dialect_or_none, ids)
         domain = self._domains[name] = Domain(self, name, ids[name], config)
@@ -382,7 +381,10 @@ class Iommu:
         return domain
 
     def command(self, line: str) -> dict[str, str]:
-        """Send one command to the test module and return its values. CommandError if it is refused."""
+        """Send one command to the test module and return its values. CommandError if it is refused.
+
+        Skips if the kernel has no such table or operation.
+        """
         __tracebackhide__ = True
         from pytest_iommu.scenario import broken_rule
 
@@ -391,6 +393,8 @@ class Iommu:
         status = parse_status(text).get(1)
         if status is None or status.errno is not None:
             errno, message = (status.errno or "", status.message) if status else ("EIO", "no answer")
+            if reason := lacks(line, errno, message):
+                pytest.skip(reason)
             broken = broken_rule(line, errno, message)
             if broken is not None:
                 rule, because = broken

@@ -28,7 +28,7 @@ from pytest_iommu.core.outcomes import CheckFailed, GuestLost, KernelCrash, Kern
 from pytest_iommu.core.protocol import Guest, Op, Reply, Result
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.capabilities import capabilities
-from pytest_iommu.guest.testmodule import MODULE, command_ops, parse_groups, parse_status, status_text
+from pytest_iommu.guest.testmodule import MODULE, command_ops, lacks, parse_groups, parse_status, status_text
 
 if TYPE_CHECKING:
     from pytest_iommu.check.races.window import Window
@@ -348,8 +348,8 @@ class Scenario:
                 domain = self._instance.domains.get(words[1])
                 if domain is not None and domain.hardware:
                     self.problems += platform.hold(domain.name, row.values, domain.config)
-            elif words[0] == "domain" and row.errno == "EOPNOTSUPP":
-                pytest.skip(f"this kernel cannot execute it: {' '.join(words)}: {row.message}")
+            elif reason := lacks(" ".join(words), row.errno, row.message):
+                pytest.skip(reason)
         if made:
             self._find_directories()
         wrong = command_failure(phase, text)

@@ -15,7 +15,7 @@ from pytest_iommu.check.owners.default_domains import IDENTITY, LAZY, STRICT, gr
 from pytest_iommu.check.owners.dma_api import ALLOWED, DefaultDomain
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 
-pytestmark = pytest.mark.iommu_rules("TAB-1", "TAB-2", "TAB-4", "ISO-1")
+pytestmark = pytest.mark.iommu_rules("TAB-1", "TAB-2", "TAB-4", "TLB-1", "ISO-1")
 
 DEVICE = "edu0"
 DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"
@@ -63,8 +63,8 @@ def test_transfers_go_where_the_direction_allows(direction: str, default: Defaul
     shared = default.share("b", PAGES, direction)
     last = shared.iova + (PAGES - 1) * default.page
     for iova in (shared.iova, last):
-        default.hold("read", iova, ())
-        default.hold("write", iova, ("F_PERMISSION",) if direction == "r" else ())
+        default.transfers.hold("read", iova)
+        default.transfers.hold("write", iova, *(("F_PERMISSION",) if direction == "r" else ()))
     default.check()
     if default.kind != STRICT:
         return  # the SMMU may hold a copy of what was unmapped for a while
@@ -72,8 +72,8 @@ def test_transfers_go_where_the_direction_allows(direction: str, default: Defaul
     default.unshare(shared)
     default.check()
     for iova in (shared.iova, last):
-        default.hold("write", iova, ("F_TRANSLATION",))
-    default.hold("write", keeps.iova, ())
+        default.transfers.hold("write", iova, "F_TRANSLATION", rule="TLB-1")
+    default.transfers.hold("write", keeps.iova)
 
 
 @one_machine
@@ -110,10 +110,10 @@ def test_an_identity_domain_maps_nothing(iommu_guest: GuestHandle, iommu: Iommu)
             raise CheckFailed(
                 what, ("TAB-1",), verdict=Verdict.MAPPING, because="its default domain is an identity domain"
             )
-        ste = default.smmu.ste(default.sid)
+        ste = default.smmu.ste(default.transfers.sid)
         if ste is None or not ste.valid or ste.config != "BYPASS":
             raise CheckFailed(f"the stream of {DEVICE} is {ste and ste.config}, must be BYPASS", ("HW-1",))
-        default.hold("write", int(said["iova"], 0), ())
+        default.transfers.hold("write", int(said["iova"], 0))
         iommu.command("unshare b")
     finally:
         if iommu_guest.alive:

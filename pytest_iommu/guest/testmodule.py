@@ -44,6 +44,17 @@ def parse_status(text: str) -> dict[int, Status]:
     return found
 
 
+def lacks(command: str, errno: str | None, message: str) -> str:
+    """Return why the kernel cannot execute a command of the module: it has no such table, or no such operation.
+
+    Empty for a success, and for a refusal that a test has to judge.
+    """
+    words = command.lstrip("? ").split()
+    if errno != "EOPNOTSUPP" or not (words[:1] == ["domain"] or message.startswith("this kernel")):
+        return ""
+    return f"this kernel cannot execute it: {' '.join(words)}: {message}"
+
+
 def command_ops(script: str) -> list[Op]:
     """Give the test module a batch of commands and read their status."""
     return [ops.write_file(f"{MODULE}/control", script.encode()), ops.read_file(f"{MODULE}/status")]

@@ -110,6 +110,25 @@ class TableModel:
                     last = piece.iova + piece.size * piece.count - 1
                     self._free(piece.iova, last, self.geometry.level_of(piece.size))
 
+    def split(self, iova: int, size: int) -> None:
+        """Unmap a part of one block: smaller leaves are left of it, the largest that fit.
+
+        Written from arm_lpae_split_blk_unmap() of Linux 6.12; later kernels, and other formats, refuse this.
+        """
+        self._check_range(iova, size, None)
+        at = bisect_right(self._starts, iova) - 1
+        run = self._runs[self._starts[at]] if at >= 0 else None
+        if run is None or iova > run.last:
+            raise MappingError("ENOENT", f"0x{iova:x} is not mapped")
+        block = run.slice((iova - run.iova) // run.leaf, (iova - run.iova) // run.leaf + 1)
+        end = iova + size
+        if size >= run.leaf or end - 1 > block.last:
+            raise MappingError("EINVAL", f"not a part of the block at 0x{block.iova:x}")
+        self._remove(block.iova, block.last)
+        for first, last in ((block.iova, iova), (end, block.last + 1)):
+            for piece in cut(first, first - block.iova + block.oa, last - first, self._sizes):
+                self._install(piece, block.attributes.requested)
+
     def _check_range(self, iova: int, size: int, leaf: int | None, oa: int = 0) -> None:
         page = self._sizes[0]
         if size <= 0 or (iova | size) & (page - 1):

@@ -243,7 +243,7 @@ def broken_rule(command: str, errno: str | None, message: str) -> tuple[str, str
         return ("TAB-5", "a map that must be refused succeeded") if words[:1] == ["map"] else None
     if words[:1] == ["domain"] and message.endswith("has no IOMMU"):
         return "HW-1", "the kernel left a device without its IOMMU"
-    if words[:1] == ["unmap"] and message.startswith("iommu_unmap("):
+    if words[:1] in (["unmap"], ["split"]) and message.startswith("iommu_unmap("):
         return "TAB-4", "iommu_unmap() returned another number of bytes than it was asked to unmap"
     if words[:1] == ["map"] and message.startswith(_KERNEL_REFUSED) and errno not in ("ENOMEM", "EINTR"):
         return "TAB-1", "the kernel refused a map that it must make"

@@ -226,3 +226,39 @@ def test_refused_and_nothing_changed(action: object, errno: str) -> None:
         action(model)
     assert refused.value.errno == errno
     assert model.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "leaves", "tables"),
+    [
+        # 2M blocks of 1G, and the pages of the one that is split again
+        (0, 2 << 20, [(2 << 20, 511)], 1),
+        (4 << 20, 4096, [(2 << 20, 2), (4096, 511), (2 << 20, 509)], 2),
+        ((4 << 20) - 4096, 8192, [(2 << 20, 1), (4096, 511), (4096, 511), (2 << 20, 509)], 3),
+    ],
+    ids=["block", "page", "two-blocks"],
+)
+def test_what_is_left_of_a_block(offset: int, size: int, leaves: list[tuple[int, int]], tables: int) -> None:
+    iova, oa, block = 1 << 40, 3 << 30, 1 << 30
+    model = TableModel(configure("arm_64_lpae_s1"))
+    model.map(iova, oa, 2 * block, Prot.from_letters("r"))
+    before = sum(len(found) for found in model.snapshot().tables.values())
+    model.split(iova + offset, size)
+    after = model.snapshot()
+    of_block = [run for run in after.runs if run.iova < iova + block]
+    assert [(run.leaf, run.count) for run in of_block] == leaves
+    assert all(run.oa - oa == run.iova - iova for run in after.runs)
+    assert sum(run.leaf * run.count for run in of_block) == block - size
+    assert sum(len(found) for found in after.tables.values()) - before == tables
+    assert {run.attributes.requested for run in after.runs} == {Prot.from_letters("r")}
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "errno"), [(0, 2 << 20, "EINVAL"), (4096, 2 << 20, "EINVAL"), (4 << 20, 4096, "ENOENT")]
+)
+def test_only_a_part_of_one_block_is_split(offset: int, size: int, errno: str) -> None:
+    model = TableModel(configure("arm_64_lpae_s1"))
+    model.map(1 << 30, 1 << 31, 4 << 20, Prot.from_letters("rw"))
+    with pytest.raises(MappingError, match=errno):
+        model.split((1 << 30) + offset, size)
+    assert len(model.snapshot().ranges) == 1

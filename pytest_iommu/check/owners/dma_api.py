@@ -13,9 +13,9 @@ import pytest
 
 from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.default_domains import type_of
+from pytest_iommu.check.witnesses.transfers import Transfers
 from pytest_iommu.compare.comparison import compare_table
 from pytest_iommu.core.model import Prot
-from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.guest.testmodule import DomainRow
 from pytest_iommu.oracle import TableModel
 from pytest_iommu.oracle.stream_table import SmmuV3
@@ -44,7 +44,7 @@ class DefaultDomain:
         self._guest = guest
         self._iommu = iommu
         self.device = device
-        self.sid = guest.machine.device(device).sid
+        self.transfers = Transfers(iommu, self.smmu, device, guest.machine.device(device).sid)
         self.page = guest.page
         self.model = TableModel(guest.hardware_table(next(iter(guest.machine.stages))))
         self._unmapped = False
@@ -83,20 +83,3 @@ class DefaultDomain:
         comparison = compare_table(self.model.snapshot(), leaves, self._unmapped)
         if not comparison.ok:
             raise comparison.failure(f"{name}:\n", (name,))
-
-    def transfer(self, how: str, iova: int, seed: int = 1) -> tuple[str, ...]:
-        """Do one transfer of a few bytes, ``read`` or ``write``; return the types of the events that it left."""
-        self._iommu.command(f"load {self.device} seed={seed}")
-        self.smmu.events()
-        self._iommu.command(f"probe {self.device} {how} {iova:#x}")
-        return tuple(event.name for event in self.smmu.events() if event.sid == self.sid)
-
-    def hold(self, how: str, iova: int, wanted: tuple[str, ...]) -> None:
-        """The same, held to the types of events. CheckFailed: ISO-1."""
-        __tracebackhide__ = True
-        came = self.transfer(how, iova)
-        if came != wanted:
-            must = " and ".join(wanted) or "nothing"
-            have = " and ".join(came) or "nothing"
-            what = f"a {how} of {self.device} at 0x{iova:x} is reported as {have}, must be {must}"
-            raise CheckFailed(what, ("ISO-1",), ("TLB-1",), verdict=Verdict.MAPPING, because="the event queue")
