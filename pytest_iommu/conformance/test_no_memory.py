@@ -15,6 +15,9 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.owners.directories import DOMAINS, directories
+from pytest_iommu.check.owners.drivers import node, vfio
+from pytest_iommu.check.owners.editing import IOMMUFD, LOW, buffer, hold_leaves
+from pytest_iommu.check.owners.guest_program import Owner, OwnerError, Space
 from pytest_iommu.check.races.end_state import in_memory
 from pytest_iommu.conformance.helpers import FILES, KMEMLEAK, make, scan_twice
 from pytest_iommu.core.model import Prot
@@ -283,6 +286,39 @@ def test_mapping(
     assert failed["slab"], "no allocation of the module failed"
     assert failed["pages"] >= 2, f"{failed['pages']} tables could not be had, there are two levels or more"
     accounted()
+
+
+@pytest.mark.iommu_rules("TAB-5")
+@pytest.mark.iommu_needs(machine="smmuv3", devices=("edu1",), config=IOMMUFD)
+def test_mapping_by_iommufd(failing: GuestHandle) -> None:
+    """An IOAS with two tables: what fails in either is undone in both. Each map crosses a border of every level."""
+    config = failing.hardware_table("s1")
+    failed = 0
+    with Owner(failing) as owner, vfio(failing, owner, "edu1") as device:
+        owner.tell("ioas a", f"device d {node(failing, device)}", "hwpt one d a", "hwpt two d a", "attach d one")
+        memory, space = buffer(failing, owner), Space(owner, "a")
+        models = {name: space.table(name, config) for name in ("one", "two")}
+        space.map(LOW, memory)
+        allocations = Allocations()
+        for at, nth in enumerate(allocations):
+            iova = (1 + at % 200) * (1 << 39) - memory.size // 2 + (at // 200) * 2 * memory.size
+            owner.tell(f"fail {nth}")
+            try:
+                space.map(iova, memory)
+            except OwnerError as error:
+                if error.errno != "ENOMEM":
+                    raise
+                failed += 1
+                allocations.mattered()
+                for name in models:
+                    owner.tell(f"attach d {name}")
+                    hold_leaves(failing, name, models[name], "edu1", "TAB-5")
+                space.map(iova, memory)
+            for name in models:
+                owner.tell(f"attach d {name}")
+                hold_leaves(failing, name, models[name], "edu1")
+            space.unmap(iova)
+    assert failed >= 2 * len(models), f"only {failed} maps failed: each of the tables has several levels below its top"
 
 
 @pytest.mark.iommu_rules("FLT-1", "TAB-6")

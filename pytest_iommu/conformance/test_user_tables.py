@@ -128,3 +128,25 @@ def test_a_nest_parent(iommu_guest: GuestHandle, owner: Owner, vfio_edu1: str, c
     owner.tell("attach d parent")
     for unmapped in edit(space, buffer(iommu_guest, owner)):
         hold(iommu_guest, compared, "parent", model, "edu1", unmapped)
+
+
+@TABLES
+@needs(*IOMMUFD)
+def test_a_bar(iommu_guest: GuestHandle, owner: Owner, vfio_edu1: str, compared: Compared) -> None:
+    """Registers of a device are device memory in the table of a process, and not cacheable."""
+    size = 4 * iommu_guest.page
+    owner.tell("ioas a", f"device d {node(iommu_guest, vfio_edu1)}", "attach d a")
+    model = Space(owner, "a").table("a", config_of(iommu_guest, "s1"))
+    hold(iommu_guest, compared, "a", model, "edu1", False)
+    try:
+        owner.tell(f"map-bar a {LOW} rw d 0 {size}")
+    except OwnerError as error:
+        if error.errno not in ("ENOTTY", "EOPNOTSUPP"):
+            raise
+        pytest.skip(f"iommufd maps no BAR without dma-bufs of VFIO (CONFIG_VFIO_PCI_DMABUF): {error}")
+    first = int(iommu_guest.read(f"{vfio_edu1}/resource").split()[0], 0)
+    model.map(LOW, first, size, Prot.from_letters("rwxm"))
+    hold(iommu_guest, compared, "a", model, "edu1", False)
+    owner.tell(f"unmap a {LOW} {size}")
+    model.unmap(LOW, size)
+    hold(iommu_guest, compared, "a", model, "edu1", True)

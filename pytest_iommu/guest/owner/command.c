@@ -42,6 +42,8 @@ static const struct command {
 	{ "detach", cmd_detach, 1, "DEVICE [PASID]" },
 	{ "container", cmd_container, 2, "NAME GROUP-PATH" },
 	{ "map", cmd_map, 4, "IOAS|CONTAINER IOVA r|w|rw MEMORY [OFFSET SIZE]" },
+	{ "map-bar", cmd_map_bar, 6, "IOAS IOVA r|w|rw DEVICE INDEX SIZE" },
+	{ "fail", cmd_fail, 1, "NTH" },
 	{ "unmap", cmd_unmap, 3, "IOAS|CONTAINER IOVA SIZE" },
 	{ "translate", cmd_translate, 2, "IOAS IOVA" },
 	{ "reader", cmd_reader, 2, "NAME PATH" },

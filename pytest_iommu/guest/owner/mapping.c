@@ -32,7 +32,7 @@ static int map_ioas(struct object *ioas, uint64_t iova, uint8_t *start, uint64_t
 		.iova = iova,
 	};
 
-	if (ioctl(iommufd(out), IOMMU_IOAS_MAP, &cmd))
+	if (ioctl_that_may_fail(iommufd(out), IOMMU_IOAS_MAP, &cmd))
 		return fail(out, errno, "IOMMU_IOAS_MAP");
 	return 0;
 }
@@ -49,7 +49,7 @@ static int map_container(struct object *container, uint64_t iova, uint8_t *start
 		.size = size,
 	};
 
-	if (ioctl(container->fd, VFIO_IOMMU_MAP_DMA, &cmd))
+	if (ioctl_that_may_fail(container->fd, VFIO_IOMMU_MAP_DMA, &cmd))
 		return fail(out, errno, "VFIO_IOMMU_MAP_DMA");
 	return 0;
 }

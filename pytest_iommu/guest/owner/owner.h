@@ -98,6 +98,13 @@ command_fn cmd_container;
 command_fn cmd_map;
 command_fn cmd_unmap;
 
+/* inject.c */
+int ioctl_that_may_fail(int fd, unsigned long request, void *argument);
+command_fn cmd_fail;
+
+/* bar.c */
+command_fn cmd_map_bar;
+
 /* reader.c */
 void reader_drop(struct object *object);
 command_fn cmd_reader;
