@@ -69,7 +69,7 @@ void __iomem *ptt_smmu_v3_map(struct device *dev)
 	if (!res)
 		return NULL;
 	regs = ioremap(res->start, SZ_4K);
-	return regs ?: ERR_PTR(-ENOMEM);
+	return regs ?: IOMEM_ERR_PTR(-ENOMEM);
 }
 
 /* Words that the SMMU reads; it and the CPU see the same, see ptt_smmu_v3_cfg() */
