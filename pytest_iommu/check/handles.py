@@ -13,7 +13,7 @@ from pytest_iommu.check import directory, platform, reading
 from pytest_iommu.check.plugging import devices_of, plug
 from pytest_iommu.check.witnesses.in_ram import in_ram
 from pytest_iommu.check.witnesses.streams import Streams
-from pytest_iommu.core.boot_modes import BOOT_MODES, RACES
+from pytest_iommu.core.boot_modes import BOOT_MODES, HELD
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.model import Dump, Prot, format_size, parse_size
 from pytest_iommu.core.outcomes import (
@@ -126,7 +126,7 @@ class GuestHandle:
     def gdb(self) -> Gdb | None:
         """QEMU's gdbstub; None without QEMU. SetupError if the guest was booted without a gdbstub."""
         if not BOOT_MODES[self.key.boot_mode].gdb:
-            raise SetupError(f'{self.key} has no gdbstub: mark the test with @pytest.mark.iommu_boot_mode("{RACES}")')
+            raise SetupError(f'{self.key} has no gdbstub: mark the test with @pytest.mark.iommu_boot_mode("{HELD}")')
         return capabilities(self._guest).gdb
 
     @property

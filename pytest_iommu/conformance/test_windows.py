@@ -21,7 +21,7 @@ from pytest_iommu.scenario.race_words import BATCH, COPY, FROZEN, LEAF, TABLE, H
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
-    pytest.mark.iommu_boot_mode("races"),
+    pytest.mark.iommu_boot_mode("held"),
 ]
 
 PAGE, BLOCK = 4096, 2 << 20
