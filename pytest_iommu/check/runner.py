@@ -17,6 +17,7 @@ import pytest
 
 from pytest_iommu.check import directory, platform, reading
 from pytest_iommu.check.plugging import plug
+from pytest_iommu.check.witnesses import accounting
 from pytest_iommu.check.witnesses.accounting import Accounting
 from pytest_iommu.check.witnesses.attachments import Attachments
 from pytest_iommu.check.witnesses.caches import Caches
@@ -64,7 +65,7 @@ class Scenario:
         self._machine = machine
         self._dialect = dialect
         self._compared = compared
-        self._accounting = Accounting(self._send, accounted) if accounted and guest.memory is not None else None
+        self._accounting = Accounting(self._send, accounted, guest) if accounted and guest.memory is not None else None
         self._in_ram = in_ram(guest, machine)
         self._smmu = self._in_ram.smmu if self._in_ram is not None else None
         self._hardware = any(domain.hardware for domain in instance.domains.values())
@@ -133,6 +134,7 @@ class Scenario:
         phases = [*plan.phases, *plan.after]
         if self._accounting is None or any(phase.plugs for phase in phases):
             # The default domain of a device that is plugged has a table, too.
+            accounting.forget(self._guest)
             self._once(plan)
             return
 
