@@ -13,7 +13,7 @@ from pytest_iommu.check import directory, platform, reading
 from pytest_iommu.check.plugging import devices_of, plug
 from pytest_iommu.check.witnesses.in_ram import in_ram
 from pytest_iommu.check.witnesses.streams import Streams
-from pytest_iommu.core.boot_modes import BOOT_MODES, RACES
+from pytest_iommu.core.boot_modes import BOOT_MODES, HELD
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.model import Dump, Prot, format_size, parse_size
 from pytest_iommu.core.outcomes import (
@@ -30,7 +30,7 @@ from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.state import Touched, touched_by
-from pytest_iommu.guest.testmodule import DEBUGFS, command_ops, lacks, parse_status, status_text
+from pytest_iommu.guest.testmodule import DEBUGFS, Status, command_ops, lacks, parse_status, status_text
 
 if TYPE_CHECKING:
     from pytest_iommu.check.witnesses.in_ram import InRam
@@ -134,7 +134,7 @@ class GuestHandle:
     def gdb(self) -> Gdb | None:
         """QEMU's gdbstub; None without QEMU. SetupError if the guest was booted without a gdbstub."""
         if not BOOT_MODES[self.key.boot_mode].gdb:
-            raise SetupError(f'{self.key} has no gdbstub: mark the test with @pytest.mark.iommu_boot_mode("{RACES}")')
+            raise SetupError(f'{self.key} has no gdbstub: mark the test with @pytest.mark.iommu_boot_mode("{HELD}")')
         return capabilities(self._guest).gdb
 
     @property
@@ -304,7 +304,7 @@ class Domain:
         self.unmapped = True
         self.model.split(iova, _bytes(size))
 
-    def to_map(self, iova: int, oa: int, size: int | str, prot: str, leaf: int | str | None) -> Task:
+    def to_map(self, iova: int, oa: int, size: int | str, prot: str = "rw", leaf: int | str | None = None) -> Task:
         """Return the command that maps, and a function that does the same to the model."""
         length, cut = _bytes(size), None if leaf is None else _bytes(leaf)
         line = f"map {self.name} {iova:#x} {oa:#x} {length:#x} {prot}{_tail(cut)}"
@@ -386,21 +386,39 @@ class Iommu:
         Skips if the kernel has no such table or operation.
         """
         __tracebackhide__ = True
+        return self._values(line, self._send([line]).get(1))
+
+    def do(self, *tasks: Task) -> None:
+        """Send the commands of Domain.to_map() and to_unmap() in one round trip, and do the same to the models.
+
+        CommandError for the first that is refused: those before it are done, those behind it are not.
+        """
+        __tracebackhide__ = True
+        status = self._send([line for line, _ in tasks])
+        for number, (line, change) in enumerate(tasks, 1):
+            self._values(line, status.get(number))
+            change()
+
+    def _send(self, lines: Sequence[str]) -> dict[int, Status]:
+        self._commands += lines
+        script = "".join(f"{line}\n" for line in lines)
+        return parse_status(status_text(self._guest.run(command_ops(script)).results))
+
+    @staticmethod
+    def _values(line: str, status: Status | None) -> dict[str, str]:
+        __tracebackhide__ = True
         from pytest_iommu.scenario import broken_rule
 
-        self._commands.append(line)
-        text = status_text(self._guest.run(command_ops(f"{line}\n")).results)
-        status = parse_status(text).get(1)
-        if status is None or status.errno is not None:
-            errno, message = (status.errno or "", status.message) if status else ("EIO", "no answer")
-            if reason := lacks(line, errno, message):
-                pytest.skip(reason)
-            broken = broken_rule(line, errno, message)
-            if broken is not None:
-                rule, because = broken
-                raise CheckFailed(f"{line}: {errno}: {message}", (rule,), verdict=Verdict.MAPPING, because=because)
-            raise CommandError(line, errno, message)
-        return status.values
+        if status is not None and status.errno is None:
+            return status.values
+        errno, message = (status.errno or "", status.message) if status else ("EIO", "no answer")
+        if reason := lacks(line, errno, message):
+            pytest.skip(reason)
+        broken = broken_rule(line, errno, message)
+        if broken is not None:
+            rule, because = broken
+            raise CheckFailed(f"{line}: {errno}: {message}", (rule,), verdict=Verdict.MAPPING, because=because)
+        raise CommandError(line, errno, message)
 
     def texts(self, domain: Domain) -> dict[str, str]:
         """Return every file of a domain's directory as text."""

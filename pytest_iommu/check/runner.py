@@ -17,6 +17,7 @@ import pytest
 
 from pytest_iommu.check import directory, platform, reading
 from pytest_iommu.check.plugging import plug
+from pytest_iommu.check.witnesses import accounting
 from pytest_iommu.check.witnesses.accounting import Accounting
 from pytest_iommu.check.witnesses.attachments import Attachments
 from pytest_iommu.check.witnesses.caches import Caches
@@ -29,6 +30,7 @@ from pytest_iommu.core.protocol import Guest, Op, Reply, Result
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.testmodule import MODULE, command_ops, lacks, parse_groups, parse_status, status_text
+from pytest_iommu.oracle.context_table import ContextTable
 
 if TYPE_CHECKING:
     from pytest_iommu.check.races.window import Window
@@ -64,7 +66,7 @@ class Scenario:
         self._machine = machine
         self._dialect = dialect
         self._compared = compared
-        self._accounting = Accounting(self._send, accounted) if accounted and guest.memory is not None else None
+        self._accounting = Accounting(self._send, accounted, guest) if accounted and guest.memory is not None else None
         self._in_ram = in_ram(guest, machine)
         self._smmu = self._in_ram.smmu if self._in_ram is not None else None
         self._hardware = any(domain.hardware for domain in instance.domains.values())
@@ -133,6 +135,7 @@ class Scenario:
         phases = [*plan.phases, *plan.after]
         if self._accounting is None or any(phase.plugs for phase in phases):
             # The default domain of a device that is plugged has a table, too.
+            accounting.forget(self._guest)
             self._once(plan)
             return
 
@@ -366,7 +369,7 @@ class Scenario:
         jobs = [reading.access_job(access, where) for access in phase.access]
         jobs += [reading.check_job(check, where, self._compared) for check in phase.checks]
         jobs += [reading.read_job(read, where) for read in phase.reads]
-        if self._machine.iommu_type == "vtd":
+        if self._in_ram is not None and isinstance(self._in_ram.iommu, ContextTable):
             jobs += self._of_vtd(phase, where)
         return jobs
 

@@ -25,7 +25,7 @@ from pytest_iommu.scenario.race_words import TIMEOUT
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3"),
-    pytest.mark.iommu_boot_mode("races"),
+    pytest.mark.iommu_boot_mode("held"),
     pytest.mark.iommu_rules("HW-4"),
 ]
 

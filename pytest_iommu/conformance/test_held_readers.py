@@ -22,7 +22,7 @@ from pytest_iommu.guest.testmodule import MODULE, settled
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=("edu0",)),
-    pytest.mark.iommu_boot_mode("races"),
+    pytest.mark.iommu_boot_mode("held"),
 ]
 
 DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"

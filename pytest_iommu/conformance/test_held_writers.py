@@ -26,7 +26,7 @@ from pytest_iommu.scenario.race_words import TIMEOUT
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
-    pytest.mark.iommu_boot_mode("races"),
+    pytest.mark.iommu_boot_mode("held"),
 ]
 
 WRITER, READER = 0, 1

@@ -60,15 +60,20 @@ PAUSE = 500
 READERS = (Reader(chunk=PAGE, cpu=1), Reader(chunk=100, cpu=1), Reader("entries", cpu=1))
 
 
-def sentinels(domain: Domain, cell: int, cells: int, gap: int) -> None:
+def sentinels(iommu: Iommu, domain: Domain, cell: int, cells: int, gap: int) -> None:
     """What never changes: below the cells, above them, and in every fourth gap, in the tables that the cells are in."""
     page = PAGE
     end = BASE + cells * gap
-    domain.map(BASE - 3 * page, OA, 3 * page)
-    domain.map(end, OA + 64 * M, 2 * page, "r")
-    domain.map(end + 4 * M & -2 * M, OA + 128 * M, "2M", "rw", leaf="2M")
-    for number in range(0, cells, 4):
-        domain.map(BASE + number * gap + cell, OA + 256 * M + number * 2 * gap, page, "rw" if number % 8 else "r")
+    gaps = [
+        domain.to_map(BASE + number * gap + cell, OA + 256 * M + number * 2 * gap, page, "rw" if number % 8 else "r")
+        for number in range(0, cells, 4)
+    ]
+    iommu.do(
+        domain.to_map(BASE - 3 * page, OA, 3 * page),
+        domain.to_map(end, OA + 64 * M, 2 * page, "r"),
+        domain.to_map(end + 4 * M & -2 * M, OA + 128 * M, "2M", "rw", "2M"),
+        *gaps,
+    )
 
 
 def blow(guest: GuestHandle, domain: Domain, one: Storm) -> None:
@@ -101,7 +106,7 @@ def test_one_reader_in_a_storm(
 ) -> None:
     """A processor for each of them."""
     domain = make(iommu, kind, PAGE)
-    sentinels(domain, cell, cells, 2 * cell)
+    sentinels(iommu, domain, cell, cells, 2 * cell)
     if iommu_guest.key.flavour != "plain":
         operations //= 4  # a change takes many times as long there, a read about twice
     blow(iommu_guest, domain, Storm(BASE, cell, cells, 2 * cell, 1, operations, iommu_settings.seed, (reader,)))
@@ -114,7 +119,7 @@ def test_many_readers_in_a_storm(
 ) -> None:
     """Mappers and readers on both processors: any of them may be interrupted by any other."""
     domain = make(iommu, kind, PAGE)
-    sentinels(domain, cell, 32, 2 * cell)
+    sentinels(iommu, domain, cell, 32, 2 * cell)
     readers = tuple(replace(reader, cpu=cpu) for cpu in (0, 1) for reader in READERS)
     blow(iommu_guest, domain, Storm(BASE, cell, 32, 2 * cell, 2, 2000, iommu_settings.seed, readers))
 
@@ -127,7 +132,7 @@ def test_slow_storm(
 ) -> None:
     """Less than one change in a read: a line that is of an earlier read, or of the next change, can be told."""
     domain = make(iommu, kind, PAGE)
-    sentinels(domain, cell, 12, 2 * cell)
+    sentinels(iommu, domain, cell, 12, 2 * cell)
     one = Storm(BASE, cell, 12, 2 * cell, 1, 600, iommu_settings.seed, (Reader(file, cpu=1),), pause=PAUSE)
     blow(iommu_guest, domain, one)
 
@@ -136,7 +141,7 @@ def test_slow_storm(
 @pytest.mark.parametrize("kind", ["s1", "amdv1"])
 def test_counting_in_a_storm(kind: str, iommu: Iommu, iommu_guest: GuestHandle, iommu_settings: Settings) -> None:
     domain = make(iommu, kind, PAGE)
-    sentinels(domain, 2 * M, 16, 4 * M)
+    sentinels(iommu, domain, 2 * M, 16, 4 * M)
     readers = (Reader("stats", cpu=1), Reader("stats", 100, cpu=1), Reader("info", 50, cpu=1))
     blow(iommu_guest, domain, Storm(BASE, 2 * M, 16, 4 * M, 1, 3000, iommu_settings.seed, readers))
 

@@ -25,7 +25,7 @@ from pytest_iommu.scenario.race_words import BATCH, LEAF, Hold
 DEVICE, SLOTS = "edu6", "/sys/bus/pci/slots"
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump", devices=(DEVICE,)),
-    pytest.mark.iommu_boot_mode("races"),
+    pytest.mark.iommu_boot_mode("held"),
 ]
 
 BASE, OA, COUNT = 0x40000000, 0x912340000, 200

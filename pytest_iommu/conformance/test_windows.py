@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.handles import Domain, GuestHandle, Iommu, Task
 from pytest_iommu.check.races.race import Race
 from pytest_iommu.conformance.helpers import make
 from pytest_iommu.core.model import Prot
@@ -21,7 +21,7 @@ from pytest_iommu.scenario.race_words import BATCH, COPY, FROZEN, LEAF, TABLE, H
 
 pytestmark = [
     pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
-    pytest.mark.iommu_boot_mode("races"),
+    pytest.mark.iommu_boot_mode("held"),
 ]
 
 PAGE, BLOCK = 4096, 2 << 20
@@ -38,15 +38,24 @@ KINDS = {"s1": "page_table", "s2": "entries", "amdv1": "page_table", "amdv1-entr
 def fill(iommu: Iommu, kind: str) -> Domain:
     """A domain with that layout."""
     domain = make(iommu, kind.partition("-")[0], PAGE)
-    for iova in (BEFORE, FEW, BEHIND):
-        iommu.command(f"map {domain.name} {iova:#x} {OA:#x} 4K rw count=6 pstep=12K")
-        for number in range(6):
-            domain.model.map(iova + number * PAGE, OA + 3 * number * PAGE, PAGE, Prot(True, True))
-    domain.map(PAGES, OA, BLOCK, "rwx", leaf=PAGE)
-    domain.map(BLOCKS, OA, BLOCK, "rwx", leaf=BLOCK)
-    domain.map(EMPTY, OA, PAGE)
+    iommu.do(
+        *(few(domain, iova) for iova in (BEFORE, FEW, BEHIND)),
+        domain.to_map(PAGES, OA, BLOCK, "rwx", PAGE),
+        domain.to_map(BLOCKS, OA, BLOCK, "rwx", BLOCK),
+        domain.to_map(EMPTY, OA, PAGE),
+    )
     domain.unmap(EMPTY, PAGE)
     return domain
+
+
+def few(domain: Domain, iova: int) -> Task:
+    """Map six pages that do not merge."""
+
+    def change() -> None:
+        for number in range(6):
+            domain.model.map(iova + number * PAGE, OA + 3 * number * PAGE, PAGE, Prot(True, True))
+
+    return f"map {domain.name} {iova:#x} {OA:#x} 4K rw count=6 pstep=12K", change
 
 
 def unmap_of_a_table(race: Race) -> None:

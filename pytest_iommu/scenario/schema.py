@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_iommu.core.boot_modes import FUNCTIONAL, RACES
+from pytest_iommu.core.boot_modes import FUNCTIONAL, HELD, RACES
 from pytest_iommu.core.model import Prot, Range, TableConfig
 from pytest_iommu.scenario.amount import Amount
 
@@ -398,7 +398,9 @@ class Instance:
     @property
     def boot_mode(self) -> str:
         """The boot mode of its guest."""
-        return RACES if self.case.race or self.case.storm else FUNCTIONAL
+        if self.case.storm:
+            return RACES
+        return HELD if self.case.race else FUNCTIONAL
 
     @property
     def anywhere(self) -> bool:

@@ -96,7 +96,7 @@ def iommu_race(iommu: Iommu, iommu_guest: GuestHandle) -> Callable[..., Race]:
     """Holds a reader of a domain: ``with iommu_race(domain, Hold("leaf-loaded", 0x1000)) as race: race.unmap(...)``.
 
     ``file`` and ``chunk`` say what it reads, and how many bytes a read(2). The test is marked
-    ``iommu_boot_mode("races")``.
+    ``iommu_boot_mode("held")``.
     """
 
     def start(domain: Domain, hold: Hold, file: str = "page_table", chunk: int = 0) -> Race:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The live guests of one worker: at most two, reused between tests, replaced after a crash, hang or taint."""
+"""The live guests of one worker: a few, reused between tests, replaced after a crash, hang or taint."""
 
 from __future__ import annotations
 
@@ -12,22 +12,29 @@ from pytest_iommu.core.outcomes import BootTimeout, IommuError, KernelCrash, NoG
 from pytest_iommu.core.protocol import Guest
 
 LIMIT = 2
+"""Live guests of a worker; with fewer, a test that needs two kinds in turn would boot one each time."""
+
+MOST = 4
+"""Live guests of a worker where there is memory: a boot takes as long as dozens of tests. Paused ones cost no time."""
 
 
 class Pool:
-    """Hands out guests. ``start`` boots one, ``started`` and ``lost`` are told about its life."""
+    """Hands out guests. ``start`` boots one, ``started`` and ``lost`` are told about its life.
+
+    ``room`` says whether there is memory for more than LIMIT of them.
+    """
 
     def __init__(
         self,
         start: Callable[[Key], Guest],
         started: Callable[[Guest], None],
         lost: Callable[[Guest, str], None],
-        limit: int = LIMIT,
+        room: Callable[[], bool] = lambda: False,
     ) -> None:
         self._start = start
         self._started = started
         self._lost = lost
-        self._limit = limit
+        self._room = room
         self._guests: OrderedDict[Key, Guest] = OrderedDict()
         self._broken: dict[Key, IommuError] = {}
         self._booted: set[str] = set()
@@ -98,8 +105,10 @@ class Pool:
             raise NoGuest(key, prevented.message, prevented.evidence)
         for live in self._guests.values():
             live.pause()
-        while len(self._guests) >= self._limit:
-            self._close(next(iter(self._guests)))
+        if len(self._guests) >= LIMIT:
+            limit = MOST if self._room() else LIMIT
+            while len(self._guests) >= limit:
+                self._close(next(iter(self._guests)))
         try:
             guest = self._start_twice(key)
             self._tell(guest)

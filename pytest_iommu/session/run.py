@@ -15,6 +15,7 @@ import pytest
 from pytest_iommu.core import flavours
 from pytest_iommu.core.flavours import Sizes
 from pytest_iommu.core.key import Key
+from pytest_iommu.core.limits import available_memory
 from pytest_iommu.core.outcomes import CheckFailed, IommuError, SetupError
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.dialects.no_dump import NO_DUMP
@@ -26,7 +27,7 @@ from pytest_iommu.guest.testmodule import DEBUGFS
 from pytest_iommu.report.failure_folder import Folder
 from pytest_iommu.session import handover
 from pytest_iommu.session.hookcalls import of_plugin, tell
-from pytest_iommu.session.pool import Pool
+from pytest_iommu.session.pool import MOST, Pool
 from pytest_iommu.targets.registry import BUILD_OPTIONS, TargetKind
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Run:
         self.folder = Folder(settings.folder, settings.keep)
         self.kernels: dict[Key, Artefacts] = {}
         self.selftests: dict[str, Selftest | SetupError] = {}
-        self.pool = Pool(self._start, self._started, self._lost)
+        self.pool = Pool(self._start, self._started, self._lost, self._room)
         self._recorder: Recorder | None = None
         self._targets: dict[Key, Target] = {}
         self._dialects: dict[Key, Dialect] = {}
@@ -346,6 +347,17 @@ class Run:
         finally:
             if self._recorder is not None:
                 self._recorder.close()
+
+    def _room(self) -> bool:
+        """Whether there is memory for as many guests as a worker may keep, in every worker."""
+        from pytest_iommu.targets.qemu import HEADROOM
+
+        available = available_memory()
+        if not self.kind.emulated or available is None:
+            return False
+        workers = getattr(self.config, "workerinput", {}).get("workercount", 1)
+        largest = max(self.machine(name).memory for name in self.settings.machines) + HEADROOM
+        return available >= int(workers) * MOST * largest
 
     def _start(self, key: Key) -> Guest:
         if key not in self._targets:

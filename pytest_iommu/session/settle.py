@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.witnesses import accounting
 from pytest_iommu.check.witnesses.in_ram import forget
 from pytest_iommu.core.outcomes import GuestLost, KernelCrash, KernelHang
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.testmodule import MODULE, command_ops, parse_status, status_text
+from pytest_iommu.session.collect import ScenarioItem
 from pytest_iommu.session.lifecycle import key_of, needs_guest
 from pytest_iommu.session.run import RUN, Run
 
@@ -63,6 +65,8 @@ def _settle(item: pytest.Item, run: Run, guest: Guest) -> None:
     try:
         _, closed, *control, _ = guest.run(batch, TIMEOUT).results
         forget(guest)
+        if not isinstance(item, ScenarioItem):
+            accounting.forget(guest)
         changes = run.changes(guest, handle.touched) if isinstance(handle, GuestHandle) else []
     except (KernelCrash, KernelHang, GuestLost) as error:
         error.message = f"at the end of the test, its domains being freed: {error.message}"

@@ -110,6 +110,8 @@ class Boot:
                 argv += ["-chardev", f"socket,id={CHARDEV},fd={fds.gdb}"]
         if self.icount:
             argv += ["-icount", self.icount]
+        elif boot_mode.one_thread:
+            argv += ["-accel", "tcg,thread=single"]
         for device in machine.devices:
             if not device.hotplug:
                 argv += ["-device", device.argument]

@@ -79,6 +79,14 @@ def test_two_live_and_the_least_recently_used_goes(bench: Bench) -> None:
     ]
 
 
+@pytest.mark.parametrize(("room", "live"), [(True, ["e", "f", "g", "h"]), (False, ["g", "h"])])
+def test_more_are_kept_where_there_is_memory(bench: Bench, room: bool, live: list[str]) -> None:
+    bench.pool = Pool(bench.start, lambda guest: None, lambda guest, why: None, lambda: room)
+    for machine in "defgh":
+        bench.pool.take(Key(machine, "plain"))
+    assert [guest.name.partition("/")[0] for guest in bench.guests if not guest.closed] == live
+
+
 def test_a_guest_is_paused_while_another_boots(bench: Bench) -> None:
     bench.pool.take(PLAIN)
     bench.pool.take(DEBUG)

@@ -252,7 +252,8 @@ def test_what_goes_wrong_with_a_storm() -> None:
     quiet = cut_up(dumped(SENTINEL, BLOCK, HALF), 1 << 16, [5000, 5100, 5200])
     guest = FakeGuest(quiet)
     (failure,) = storm.run(guest.send, IO_PTDUMP, TABLE, STORM).failures
-    assert "no race: " in failure.message
+    assert "no race, 3 times: " in failure.message
+    assert len(storms(guest)) == len(set(storms(guest))) == storm.TRIES
     full = [*GOOD, Read(1, 10, 2600, 2700, b"0x00000000")]
     assert storm.run(FakeGuest(full, value=-90).send, IO_PTDUMP, TABLE, STORM).failures == []
     (failure,) = storm.run(FakeGuest(GOOD, value=-5).send, IO_PTDUMP, TABLE, STORM).failures
@@ -266,17 +267,37 @@ def test_what_goes_wrong_with_a_storm() -> None:
         storm.run(FakeGuest(GOOD, status="1 error EBUSY there is one\n").send, IO_PTDUMP, TABLE, STORM)
 
 
+def storms(guest: FakeGuest) -> list[str]:
+    """The storms that a guest was told to make."""
+    told = (op.data.decode() for op in guest.asked if op.code == Code.WRITE_FILE)
+    return [line for line in told if line.startswith("storm ")]
+
+
+def test_a_storm_in_which_nothing_raced_is_tried_again() -> None:
+    """The host had kept the reader's processor off its cores all the time."""
+    quiet = cut_up(dumped(SENTINEL, BLOCK, HALF), 1 << 16, [5000, 5100, 5200])
+    guest = FakeGuest(quiet)
+    send = guest.send
+
+    def later(batch: Sequence[Op], timeout: float) -> Reply:
+        if any(op.data == b"calm d0\n" for op in guest.asked):
+            guest.reads = GOOD
+        return send(batch, timeout)
+
+    assert storm.run(later, IO_PTDUMP, TABLE, STORM).failures == []
+    assert len(storms(guest)) == 2
+
+
 def watched(reads: Sequence[Read], value: int, ends: tuple[str, ...] = ()) -> list[CheckFailed]:
     guest = FakeGuest(reads, value)
     watch = WatchedFile("/f", same("line 1\nline 2\n"), ("CON-9",), ends=ends)
     failures = lifetimes.run(guest.send, [watch], "destroy d0\n")
     codes = [op.code for op in guest.asked]
-    # All have read once before the first command, and each ROUNDS times before the last one.
-    assert codes[:5] == [
-        *(Code.START_READER, Code.AWAIT_ROUNDS, Code.START_WRITER, Code.AWAIT_ROUNDS),
-        Code.SIGNAL_JOB,
-    ]
-    assert [op.b for op in guest.asked if op.code == Code.AWAIT_ROUNDS] == [0, lifetimes.ROUNDS]
+    # All have read once before the first command, and each ROUNDS times between two runs of the commands.
+    rounds = [Code.AWAIT_ROUNDS] * 3
+    assert codes[:7] == [Code.START_READER, Code.AWAIT_ROUNDS, Code.START_WRITER, *rounds, Code.SIGNAL_JOB]
+    awaited = [(op.b, list(op.data[4:])) for op in guest.asked if op.code == Code.AWAIT_ROUNDS]
+    assert awaited == [(0, [0]), (0, [1]), (lifetimes.ROUNDS, [0]), (0, [1])]
     stopped = [op.a for op in guest.asked if op.code == Code.SIGNAL_JOB]
     assert stopped == ([1] if ends else [1, 0])
     return failures

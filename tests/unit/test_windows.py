@@ -196,7 +196,7 @@ def test_a_race_becomes_a_plan(tmp_path: Path) -> None:
     path.write_text(f"suite: races\ncases:\n{textwrap.indent(RACE, '  ')}")
     (instance,) = load(path).instances
     plan = compile_plan(instance)
-    assert instance.boot_mode == "races"
+    assert instance.boot_mode == "held"
     assert plan.race is not None
     assert (plan.race.domain, plan.race.file, plan.race.chunk) == ("d", "entries", 100)
     assert plan.race.hold == Hold("table-loaded", 0x40000000, 1, "preempted", 2.0)

@@ -40,8 +40,9 @@ class WatchedFile:
 def run(send: Send, watches: Sequence[WatchedFile], script: str, last: str = "") -> list[CheckFailed]:
     """Read all files while ``script`` is written to the module's control file, on processor 0; then judge the texts.
 
-    The script starts when every reader has read its file once. It repeats until each has read it ROUNDS times more.
-    Then ``last`` is written once, with the readers still running. SetupError if a command fails.
+    The script starts when every reader has read its file once. It repeats until each has read it ROUNDS times more,
+    between two runs of the script: so reads overlap the commands, however the host runs the guest's processors. Then
+    ``last`` is written once, with the readers still running. SetupError if a command fails.
     """
     writer = len(watches)
     readers = range(writer)
@@ -50,7 +51,9 @@ def run(send: Send, watches: Sequence[WatchedFile], script: str, last: str = "")
         *(jobs.start_reader(number, one.path, one.chunk, one.cpu, rounds=0) for number, one in enumerate(watches)),
         jobs.await_rounds(readers, 0, patience),
         jobs.start_writer(writer, control, script.encode(), cpu=0, rounds=0),
+        jobs.await_rounds([writer], 0, patience),
         jobs.await_rounds(readers, ROUNDS, patience),
+        jobs.await_rounds([writer], 0, patience),
         jobs.signal_job(writer, Signal.STOP),
     ]
     written = [jobs.wait_job(writer, patience), ops.read_file(f"{MODULE}/status")]

@@ -40,7 +40,10 @@ PATIENCE = 120.0
 PAUSE = 100
 """Microseconds between the changes of a storm without readers."""
 TRIES = 3
-"""How often a storm without readers is tried until two changes are made at the same time."""
+"""How often a storm is tried until a change is made during a read or, without readers, during another change.
+
+The host may keep a reader's processor off its cores, between two reads, for as long as all changes take.
+"""
 ROUNDS = 2
 """How often each reader must read its file during the storm."""
 SLOT = 63
@@ -86,16 +89,16 @@ def run(send: Send, dialect: Dialect, table: StormTable, storm: Storm, in_memory
         storm = replace(storm, pause=max(storm.pause, PAUSE))
     outcome, text = _once(send, dialect, table, storm, in_memory)
     for number in range(1, TRIES):
-        if storm.readers or outcome.raced or outcome.failures:
+        if outcome.raced or outcome.failures:
             break
-        # Readers wait for changes, mappers do not wait for each other.
         storm = replace(storm, seed=storm.seed + number)
         outcome, text = _once(send, dialect, table, storm, in_memory)
     if not outcome.raced and not outcome.failures and not storm.readers:
         why = f"none of {outcome.changes} changes began during a change by another thread, {TRIES} times"
         pytest.skip(f"the host runs one processor of the guest after the other: {why}")
     if not outcome.raced and not outcome.failures:
-        what = f"no race: none of {outcome.changes} changes began during one of {outcome.rounds} reads"
+        none = f"none of {outcome.changes} changes began during one of {outcome.rounds} reads"
+        what = f"no race, {TRIES} times: {none}"
         outcome.failures.append(CheckFailed(what))
     again = f"storm: {storm.command(table.name)}"
     outcome.failures = [_described(failure, "", again, {"storm.txt": text}) for failure in outcome.failures]
