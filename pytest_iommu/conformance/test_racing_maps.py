@@ -16,6 +16,7 @@ import pytest
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.platform import linear_map
 from pytest_iommu.check.races.end_state import apply, ended_early
+from pytest_iommu.check.races.held import require_arm64
 from pytest_iommu.check.races.storm_log import StormLog, parse_storm
 from pytest_iommu.check.races.trap import NotReached, Trap
 from pytest_iommu.conformance.helpers import KINDS, make
@@ -129,6 +130,7 @@ def held(domain: Domain, level: int, iommu: Iommu, guest: GuestHandle, seed: int
 
     Returns whether that succeeded. The storm goes on afterwards.
     """
+    require_arm64(guest.machine)
     gdb, memory, linear = guest.gdb, guest.memory, linear_map(guest.run)
     if gdb is None or memory is None or linear is None:
         pytest.skip("a mapper is held by QEMU's gdbstub, which is not there, or memory is not seen")

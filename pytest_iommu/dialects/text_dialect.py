@@ -68,6 +68,8 @@ class TextDialect:
     place = "{domain}/{file}"
     files: tuple[str, ...] = ()
     heading: re.Pattern[str]
+    blank = False
+    """Whether the file of a device without a table is empty on a kernel that runs."""
     rules: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 

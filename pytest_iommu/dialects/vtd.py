@@ -45,6 +45,7 @@ class Vtd(TextDialect):
     """Both files; a text may have several devices or IOMMUs, as older kernels print them."""
 
     name = "vtd"
+    blank = True
     about = "VT-d's domain_translation_struct and dmar_translation_struct"
     place = "intel/{domain}/{file}"
     files = ("domain_translation_struct", "dmar_translation_struct")
