@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # make conformance   check Linux's page-table dump on QEMU's SMMUv3: installs, fetches and builds what is missing, then tests
 # make kernels       judge the page tables of Debian's kernels as they are, without a dump
+# make conformance-others   the same on VT-d, AMD's and RISC-V's IOMMU
 # make test          this project's own tests, and a short conformance run
 # make fresh         run the CI job in a newly made Debian: needs root, takes half an hour
 # For everything else use the virtual environment: .venv/bin/pytest, .venv/bin/pytest-iommu
@@ -10,8 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 FLAVOURS ?= plain,debug
-# All machines share one kernel; a scenario names the machines that it runs on.
+# These share one kernel; a scenario names the machines that it runs on.
 MACHINES ?= smmuv3,smmuv3s1,smmuv3s2,smmuv3topo,smmuv3ids
+# Machines with other IOMMUs, each with a run of its own: VT-d, AMD, RISC-V.
+OTHERS ?= vtd vtdsm vtdsm2 amd riscv
 # What `make kernels` judges: kernel trees, or series of Debian's linux-source.
 KERNELS ?= debian:6.12 debian:7.2 debian:7.3
 # More options for pytest, e.g. ARGS='-k merge --iommu-kernel=../linux'
@@ -24,7 +27,7 @@ CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
 # Texts that `make fuzz` gives to the parsers of dialects, over all of them.
 FUZZ ?= 1000000
 
-.PHONY: conformance kernels races test check conformance-all bench fuzz kunit series mutants fresh setup clean distclean
+.PHONY: conformance conformance-others kernels races test check conformance-all bench fuzz kunit series mutants fresh setup clean distclean
 
 conformance: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
@@ -49,9 +52,18 @@ check: setup
 	$(BIN)/python tests/mutants/run.py --check
 	$(BIN)/pytest tests --ignore=tests/kunit --ignore=tests/mutants --ignore=tests/qemu -n $(JOBS)
 
-# All flavours, including those that take hours, and the kernel's own tests.
+# The machines with other IOMMUs: two more kernels, for x86_64 and riscv64.
+conformance-others: ARCHES = x86_64 riscv
+conformance-others: setup
+	@status=0; for machine in $(OTHERS); do \
+		echo "== $$machine"; \
+		$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$$machine -n $(JOBS) $(ARGS) || status=1; \
+	done; exit $$status
+
+# All flavours, including those that take hours, all machines, and the kernel's own tests.
 conformance-all: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$$($(BIN)/pytest-iommu flavours) -n $(JOBS) $(ARGS)
+	@$(MAKE) --no-print-directory conformance-others
 	@$(MAKE) --no-print-directory kunit ARGS='$(filter --iommu-%,$(ARGS))'
 
 # The kernel's own page-table tests, on User Mode Linux: the build takes minutes, the run 40 s.
@@ -82,7 +94,7 @@ fresh:
 	tools/fresh $(ARGS) .ci/run --here
 
 setup:
-	@PYTHON='$(PYTHON)' tools/setup
+	@PYTHON='$(PYTHON)' tools/setup $(ARCHES)
 	@$(MAKE) --no-print-directory $(VENV)/.installed
 
 # The stamp is older than pyproject.toml if the dependencies may have changed; only then are they installed again.

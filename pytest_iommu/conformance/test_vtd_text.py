@@ -14,11 +14,11 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races.storm_log import StormLog, parse_storm
-from pytest_iommu.check.witnesses.vtd_file import path_of
+from pytest_iommu.check.reading import joined
+from pytest_iommu.check.witnesses.vtd_file import VtdFile, path_of
 from pytest_iommu.compare.printed_rules import findings
 from pytest_iommu.core.printed import Row, Table
 from pytest_iommu.dialects.vtd import VTD
-from pytest_iommu.formats import vtd_entries
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import DEBUGFS, MODULE
 from pytest_iommu.oracle.context_table import ContextTable
@@ -75,13 +75,30 @@ def test_entries_are_those_in_memory(vtd: ContextTable, attached: Domain, iommu_
             assert entry is not None
             assert one.entry == (entry[2], entry[1], entry[0]), one.device
         shown.add(requester)
-    present = {
-        requester
-        for requester in range(1 << 8)
-        if (context := vtd.context(requester)) is not None and vtd_entries.CONTEXT["P"].of(context)
-    }
+    # In scalable mode a row is a PASID entry: a device that is blocked has a context entry, and no row.
+    present = {requester for requester in range(1 << 8) if vtd.tag(requester) is not None}
     assert present <= shown, "entries of bus 0 that are present in memory, and not shown"
     assert iommu_guest.machine.device(DEVICE).sid in shown
+
+
+@pytest.mark.iommu_rules("RNG-1", "RNG-4", "LVL-1", "PRT-1", "ENT-1")
+def test_every_row_of_a_table(attached: Domain, vtd: ContextTable, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """A table full of pages, none of which leads beside its neighbour; holes; blocks; the ends of the aperture."""
+    last = attached.model.format.aperture(attached.config)[1]
+    tasks = [attached.to_map(BASE + at * PAGE, OA + at * 2 * PAGE, PAGE, "rw" if at % 3 else "r") for at in range(512)]
+    tasks += [attached.to_map(BASE + 2 * M + at * PAGE, OA + at * PAGE, PAGE) for at in range(0, 512, 5)]
+    tasks += [attached.to_map(BASE + at * 2 * M, OA + at * 2 * M, 2 * M, "rw", 2 * M) for at in range(2, 8)]
+    tasks += [attached.to_map(0x1F00000000, OA, PAGE), attached.to_map(last + 1 - PAGE, OA, PAGE, "r")]
+    iommu.do(*tasks)
+    found = vtd.table(iommu_guest.machine.device(DEVICE).sid)
+    assert found is not None
+    address = iommu_guest.machine.device(DEVICE).address
+    dumped = [attached.path("entries")] if iommu_guest.dialect_or_none.files else [""]
+    file = VtdFile(DEVICE, attached.name, path_of(address), attached.model.snapshot(), *dumped)
+    files: dict[str, bytes] = {}
+    failures = file.check(iommu_guest.run(file.ops).results, found[1], files)
+    if failures:
+        raise joined(failures, files)
 
 
 @pytest.mark.iommu_rules("RNG-6")

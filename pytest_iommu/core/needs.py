@@ -169,6 +169,8 @@ class Tools:
 
 OURS = (("arm64", "aarch64", "aarch64-linux-gnu-"),)
 """Architecture as make and as uname call it, and the cross compiler's prefix, of what `make conformance` runs."""
+OTHERS = (("x86_64", "x86_64", "x86_64-linux-gnu-"), ("riscv", "riscv64", "riscv64-linux-gnu-"))
+"""Those of the machines with other IOMMUs."""
 
 
 def tools_of(arch: str, uname: str, cross: str, arguments: Sequence[str] = ()) -> Tools:
@@ -253,18 +255,24 @@ def symbols_of(text: str) -> set[str]:
     return set(re.findall(r"(?m)^CONFIG_(\w+)=[^n\n]", text))
 
 
-def our_symbols() -> set[str]:
-    """The symbols that any of our fragments sets."""
-    return {name for path in (paths.qemu_images() / "config").glob("*.config") for name in symbols_of(path.read_text())}
+def our_symbols(uname: str = "aarch64") -> set[str]:
+    """The symbols that any of our fragments sets for an architecture, by uname's name of it."""
+    others = {f"{one[1]}.config" for one in OTHERS if one[1] != uname}
+    if uname != "aarch64":
+        others.add("arm64.config")
+    files = [path for path in (paths.qemu_images() / "config").glob("*.config") if path.name not in others]
+    return {name for path in files for name in symbols_of(path.read_text())}
 
 
-def main() -> int:
-    """For tools/setup: print the packages that ``make conformance`` lacks here, a line each; on stderr what for."""
+def main(names: Sequence[str] = ()) -> int:
+    """For tools/setup: print the packages that ``make conformance`` lacks here, a line each; on stderr what for.
+
+    ``names`` are the architectures of further machines, as make calls them.
+    """
     lacking: dict[Need, None] = {}
-    symbols = our_symbols()
-    for arch, uname, cross in OURS:
+    for arch, uname, cross in (*OURS, *(one for one in OTHERS if one[0] in names)):
         tools = tools_of(arch, uname, cross)
-        lacking |= dict.fromkeys(missing(needed(NEEDS, tools, symbols), tools))
+        lacking |= dict.fromkeys(missing(needed(NEEDS, tools, our_symbols(uname)), tools))
     for need in lacking:
         print(f"setup: missing: {need}", file=sys.stderr)
     print("\n".join(packages(lacking)))
@@ -272,4 +280,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
