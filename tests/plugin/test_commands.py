@@ -127,11 +127,12 @@ def test_machines_of_other_plugins_are_seen(project: Path, capsys: pytest.Captur
     assert cli.main(["machines"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        *("smmuv3", "smmuv3ids", "smmuv3s1", "smmuv3s2", "smmuv3topo", "mine")
+        *("amd", "riscv", "smmuv3", "smmuv3ids", "smmuv3s1", "smmuv3s2", "smmuv3topo"),
+        *("vtd", "vtdsm", "vtdsm2", "mine"),
     ]
     assert lines[-1].endswith("a machine of this project")
     assert settings("--machine=mine").machine == "mine"
-    with pytest.raises(SetupError, match="no machine 'other'; there are: mine, smmuv3"):
+    with pytest.raises(SetupError, match="no machine 'other'; there are: amd, mine, riscv, smmuv3"):
         settings("--machine=other")
 
 

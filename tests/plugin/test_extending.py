@@ -301,7 +301,7 @@ def pytest_iommu_machines(config):
 
     from pytest_iommu.core import machines
 
-    return [replace(machines.get("smmuv3"), name="other", smmu=None)]
+    return [replace(machines.get("smmuv3"), name="other", iommu=None)]
 """
     with (boots.path / "conftest.py").open("a") as conftest:
         conftest.write(machine)

@@ -67,7 +67,7 @@ def debugfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / running.MODULE / "devices").write_text("edu0 0000:00:01.0 group=0 sid=8\n")
     (root / running.MODULE / "control").touch()
     monkeypatch.setattr(running, "DEBUGFS", str(root))
-    monkeypatch.setattr(running, "_has_smmu", lambda listed: True)
+    monkeypatch.setattr(running, "_has_driver", lambda listed, iommu: True)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     return root

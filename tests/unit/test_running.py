@@ -18,6 +18,7 @@ import pytest
 
 from pytest_iommu.core import machines
 from pytest_iommu.core.key import Key
+from pytest_iommu.core.machines import DRIVERS
 from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.guest import ops
@@ -202,7 +203,7 @@ def test_devices_that_are_not_there(guest: AgentGuest, debugfs: Path) -> None:
 def test_behind_another_iommu_no_device_is_there(
     target: Callable[..., RunningTarget], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "_has_smmu", lambda listed: False)
+    monkeypatch.setattr(running, "_has_driver", lambda listed, iommu: False)
     guest = target().start()
     assert set(guest.absent) >= {"edu0", "edu1"}
     guest.close()
@@ -284,5 +285,6 @@ def test_sources_are_those_that_are_built() -> None:
 
 
 def test_the_smmu_is_known_by_its_name() -> None:
-    assert running._has_smmu(SimpleNamespace(data=b"smmu3.0x0000000009050000@\n"))  # type: ignore[arg-type]
-    assert not running._has_smmu(SimpleNamespace(data=b"dmar0@\n"))  # type: ignore[arg-type]
+    for name, iommu in (("smmu3.0x0000000009050000", "smmuv3"), ("dmar0", "vtd"), ("ivhd0", "amd")):
+        listed = SimpleNamespace(data=f"{name}@\n".encode())
+        assert [other for other in DRIVERS if running._has_driver(listed, other)] == [iommu]  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_iommu.core.flavours import page_size
 from pytest_iommu.core.outcomes import Verdict
-from pytest_iommu.core.rules import DUMP, RULES, TABLES
+from pytest_iommu.core.rules import DUMP, RULES, TABLES, V1
 from pytest_iommu.formats import configure
 from pytest_iommu.scenario import (
     Dma,
@@ -399,5 +399,5 @@ def test_transfers_that_cannot_be(tmp_path: Path, old: str, new: str, message: s
 
 def test_all_rules_have_words() -> None:
     assert len(DUMP) == 50
-    assert set(RULES) == {*TABLES, *DUMP}
+    assert set(RULES) == {*TABLES, *DUMP, *V1}
     assert all(text and text[-1] != "." for text in RULES.values())

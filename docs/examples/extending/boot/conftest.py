@@ -25,4 +25,4 @@ class ByModule(InRam):
 
 
 def pytest_iommu_witness(config, guest, machine):
-    return ByModule(guest.memory, machine, smmu=None) if machine.smmu is None else None
+    return ByModule(guest.memory, machine, iommu=None) if machine.iommu is None else None
