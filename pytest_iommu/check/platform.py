@@ -21,8 +21,7 @@ from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.formats import ConfigError
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import HARDWARE, parse_hardware
-from pytest_iommu.oracle import context_table, device_directory, device_table
-from pytest_iommu.oracle.iommus import IommuHardware, hardware_of
+from pytest_iommu.oracle.iommus import IommuHardware, hardware_of, iommu_at
 from pytest_iommu.scenario import variants
 
 if TYPE_CHECKING:
@@ -42,12 +41,6 @@ class Platform:
     iommu: IommuHardware | None
 
 
-ID_REGISTERS: Mapping[str, Mapping[str, tuple[int, int]]] = {
-    "vtd": {"cap": context_table.CAP, "ecap": context_table.ECAP},
-    "amd": {"efr": device_table.FEATURES},
-    "riscv": {"capabilities": device_directory.CAPABILITIES},
-}
-"""Offset and bytes of the ID registers that page tables depend on, by their name in a machine description."""
 SYSFS: Mapping[str, Mapping[str, str]] = {
     "vtd": {name: f"/sys/class/iommu/dmar0/intel-iommu/{name}" for name in ("cap", "ecap")},
     "amd": {"efr": "/sys/class/iommu/ivhd0/amd-iommu/features"},
@@ -65,18 +58,14 @@ def platform_of(guest: Guest, machine: Machine) -> Platform | None:
 
 def _platform(guest: Guest, text: str, machine: Machine) -> Platform:
     rows = parse_hardware(text)
-    ids: Mapping[str, int] | None = None
+    sizes = Sizes(rows.page, rows.va_bits)
     if machine.iommu is None or machine.iommu.type == "smmuv3":
         ids = rows.smmus.get(machine.smmu or 0) or next(iter(rows.smmus.values()), None)
-    elif guest.memory is None:
-        ids = _from_sysfs(guest, machine.iommu.type)
-    else:
-        ids = {
-            name: guest.memory.register(machine.iommu.base + offset, size)
-            for name, (offset, size) in ID_REGISTERS[machine.iommu.type].items()
-        }
-    type_ = machine.iommu.type if machine.iommu is not None else "smmuv3"
-    return Platform(Sizes(rows.page, rows.va_bits), hardware_of(type_, ids) if ids else None)
+        return Platform(sizes, hardware_of("smmuv3", ids) if ids else None)
+    if guest.memory is not None:
+        return Platform(sizes, iommu_at(machine.iommu, guest.memory).hardware)
+    shown = _from_sysfs(guest, machine.iommu.type)
+    return Platform(sizes, hardware_of(machine.iommu.type, shown) if shown else None)
 
 
 def _from_sysfs(guest: Guest, type_: str) -> dict[str, int] | None:

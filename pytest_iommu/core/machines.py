@@ -142,12 +142,7 @@ class Machine:
     iommus: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def harmless(self, address: int, write: bool) -> bool:
-        """Whether DMA to this physical address is harmless: scratch memory, an empty range, or a read of RAM.
-
-        The block at 0 is left alone: in QEMU's trace of AMD's IOMMU the address of its first leaf means a refusal.
-        """
-        if address < 2 << 20:
-            return False
+        """Whether DMA to this physical address is harmless: scratch memory, an empty range, or a read of RAM."""
         if self.scratch is not None and self.scratch[0] <= address < self.scratch[0] + self.scratch[1]:
             return True
         if self.ram <= address < self.ram + self.memory:
@@ -162,7 +157,7 @@ class Machine:
     @property
     def smmu(self) -> int | None:
         """The address of the SMMUv3's registers; None where the IOMMU is another one."""
-        return self.iommu.base if self.iommu is not None and self.iommu.type == "smmuv3" else None
+        return self.iommu.base if self.iommu is not None and self.iommu_type == "smmuv3" else None
 
     def in_scratch(self, address: int, size: int) -> bool:
         """Whether these bytes are scratch memory, where the data of a transfer can be observed."""

@@ -18,8 +18,9 @@ from pytest_iommu.core.protocol import Faults, Memory
 from pytest_iommu.formats import ConfigError
 from pytest_iommu.formats import vtd_entries as vtd
 from pytest_iommu.formats.base import INCOHERENT
-from pytest_iommu.oracle.entry_words import differing, read_words
-from pytest_iommu.oracle.iommu import BLOCKED, PERMISSION, TRANSLATION, Wrong
+from pytest_iommu.oracle.entry_words import differing
+from pytest_iommu.oracle.iommu import BLOCKED, PERMISSION, TRANSLATION, Wrong, event_of
+from pytest_iommu.oracle.registers import Registers
 
 CAP, ECAP, RTADDR = (0x8, 8), (0x10, 8), (0x20, 8)
 _SIZES = {0: 1 << 21, 1: 1 << 30}
@@ -92,18 +93,18 @@ class VtdHardware:
         return replace(config, page_sizes=sizes, features=features)
 
 
-class ContextTable:
+class ContextTable(Registers):
     """One VT-d with registers at the physical address ``base``; ``faults`` tells what it reported, if anyone does."""
 
     event_granule = 4096
     exact = False
     silent: frozenset[str] = frozenset()
     not_walked: frozenset[str] = frozenset()
+    untold = 0
     lost = 0
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
-        self._memory = memory
-        self._base = base
+        super().__init__(memory, base)
         self._faults = faults
 
     @cached_property
@@ -119,17 +120,18 @@ class ContextTable:
     def context(self, requester: int) -> tuple[int, ...] | None:
         """Return a requester's context entry, valid or not; None where its bus has no context table."""
         bus, function = requester >> 8, requester & 0xFF
-        register = self._register(RTADDR)
-        number = vtd.SCALABLE_CONTEXT_WORDS if self.scalable else vtd.CONTEXT_WORDS
-        entry = read_words(self._memory, vtd.RTADDR["RTA"].address([register]) + bus * 16, vtd.ROOT_WORDS)
+        register = [self._register(RTADDR)]
+        scalable = vtd.RTADDR["TTM"].of(register) == vtd.SCALABLE
+        number = vtd.SCALABLE_CONTEXT_WORDS if scalable else vtd.CONTEXT_WORDS
+        entry = self._words(vtd.RTADDR["RTA"].address(register) + bus * 16, vtd.ROOT_WORDS)
         if entry is None:
             return None
         # The two words of a scalable root entry are the tables of functions 0 to 127 and 128 to 255.
-        half, at = divmod(function, 128) if self.scalable else (0, function)
+        half, at = divmod(function, 128) if scalable else (0, function)
         word = [entry[half]]
         if not vtd.TABLE["P"].of(word):
             return None
-        return read_words(self._memory, vtd.TABLE["Pointer"].address(word) + at * 8 * number, number)
+        return self._words(vtd.TABLE["Pointer"].address(word) + at * 8 * number, number)
 
     def pasid(self, requester: int) -> tuple[int, ...] | None:
         """Return the PASID entry of a requester's DMA without PASID, valid or not; None if there is no place for it."""
@@ -140,11 +142,11 @@ class ContextTable:
         if number >> 6 >= 1 << vtd.SCALABLE_CONTEXT["PDTS"].of(context) + 7:
             return None
         directory = vtd.SCALABLE_CONTEXT["PASIDDIRPTR"].address(context)
-        word = read_words(self._memory, directory + (number >> 6) * 8, 1)
+        word = self._words(directory + (number >> 6) * 8, 1)
         if word is None or not vtd.TABLE["P"].of(word):
             return None
         place = vtd.TABLE["Pointer"].address(word) + (number & 0x3F) * 8 * vtd.PASID_WORDS
-        return read_words(self._memory, place, vtd.PASID_WORDS)
+        return self._words(place, vtd.PASID_WORDS)
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """See Iommu. Of nested tables it is the second stage."""
@@ -210,9 +212,7 @@ class ContextTable:
         """See Iommu."""
         if self._faults is None:
             return ()
-        return tuple(
-            Event(_name(one.reason), one.requester, (), iova=one.address, write=one.write) for one in self._faults.new()
-        )
+        return tuple(event_of(one, _name(one.reason)) for one in self._faults.new())
 
     def names_of(self, event: str) -> tuple[str, ...]:
         """See Iommu."""
@@ -237,10 +237,6 @@ class ContextTable:
             yield rule, f"the {what}: {text}"
         if not fields["DID"].of(words):
             yield rule, f"the {what}: DID is 0, which hardware may use for what is not present"
-
-    def _register(self, register: tuple[int, int]) -> int:
-        offset, size = register
-        return self._memory.register(self._base + offset, size)
 
 
 def _name(reason: int | None) -> str:

@@ -16,8 +16,10 @@ from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats import ConfigError, riscv_iommu
 from pytest_iommu.formats.riscv_iommu import DC
-from pytest_iommu.oracle.entry_words import differing, read_words
+from pytest_iommu.oracle.entry_words import differing
 from pytest_iommu.oracle.iommu import BLOCKED, Wrong
+from pytest_iommu.oracle.registers import Registers
+from pytest_iommu.oracle.ring import Log
 
 CAPABILITIES, DDTP, FQB, FQT = (0x0, 8), (0x10, 8), (0x28, 8), (0x34, 4)
 OAS = 56
@@ -43,12 +45,15 @@ class RiscvHardware:
         """Return a domain's table as Linux makes it: the widest. ConfigError if there is none."""
         if not self.widths:
             raise ConfigError("this RISC-V IOMMU has no first-stage tables (capabilities)")
-        width = self.widths[-1]
+        return self.table(name, (self.widths[-1] - 12) // 9)
+
+    def table(self, name: str, levels: int) -> TableConfig:
+        """Return a table of so many levels. ConfigError if there is no such table."""
         options = ("sign_extend", "svnapot", *["svpbmt"] * self.svpbmt)
-        return formats.configure(name, levels=(width - 12) // 9, vasz=width, oasz=OAS, options=options)
+        return formats.configure(name, levels=levels, vasz=12 + 9 * levels, oasz=OAS, options=options)
 
 
-class DeviceDirectory:
+class DeviceDirectory(Registers):
     """One RISC-V IOMMU with registers at the physical address ``base``."""
 
     event_granule = 1
@@ -57,12 +62,11 @@ class DeviceDirectory:
     silent = frozenset({BLOCKED})
     #: QEMU 10.0 to 11.1 takes the PPN of a group as it is, with the bits that say how large the group is
     not_walked = frozenset({"NAPOT"})
+    untold = 0
 
     def __init__(self, memory: Memory, base: int) -> None:
-        self._memory = memory
-        self._base = base
-        self._queue = 0
-        self._seen = 0
+        super().__init__(memory, base)
+        self._queue = Log(memory, riscv_iommu.FAULT_BYTES)
         self.lost = 0
 
     @cached_property
@@ -80,11 +84,11 @@ class DeviceDirectory:
             return None
         place = riscv_iommu.DDTP["PPN"].of(register) << 12
         for level in range(levels - 1, 0, -1):
-            entry = read_words(self._memory, place + (requester >> lowest + 9 * (level - 1) & 0x1FF) * 8, 1)
+            entry = self._words(place + (requester >> lowest + 9 * (level - 1) & 0x1FF) * 8, 1)
             if entry is None or not riscv_iommu.DDTE["V"].of(entry):
                 return None
             place = riscv_iommu.DDTE["PPN"].of(entry) << 12
-        return read_words(self._memory, place + (requester & (1 << lowest) - 1) * 8 * words, words)
+        return self._words(place + (requester & (1 << lowest) - 1) * 8 * words, words)
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """See Iommu. Of tables on tables it is the first stage, as far as its address is one of memory."""
@@ -92,10 +96,8 @@ class DeviceDirectory:
         if context is None or not DC["tc.V"].of(context) or DC["tc.PDTV"].of(context) or DC["iohgatp.MODE"].of(context):
             return None
         levels = DC["fsc.MODE"].of(context) - riscv_iommu.SV39 + 3
-        options = ("sign_extend", "svnapot", *["svpbmt"] * self.hardware.svpbmt)
         try:
-            config = formats.configure("riscv_64", levels=levels, vasz=12 + 9 * levels, oasz=OAS, options=options)
-            return config, DC["fsc.PPN"].of(context) << 12
+            return self.hardware.table("riscv_64", levels), DC["fsc.PPN"].of(context) << 12
         except ConfigError:
             return None
 
@@ -131,23 +133,10 @@ class DeviceDirectory:
         """See Iommu. The kernel moves the head only, so the records stay until the queue wraps around."""
         base, tail = self._register(FQB), self._register(FQT)
         start, size = (base >> 10 & (1 << 44) - 1) << 12, 1 << (base & 0x1F) + 1
-        if start != self._queue:
-            self._queue, self._seen = start, 0
-        found: list[Event] = []
-        at, self._seen = self._seen, tail
-        while at != tail and len(found) < size:
-            words = read_words(self._memory, start + at * riscv_iommu.FAULT_BYTES, riscv_iommu.FAULT_BYTES // 8)
-            if words is None:
-                self.lost += 1
-                break
-            found.append(riscv_iommu.decode_fault(words))
-            at = (at + 1) % size
-        return tuple(found)
+        records, lost = self._queue.new(start, size, tail)
+        self.lost += lost
+        return tuple(map(riscv_iommu.decode_fault, records))
 
     def names_of(self, event: str) -> tuple[str, ...]:
         """See Iommu: a page fault, whatever the item lacks."""
         return (riscv_iommu.NOT_VALID,) if event == BLOCKED else riscv_iommu.PAGE_FAULTS
-
-    def _register(self, register: tuple[int, int]) -> int:
-        offset, size = register
-        return self._memory.register(self._base + offset, size)

@@ -16,8 +16,10 @@ from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Faults, Memory
 from pytest_iommu.formats import ConfigError, amd_iommu
 from pytest_iommu.formats.amd_iommu import DTE
-from pytest_iommu.oracle.entry_words import differing, read_words
-from pytest_iommu.oracle.iommu import BLOCKED, PERMISSION, Wrong
+from pytest_iommu.oracle.entry_words import differing
+from pytest_iommu.oracle.iommu import BLOCKED, PERMISSION, Wrong, event_of
+from pytest_iommu.oracle.registers import Registers
+from pytest_iommu.oracle.ring import Log
 
 DEVTAB, EVTLOG, FEATURES, EVTLOG_TAIL = (0x0, 8), (0x10, 8), (0x30, 8), (0x2018, 8)
 CHOSEN = ("DomainID", "SysMgt", "words 2", "words 3")
@@ -43,7 +45,7 @@ class AmdHardware:
         return formats.configure(name, levels=3, vasz=min(64, 21 + 9 * (self.levels - 1)), oasz=OAS)
 
 
-class DeviceTable:
+class DeviceTable(Registers):
     """One AMD IOMMU with registers at the physical address ``base``.
 
     ``faults`` tells what it refused, if anyone does; else it is its event log, in which QEMU 11 puts nothing.
@@ -54,13 +56,13 @@ class DeviceTable:
     #: QEMU does not trace a translation with too few permissions as one that failed
     silent = frozenset({BLOCKED, PERMISSION})
     not_walked: frozenset[str] = frozenset()
+    #: in QEMU's trace the address of a leaf at 0 means a refusal
+    untold = 2 << 20
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
-        self._memory = memory
+        super().__init__(memory, base)
         self._faults = faults
-        self._base = base
-        self._log = 0
-        self._seen = 0
+        self._log = Log(memory, amd_iommu.EVENT_BYTES)
         self.lost = 0
 
     @cached_property
@@ -75,7 +77,7 @@ class DeviceTable:
         at = requester * 8 * amd_iommu.DTE_WORDS
         if at >= size:
             return None
-        return read_words(self._memory, amd_iommu.BASE["Base"].address(register) + at, amd_iommu.DTE_WORDS)
+        return self._words(amd_iommu.BASE["Base"].address(register) + at, amd_iommu.DTE_WORDS)
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """See Iommu."""
@@ -128,28 +130,13 @@ class DeviceTable:
     def events(self) -> tuple[Event, ...]:
         """See Iommu. The kernel moves the head only, so the records stay until the log wraps around."""
         if self._faults is not None:
-            return tuple(
-                Event(REFUSED, one.requester, (), iova=one.address, write=one.write) for one in self._faults.new()
-            )
+            return tuple(event_of(one, REFUSED) for one in self._faults.new())
         base, tail = self._register(EVTLOG), self._register(EVTLOG_TAIL) & 0x7FFFF
-        start, size = base & 0xFFFFFFFFFF000, amd_iommu.EVENT_BYTES << (base >> 56 & 0xF)
-        if start != self._log:
-            self._log, self._seen = start, 0
-        found: list[Event] = []
-        at, self._seen = self._seen, tail
-        while at != tail and len(found) * amd_iommu.EVENT_BYTES < size:
-            words = read_words(self._memory, start + at, amd_iommu.EVENT_BYTES // 8)
-            if words is None:
-                self.lost += 1
-                break
-            found.append(amd_iommu.decode_event(words))
-            at = (at + amd_iommu.EVENT_BYTES) % size
-        return tuple(found)
+        start, size = base & 0xFFFFFFFFFF000, 1 << (base >> 56 & 0xF)
+        records, lost = self._log.new(start, size, tail // amd_iommu.EVENT_BYTES)
+        self.lost += lost
+        return tuple(map(amd_iommu.decode_event, records))
 
     def names_of(self, event: str) -> tuple[str, ...]:
         """See Iommu. Which of the two it was is in flags that QEMU does not set."""
         return REFUSED, "IO_PAGE_FAULT"
-
-    def _register(self, register: tuple[int, int]) -> int:
-        offset, size = register
-        return self._memory.register(self._base + offset, size)

@@ -3,19 +3,9 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Mapping, Sequence
 
-from pytest_iommu.core.protocol import Memory, OutsideMemory
 from pytest_iommu.formats.base import Field
-
-
-def read_words(memory: Memory, address: int, number: int) -> tuple[int, ...] | None:
-    """Return a copy of so many 64-bit words; None if they are not in RAM."""
-    try:
-        return struct.unpack(f"<{number}Q", bytes(memory.read(address, number * 8)))
-    except OutsideMemory:
-        return None
 
 
 def differing(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from pytest_iommu.core.model import Event, TableConfig
+from pytest_iommu.core.protocol import Fault
 
 TRANSLATION, PERMISSION = "F_TRANSLATION", "F_PERMISSION"
 BLOCKED = "blocked"
@@ -24,6 +25,7 @@ class Iommu(Protocol):
     ``lost`` counts the times that events were lost. An event's address is exact to ``event_granule`` bytes.
     It does not tell each piece of a transfer and its direction where not ``exact``. ``silent`` are the outcomes that
     leave no event. DMA through leaves with one of the flags ``not_walked`` goes elsewhere, by a fault of QEMU.
+    What is below the physical address ``untold`` looks as if it was refused.
     """
 
     lost: int
@@ -31,6 +33,7 @@ class Iommu(Protocol):
     exact: bool
     silent: frozenset[str]
     not_walked: frozenset[str]
+    untold: int
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """Return configuration and top of a requester's page table, with its levels now; None if it has none."""
@@ -55,3 +58,8 @@ class Iommu(Protocol):
 
         Or of what is BLOCKED; none if that is not reported.
         """
+
+
+def event_of(fault: Fault, name: str) -> Event:
+    """Return an access that QEMU says was refused as an event of that name."""
+    return Event(name, fault.requester, (), iova=fault.address, write=fault.write)

@@ -10,7 +10,6 @@ from pytest_iommu.core.protocol import Faults, Memory
 from pytest_iommu.oracle.context_table import ContextTable, VtdHardware
 from pytest_iommu.oracle.device_directory import DeviceDirectory, RiscvHardware
 from pytest_iommu.oracle.device_table import AmdHardware, DeviceTable
-from pytest_iommu.oracle.iommu import Iommu
 from pytest_iommu.oracle.stream_model import Hardware
 from pytest_iommu.oracle.stream_table import SmmuV3
 
@@ -29,7 +28,9 @@ def hardware_of(type_: str, ids: Mapping[str, int]) -> IommuHardware:
     return _OF[type_](**ids)
 
 
-def iommu_at(registers: IommuRegisters, memory: Memory, faults: Faults | None = None) -> Iommu:
+def iommu_at(
+    registers: IommuRegisters, memory: Memory, faults: Faults | None = None
+) -> SmmuV3 | ContextTable | DeviceTable | DeviceDirectory:
     """Return the IOMMU with these registers; ``faults`` where it does not keep what it reports."""
     match registers.type:
         case "smmuv3":

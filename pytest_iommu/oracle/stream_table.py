@@ -7,19 +7,19 @@ Sources: IHI 0070, 3.3 "Stream table lookup", 3.3.2 "StreamIDs to Context Descri
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 from pytest_iommu.core.model import Cd, Event, Ste, TableConfig
-from pytest_iommu.core.protocol import Memory, OutsideMemory
+from pytest_iommu.core.protocol import Memory
 from pytest_iommu.dialects.smmuv3_debugfs import render_cd, render_ste
 from pytest_iommu.formats import ConfigError, smmuv3
 from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.formats.base import Field, bits
 from pytest_iommu.oracle import stream_model
 from pytest_iommu.oracle.iommu import BLOCKED, Wrong
+from pytest_iommu.oracle.registers import Registers
 from pytest_iommu.oracle.ring import Ring
 from pytest_iommu.oracle.stream_model import Hardware
 
@@ -36,7 +36,7 @@ TWO_LEVEL = 1
 SPLITS = (6, 8, 10)
 
 
-class SmmuV3:
+class SmmuV3(Registers):
     """One SMMUv3 with registers at the physical address ``base``. ``lost`` counts overflows of the event queue seen."""
 
     event_granule = 1
@@ -44,10 +44,10 @@ class SmmuV3:
     #: an STE that aborts leaves no event
     silent = frozenset({BLOCKED})
     not_walked: frozenset[str] = frozenset()
+    untold = 0
 
     def __init__(self, memory: Memory, base: int) -> None:
-        self._memory = memory
-        self._base = base
+        super().__init__(memory, base)
         self._events = Ring(memory, base + EVENTQ_BASE[0], base + EVENTQ_PROD[0], smmuv3.EVENT_BYTES)
         self._pointers: dict[int, int] = {}
         self.lost = 0
@@ -201,17 +201,6 @@ class SmmuV3:
         records, lost = self._events.new()
         self.lost += lost
         return tuple(map(smmuv3.decode_event, records))
-
-    def _register(self, register: tuple[int, int]) -> int:
-        offset, size = register
-        return self._memory.register(self._base + offset, size)
-
-    def _words(self, address: int, number: int) -> tuple[int, ...] | None:
-        """Return a copy of so many 64-bit words; None if they are not in RAM."""
-        try:
-            return struct.unpack(f"<{number}Q", bytes(self._memory.read(address, number * 8)))
-        except OutsideMemory:
-            return None
 
     def _stream_table(self, config: Sequence[int]) -> int:
         """Return the address of the stream table (of its level 1). Low bits below the table's size are ignored."""

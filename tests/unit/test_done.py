@@ -81,6 +81,7 @@ class Device:
     exact = True
     silent = frozenset({BLOCKED})
     not_walked: frozenset[str] = frozenset()
+    untold = 0
 
     def __init__(self, table: Expected) -> None:
         self.table = table
