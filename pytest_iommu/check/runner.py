@@ -370,24 +370,18 @@ class Scenario:
         jobs += [reading.check_job(check, where, self._compared) for check in phase.checks]
         jobs += [reading.read_job(read, where) for read in phase.reads]
         if self._in_ram is not None and isinstance(self._in_ram.iommu, ContextTable):
-            jobs += self._of_vtd(phase, where)
+            jobs += self._of_vtd(phase, self._in_ram.iommu)
         return jobs
 
-    def _of_vtd(self, phase: Phase, where: reading.Where) -> Iterator[reading.Job]:
+    def _of_vtd(self, phase: Phase, iommu: ContextTable) -> Iterator[reading.Job]:
         """Read what VT-d's own debugfs says of the devices that are on the domains."""
         for check in phase.checks:
             device = next((device for device, domain in phase.attached if domain == check.domain), None)
             if device is None:
                 continue
-            dumped = where.dialect_of(check.domain).files and where.ids.get(check.domain, directory.NONE)
-            entries = where.path(check.domain, "entries") if dumped and dumped != directory.NONE else ""
-            address = self._machine.device(device).address
-            file = VtdFile(device, check.domain, path_of(address), check.expected, entries)
-            yield reading.Job(file.ops, partial(self._judge_vtd, file))
-
-    def _judge_vtd(self, file: VtdFile, results: Sequence[Result], files: dict[str, bytes]) -> list[CheckFailed]:
-        walked = self._in_ram.walked.get(file.domain) if self._in_ram is not None else None
-        return file.check(results, walked.top if walked is not None else None, files)
+            path = path_of(self._machine.device(device).address)
+            file = VtdFile(device, check.domain, path, check.expected)
+            yield reading.Job(file.ops, partial(_judge_vtd, file, iommu))
 
     def _where(self) -> reading.Where:
         return reading.Where(self._ids, self._dialect, self._in_ram, frozenset(self._unmapped))
@@ -402,3 +396,9 @@ class Scenario:
 
 def _hardware(instance: Instance) -> list[TableConfig]:
     return [domain.config for domain in instance.domains.values() if domain.hardware]
+
+
+def _judge_vtd(
+    file: VtdFile, iommu: ContextTable, results: Sequence[Result], files: dict[str, bytes]
+) -> list[CheckFailed]:
+    return file.check(results, iommu, files)

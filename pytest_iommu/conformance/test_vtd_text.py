@@ -7,7 +7,6 @@ That its tables are those of the domains is judged in every scenario with a devi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +15,7 @@ from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.races.storm_log import StormLog, parse_storm
 from pytest_iommu.check.reading import joined
 from pytest_iommu.check.witnesses.vtd_file import VtdFile, path_of
+from pytest_iommu.compare.printed_memory import requester
 from pytest_iommu.compare.printed_rules import findings
 from pytest_iommu.core.printed import Row, Table
 from pytest_iommu.dialects.vtd import VTD
@@ -65,18 +65,18 @@ def test_entries_are_those_in_memory(vtd: ContextTable, attached: Domain, iommu_
     assert not findings(dump)
     shown = set()
     for one in dump.contexts:
-        bus, slot, function = (int(part, 16) for part in re.split("[:.]", one.device))
-        requester = bus << 8 | slot << 3 | function
-        context, entry = vtd.context(requester), vtd.pasid(requester)
+        sid = requester(one.device)
+        assert sid is not None
+        context, entry = vtd.context(sid), vtd.pasid(sid)
         assert context is not None, f"{one.device} has no context entry in memory"
         # The highest word first; of a scalable-mode entry it is words 1 and 0, too.
         assert one.context == (context[1], context[0]), one.device
         if vtd.scalable and one.pasid == 0:
             assert entry is not None
             assert one.entry == (entry[2], entry[1], entry[0]), one.device
-        shown.add(requester)
+        shown.add(sid)
     # In scalable mode a row is a PASID entry: a device that is blocked has a context entry, and no row.
-    present = {requester for requester in range(1 << 8) if vtd.tag(requester) is not None}
+    present = {sid for sid in range(1 << 8) if vtd.tag(sid) is not None}
     assert present <= shown, "entries of bus 0 that are present in memory, and not shown"
     assert iommu_guest.machine.device(DEVICE).sid in shown
 
@@ -90,13 +90,13 @@ def test_every_row_of_a_table(attached: Domain, vtd: ContextTable, iommu: Iommu,
     tasks += [attached.to_map(BASE + at * 2 * M, OA + at * 2 * M, 2 * M, "rw", 2 * M) for at in range(2, 8)]
     tasks += [attached.to_map(0x1F00000000, OA, PAGE), attached.to_map(last + 1 - PAGE, OA, PAGE, "r")]
     iommu.do(*tasks)
-    found = vtd.table(iommu_guest.machine.device(DEVICE).sid)
-    assert found is not None
-    address = iommu_guest.machine.device(DEVICE).address
-    dumped = [attached.path("entries")] if iommu_guest.dialect_or_none.files else [""]
-    file = VtdFile(DEVICE, attached.name, path_of(address), attached.model.snapshot(), *dumped)
+    file = VtdFile(
+        *(DEVICE, attached.name, path_of(iommu_guest.machine.device(DEVICE).address)), attached.model.snapshot()
+    )
     files: dict[str, bytes] = {}
-    failures = file.check(iommu_guest.run(file.ops).results, found[1], files)
+    if iommu_guest.dialect_or_none.files:
+        files[f"{attached.name}.entries.txt"] = iommu_guest.read(attached.path("entries"))
+    failures = file.check(iommu_guest.run(file.ops).results, vtd, files)
     if failures:
         raise joined(failures, files)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_iommu.compare.printed_against import against
+from pytest_iommu.compare.printed_memory import top_against
 from pytest_iommu.compare.printed_rules import Finding, findings
 from pytest_iommu.core.model import Entry, Kind
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_iommu.core.printed import Table
     from pytest_iommu.core.protocol import Op, Result
     from pytest_iommu.oracle import Expected
+    from pytest_iommu.oracle.iommu import Iommu
 
 SHOWN = 5
 """Maximum number of findings to show."""
@@ -39,22 +41,21 @@ def path_of(address: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VtdFile:
-    """The file of one device on a domain; ``entries`` is the path of the same table's entries in our dump, if any."""
+    """The file of one device on a domain."""
 
     device: str
     domain: str
     file: str
     expected: Expected
-    entries: str = ""
 
     @property
     def ops(self) -> Sequence[Op]:
-        """What reads it, and what it is compared with."""
-        return [ops.read_file(self.file), *([ops.read_file(self.entries)] if self.entries else [])]
+        """What reads it."""
+        return [ops.read_file(self.file)]
 
-    def check(self, results: Sequence[Result], top: int | None, files: dict[str, bytes]) -> list[CheckFailed]:
-        """Judge the text; ``top`` is the address of the table in memory, None if nobody has looked."""
-        first, *others = results
+    def check(self, results: Sequence[Result], iommu: Iommu, files: dict[str, bytes]) -> list[CheckFailed]:
+        """Judge the text, also by what our dump says of the domain in ``files``, by file name, if it is there."""
+        (first,) = results
         if not first.ok:
             if first.value == -errno.ENOENT:
                 return []
@@ -62,8 +63,8 @@ class VtdFile:
             return [CheckFailed(what, ("LAY-1",), verdict=Verdict.DUMP, domains=(self.domain,))]
         files[f"{self.domain}.{self.device}.{NAME}.txt"] = first.data
         text = ops.text_of(first)
-        entries = IO_PTDUMP.read({"entries": ops.text_of(others[0])})[0].entries if others and others[0].ok else None
-        found = list(self._findings(text, top, entries))
+        dumped = files.get(f"{self.domain}.entries.txt", b"").decode(errors="replace")
+        found = list(self._findings(text, iommu, IO_PTDUMP.read({"entries": dumped})[0].entries if dumped else None))
         if not found:
             return []
         rules = tuple(dict.fromkeys(one.rule for one in found))
@@ -72,7 +73,7 @@ class VtdFile:
         what = "\n".join([f"domain {self.domain}: VT-d's own dump of {self.device} is wrong:", *lines])
         return [CheckFailed(what, rules[:1], rules[1:], verdict=Verdict.DUMP, domains=(self.domain,))]
 
-    def _findings(self, text: str, top: int | None, entries: Sequence[Entry] | None) -> Iterator[Finding]:
+    def _findings(self, text: str, iommu: Iommu, entries: Sequence[Entry] | None) -> Iterator[Finding]:
         try:
             dump = VTD.parse({NAME: text}) if text else None
         except DumpSyntaxError as error:
@@ -85,8 +86,7 @@ class VtdFile:
         yield from findings(dump)
         table = tables[0]
         yield from against(table, self.expected.ranges, "as mapped")
-        if top is not None and table.top != top:
-            yield Finding("ENT-1", NAME, table.line, f"the table is said to be at 0x{table.top:x}, it is at 0x{top:x}")
+        yield from top_against(table, iommu)
         if table.rows and table.format != self.expected.config.format:
             yield Finding("ENT-1", NAME, table.line, f"items of {table.format}, not of {self.expected.config.format}")
         elif entries is not None:
