@@ -4,18 +4,14 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.paths import user_path
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-
-DEBIAN = re.compile(r"debian:(?P<series>\d+\.\d+)")
 
 
 def register(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,14 +33,13 @@ def image(arguments: argparse.Namespace) -> int:
     from pytest_iommu.core import machines
     from pytest_iommu.images import Progress, distribution
     from pytest_iommu.images.store import Store
+    from pytest_iommu.session.options import debian_series
 
-    found = DEBIAN.fullmatch(arguments.kernel)
-    if found is None:
-        raise SetupError(f"{arguments.kernel}: debian: takes a series, e.g. debian:6.12")
+    series = debian_series(arguments.kernel)
     store, progress = Store(arguments.cache), Progress(sys.stderr)
     folder = arguments.directory.absolute()
     machine = machines.get("smmuv3")
-    made = distribution.make(store, machine, found["series"], folder, progress, arguments.offline)
+    made = distribution.make(store, machine, series, folder, progress, arguments.offline)
     for path in sorted(folder.iterdir()):
         print(path)
     words = [f"--iommu-image={made.image}", f"--iommu-modules={made.folder}"]

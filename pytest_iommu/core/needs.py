@@ -257,10 +257,8 @@ def symbols_of(text: str) -> set[str]:
 
 def our_symbols(uname: str = "aarch64") -> set[str]:
     """The symbols that any of our fragments sets for an architecture, by uname's name of it."""
-    others = {f"{one[1]}.config" for one in OTHERS if one[1] != uname}
-    if uname != "aarch64":
-        others.add("arm64.config")
-    files = [path for path in (paths.qemu_images() / "config").glob("*.config") if path.name not in others]
+    others = {name for arch, its, _ in (*OURS, *OTHERS) if its != uname for name in (arch, its)}
+    files = [path for path in (paths.qemu_images() / "config").glob("*.config") if path.stem not in others]
     return {name for path in files for name in symbols_of(path.read_text())}
 
 

@@ -77,7 +77,7 @@ class SuiteNode(pytest.Collector):
         run = self.config.stash[RUN]
         usual = run.machine(DEFAULT_MACHINE).iommu_type
         for name in run.settings.machines:
-            if name in run.machines and run.machine(name).iommu_type != usual:
+            if run.machine(name).iommu_type != usual:
                 for case in self.suite.cases:
                     yield from elsewhere(case, name)
 

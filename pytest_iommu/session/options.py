@@ -307,13 +307,18 @@ def _exists(path: Path | None, flag: str, what: Literal["file", "directory", "pa
     return path
 
 
+def debian_series(given: str, option: str = "") -> str:
+    """Return the series of ``debian:6.12``. SetupError for another text."""
+    series = given.removeprefix(DEBIAN)
+    if not given.startswith(DEBIAN) or not re.fullmatch(r"[0-9]+\.[0-9]+", series):
+        raise SetupError(f"{option}{given}: {DEBIAN} takes a series, e.g. {DEBIAN}6.12")
+    return series
+
+
 def _kernel(given: Path | str | None) -> tuple[Path | None, str]:
     """The tree, or the series of Debian's. SetupError for neither, before anything is fetched or built."""
     if isinstance(given, str):
-        series = given.removeprefix(DEBIAN)
-        if not re.fullmatch(r"[0-9]+\.[0-9]+", series):
-            raise SetupError(f"--iommu-kernel={given}: {DEBIAN} takes a series, e.g. {DEBIAN}6.12")
-        return None, series
+        return None, debian_series(given, "--iommu-kernel=")
     path = _exists(given, "--iommu-kernel", "directory")
     if path is not None:
         from pytest_iommu.images import tree
