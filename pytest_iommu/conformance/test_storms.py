@@ -77,7 +77,7 @@ def sentinels(iommu: Iommu, domain: Domain, cell: int, cells: int, gap: int) -> 
 
 
 def blow(guest: GuestHandle, domain: Domain, one: Storm) -> None:
-    """One storm. CheckFailed when something is wrong, or when nothing raced."""
+    """One storm. CheckFailed when something is wrong; skips when nothing raced."""
     __tracebackhide__ = True
 
     ranges = domain.model.snapshot().ranges

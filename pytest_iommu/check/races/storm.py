@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -45,7 +45,7 @@ TRIES = 3
 The host may keep a reader's processor off its cores, between two reads, for as long as all changes take.
 """
 ROUNDS = 2
-"""How often each reader must read its file during the storm."""
+"""How often each reader must read its file during the storm; four times as often each time that it is tried again."""
 SLOT = 63
 _FAILURES = 4
 
@@ -82,34 +82,34 @@ def run(send: Send, dialect: Dialect, table: StormTable, storm: Storm, in_memory
 
     The storm begins when every reader has read its file once, and lasts until each has read it ROUNDS times more.
     ``in_memory`` finds the table in the guest's memory, which must be what the changes leave (TAB-8). SetupError if the
-    storm itself fails.
+    storm itself fails; the test is skipped if nothing raced.
     """
     if not storm.readers and storm.mappers > 1:
         # Mappers that sleep now and then meet also where the guest's processors share one of the host.
         storm = replace(storm, pause=max(storm.pause, PAUSE))
-    outcome, text = _once(send, dialect, table, storm, in_memory)
-    for number in range(1, TRIES):
+    for number in range(TRIES):
+        storm = replace(storm, seed=storm.seed + number)
+        outcome, text = _once(send, dialect, table, storm, in_memory, ROUNDS << 2 * number)
         if outcome.raced or outcome.failures:
             break
-        storm = replace(storm, seed=storm.seed + number)
-        outcome, text = _once(send, dialect, table, storm, in_memory)
-    if not outcome.raced and not outcome.failures and not storm.readers:
-        why = f"none of {outcome.changes} changes began during a change by another thread, {TRIES} times"
-        pytest.skip(f"the host runs one processor of the guest after the other: {why}")
-    if not outcome.raced and not outcome.failures:
-        none = f"none of {outcome.changes} changes began during one of {outcome.rounds} reads"
-        what = f"no race, {TRIES} times: {none}"
-        outcome.failures.append(CheckFailed(what))
+    else:
+        during = f"one of {outcome.rounds} reads" if storm.readers else "a change by another thread"
+        nothing_raced(f"none of {outcome.changes} changes began during {during}, {TRIES} times")
     again = f"storm: {storm.command(table.name)}"
     outcome.failures = [_described(failure, "", again, {"storm.txt": text}) for failure in outcome.failures]
     return outcome
 
 
+def nothing_raced(why: str) -> NoReturn:
+    """Skip the test: it says nothing of a kernel when this machine made nothing happen at the same time."""
+    pytest.skip(f"the host runs one processor of the guest after the other: {why}")
+
+
 def _once(
-    send: Send, dialect: Dialect, table: StormTable, storm: Storm, in_memory: InMemory | None
+    send: Send, dialect: Dialect, table: StormTable, storm: Storm, in_memory: InMemory | None, rounds: int
 ) -> tuple[Outcome, bytes]:
     """Judge one storm by its log."""
-    text, read, left = _happen(send, table, storm, in_memory)
+    text, read, left = _happen(send, table, storm, in_memory, rounds)
     log = parse_storm(text.decode())
     outcome = Outcome(changes=len(log.done))
     if log.error:
@@ -136,7 +136,7 @@ def _described(failure: CheckFailed, before: str, after: str, files: dict[str, b
 
 
 def _happen(
-    send: Send, table: StormTable, storm: Storm, in_memory: InMemory | None
+    send: Send, table: StormTable, storm: Storm, in_memory: InMemory | None, rounds: int
 ) -> tuple[bytes, list[tuple[int, list[Read]]], Sequence[Range] | None]:
     """Run the storm with its readers.
 
@@ -155,7 +155,7 @@ def _happen(
         # read_job() reports a reader that does not get this far.
         ("", None, [jobs.await_rounds(range(count), 0, patience)]),
         (commands[0], _passed, command_ops(f"{commands[0]}\n")),
-        ("", None, [jobs.await_rounds(range(count), ROUNDS, patience)]),
+        ("", None, [jobs.await_rounds(range(count), rounds, patience)]),
         (commands[1], _passed, command_ops(f"{commands[1]}\n")),
         # The log's first byte arrives when the storm is over. Reading all of it would keep the readers running
         # needlessly.
