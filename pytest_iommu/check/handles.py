@@ -150,6 +150,16 @@ class GuestHandle:
         """Return the instance with hardware domains as this guest has them; skips if it has none like these."""
         return platform.placed(instance, self._guest, self.machine)
 
+    def judge(self, instance: Instance, compared: reading.Compared = reading.ignore_comparison) -> None:
+        """Run a scenario on this guest. CheckFailed lists all differences."""
+        from pytest_iommu.check.runner import Scenario
+        from pytest_iommu.check.witnesses.accounting import page_of
+
+        __tracebackhide__ = True
+        with self._noticed():
+            counted = page_of(self.key.flavour, self._guests.sizes(self.key))
+            Scenario(instance, self._guest, self.machine, self.dialect_or_none, compared, counted).execute()
+
     @property
     def page(self) -> int:
         """Bytes of a page of the kernel."""
@@ -354,20 +364,22 @@ class Iommu:
             pytest.skip(f"requires hardware domains with {pages} pages, but this kernel has {have}")
         return self._make(f"dev={device} stage={stage[1:]}", config, platform.hold)
 
-    def table(self, format: str, **parameters: int) -> Domain:
-        """Create a software table; the parameters are those of pytest_iommu.formats.configure()."""
-        return self._software(format, parameters)
+    def table(self, format: str, *options: str, **parameters: int) -> Domain:
+        """Create a software table; options (the format's own if none) and parameters are those of configure()."""
+        return self._software(format, parameters, options or None)
 
     def table_of_own_pages(self, format: str) -> Domain:
         """Create a table of an io-pgtable format that does not free tables through RCU: no dump and no directory."""
-        return self._software(format, {}, " pages=own")
+        return self._software(format, {}, None, " pages=own")
 
-    def _software(self, format: str, parameters: Mapping[str, int], more: str = "") -> Domain:
+    def _software(
+        self, format: str, parameters: Mapping[str, int], options: tuple[str, ...] | None, more: str = ""
+    ) -> Domain:
         from pytest_iommu import formats
         from pytest_iommu.scenario.variants import software_command
 
-        config = formats.configure(format, **parameters)
-        return self._make(software_command(formats.get(format), config, parameters, None) + more, config)
+        config = formats.configure(format, options=options, **parameters)
+        return self._make(software_command(formats.get(format), config, parameters, options) + more, config)
 
     def _make(self, words: str, config: TableConfig, hold: Hold | None = None) -> Domain:
         name = f"d{len(self._domains)}"

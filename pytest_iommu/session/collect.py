@@ -124,6 +124,7 @@ class ScenarioItem(GuestItem):
     def runtest(self) -> None:
         """Run it on a guest; raises the exceptions of pytest_iommu.core.outcomes."""
         from pytest_iommu.check.runner import Scenario
+        from pytest_iommu.check.witnesses.accounting import page_of
         from pytest_iommu.session.settle import end_test
 
         run = self.config.stash[RUN]
@@ -133,8 +134,7 @@ class ScenarioItem(GuestItem):
                 end_test(self, self)
             guest = run.pool.take(self.key(), fresh=self.instance.fresh)
             dialect, machine = run.dialect(self.key(), guest), run.machine(self.key().machine)
-            # Debugging options change what is allocated, and when it is freed.
-            accounted = run.sizes(self.key()).page if self.key().flavour == "plain" else 0
+            accounted = page_of(self.key().flavour, run.sizes(self.key()))
             scenario = Scenario(self.instance, guest, machine, dialect, listener(self), accounted)
             scenario.execute()
             self.files |= scenario.artefacts()

@@ -18,6 +18,11 @@ class Variant:
     id: str
     where: str
 
+    @property
+    def attached(self) -> bool:
+        """Whether a device is on its domain."""
+        return self.where.startswith("stages")
+
 
 VARIANTS = (
     Variant("s1", "stages: [s1]"),
@@ -35,6 +40,7 @@ VARIANTS = (
     Variant("arm_32_lpae_s1", "table: {format: arm_32_lpae_s1}"),
     Variant("arm_32_lpae_s2", "table: {format: arm_32_lpae_s2}"),
 )
+DEVICE = "edu0"
 TWICE = ("s1", "s2")
 """Variants that get a double share of the examples: those of the SMMU itself, also checked in guest memory."""
 
@@ -53,6 +59,9 @@ def shares(examples: int) -> dict[str, int]:
 def written(variant: Variant, machine: str, rules: Sequence[str], steps: Iterable[DrawnStep]) -> str:
     """Return the file. The case is named after a hash of its steps, so that several fit into one file."""
     lines = [f"      - {_line(step)}" for step in steps] or ["      - check: {}"]
+    if variant.attached:
+        # The check ends a phase: what the IOMMU was told before the device was there does not count.
+        lines = [f"      - attach: {{domain: d, devices: [{DEVICE}]}}", "      - check: {}", *lines]
     name = hashlib.sha256("\n".join([variant.where, *lines]).encode()).hexdigest()[:8]
     return "\n".join(
         [

@@ -14,6 +14,7 @@ from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import MODULE, command_ops
 
 if TYPE_CHECKING:
+    from pytest_iommu.core.flavours import Sizes
     from pytest_iommu.oracle import Expected
 
 COUNTER = "nr_iommu_pages"
@@ -23,6 +24,11 @@ REFRESH, VMSTAT = "/proc/sys/vm/stat_refresh", "/proc/vmstat"
 
 #: per guest: the count when the last plan's domains had been freed, as long as nothing else has been done there
 _AT_REST: WeakKeyDictionary[Guest, int] = WeakKeyDictionary()
+
+
+def page_of(flavour: str, sizes: Sizes) -> int:
+    """Bytes of a page where pages are counted, else 0: debugging options change what is allocated, and freed when."""
+    return sizes.page if flavour == "plain" else 0
 
 
 def forget(guest: Guest) -> None:
