@@ -38,6 +38,7 @@ static const struct ptt_command commands[] = {
 	  SPAN_KEYS | BIT(PTT_PSTEP), ptt_cmd_map },
 	{ "unmap", "NAME IOVA SIZE [leaf= count= istep=]", 4, SPAN_KEYS, ptt_cmd_unmap },
 	{ "split", "NAME IOVA SIZE", 4, 0, ptt_cmd_split },
+	{ "clean", "NAME IOVA SIZE", 4, 0, ptt_cmd_clean },
 	{ "translate", "NAME IOVA [IOVA..]", 3, 0, ptt_cmd_translate, 5 },
 	{ "attach", "NAME DEV", 3, 0, ptt_cmd_attach },
 	{ "replace", "NAME DEV", 3, 0, ptt_cmd_replace },

@@ -321,6 +321,9 @@ int ptt_cmd_unmap(struct ptt_args *args, struct ptt_reply *reply);
 /* split.c */
 int ptt_cmd_split(struct ptt_args *args, struct ptt_reply *reply);
 
+/* clean.c */
+int ptt_cmd_clean(struct ptt_args *args, struct ptt_reply *reply);
+
 /* translate.c */
 int ptt_cmd_translate(struct ptt_args *args, struct ptt_reply *reply);
 

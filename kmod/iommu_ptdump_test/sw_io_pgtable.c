@@ -86,6 +86,24 @@ static const struct iommu_domain_ops sw_ops = {
 	.iova_to_phys = sw_iova_to_phys,
 };
 
+static int sw_set_dirty_tracking(struct iommu_domain *domain, bool enabled)
+{
+	return 0;
+}
+
+static int sw_read_and_clear_dirty(struct iommu_domain *domain, unsigned long iova, size_t size,
+				   unsigned long flags, struct iommu_dirty_bitmap *dirty)
+{
+	struct io_pgtable_ops *ops = to_table(domain)->ops;
+
+	return ops->read_and_clear_dirty(ops, iova, size, flags, dirty);
+}
+
+static const struct iommu_dirty_ops sw_dirty_ops = {
+	.set_dirty_tracking = sw_set_dirty_tracking,
+	.read_and_clear_dirty = sw_read_and_clear_dirty,
+};
+
 /* Pages that are free at once, as some drivers give them to io-pgtable */
 static void *own_alloc(void *cookie, size_t size, gfp_t gfp)
 {
@@ -273,6 +291,8 @@ int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_re
 
 	table->domain.type = IOMMU_DOMAIN_UNMANAGED;
 	table->domain.ops = &sw_ops;
+	if (cfg.quirks & IO_PGTABLE_QUIRK_ARM_HD)
+		table->domain.dirty_ops = &sw_dirty_ops;
 	table->domain.pgsize_bitmap = cfg.pgsize_bitmap;
 	table->domain.geometry.aperture_end = GENMASK_ULL(cfg.ias - 1, 0);
 	if (cfg.quirks & IO_PGTABLE_QUIRK_ARM_TTBR1) {

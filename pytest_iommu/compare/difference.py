@@ -30,6 +30,7 @@ class Rank(IntEnum):
     PRESENCE = 26
     INFO = 28
     ENTRY = 30
+    RAW = 31
     TOP = 32
     MEMORY = 36
     FILES = 40

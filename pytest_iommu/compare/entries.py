@@ -97,7 +97,7 @@ def _leaf(expected: Expected, want: Entry, have: Entry) -> Iterator[Difference]:
     if have.flags != want.flags:
         yield Difference("PRT-3", Rank.FLAGS, FILE, flags_rule_text(have.flags, want.flags), *shown)
     if have.raw != want.raw:
-        yield Difference("ENT-1", Rank.ENTRY, FILE, f"raw is 0x{have.raw:x}, not 0x{want.raw:x}", *shown)
+        yield Difference("ENT-1", Rank.RAW, FILE, f"raw is 0x{have.raw:x}, not 0x{want.raw:x}", *shown)
 
 
 def _table(expected: Expected, want: Entry, have: Entry) -> Iterator[Difference]:

@@ -20,6 +20,7 @@ _RULE_OF_RANK = {
     Rank.PROT: "TAB-2",
     Rank.FLAGS: "TAB-2",
     Rank.ENTRY: "TAB-6",
+    Rank.RAW: "TAB-2",
 }
 """Of all other ranks it is TAB-1."""
 

@@ -7,10 +7,22 @@ encoding of a request: drivers/iommu/io-pgtable-arm.c, arm_lpae_prot_to_pte().
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from pytest_iommu.core.model import Kind, Prot, TableConfig
-from pytest_iommu.formats.base import ConfigError, Flag, Format, Geometry, bits, lg2, no_more, take, take_options
+from pytest_iommu.formats.base import (
+    Attributes,
+    ConfigError,
+    Flag,
+    Format,
+    Geometry,
+    bits,
+    lg2,
+    no_more,
+    take,
+    take_options,
+)
 
 ARM_LEVELS = 4
 PAGE_OR_TABLE, BLOCK = 3, 1
@@ -142,6 +154,10 @@ class Stage1(ArmLpae):
         if not prot.execute:
             raw |= XN
         return raw | (NS if "ns" in config.features else 0)
+
+    def cleaned(self, config: TableConfig, attributes: Attributes) -> Attributes:
+        # Arm ARM D8.5.9: with DBM set, AP[2] is the state: hardware clears it with the first write.
+        return replace(attributes, raw=attributes.raw | AP_READ_ONLY) if attributes.raw & DBM else attributes
 
     def prot(self, config: TableConfig, raw: int) -> Prot:
         memory = MAIR >> 8 * ((raw & ATTR_INDEX) >> 2) & 0xFF

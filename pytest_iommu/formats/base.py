@@ -242,6 +242,10 @@ class Format(ABC):
         oa, size = self.leaf_span(config, level, raw)
         return Decoded(kind, oa, size, self.prot(config, raw), words(self.flags, raw), words(self.volatile, raw))
 
+    def cleaned(self, config: TableConfig, attributes: Attributes) -> Attributes:
+        """Return what becomes of a leaf when dirty tracking makes it clean."""
+        return attributes
+
     def encode_table(self, config: TableConfig, level: int, address: int) -> int:
         """Return the raw item at ``level`` that points to a table at the physical ``address``."""
         return self.table_bits(config, level) | self.pack(config, address)

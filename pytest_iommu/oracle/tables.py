@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_iommu import formats
 from pytest_iommu.core.model import Prot, TableConfig, format_size
@@ -128,6 +128,22 @@ class TableModel:
         for first, last in ((block.iova, iova), (end, block.last + 1)):
             for piece in cut(first, first - block.iova + block.oa, last - first, self._sizes):
                 self._install(piece, block.attributes.requested)
+
+    def clean(self, iova: int, size: int) -> tuple[int, int] | None:
+        """Make leaves clean, as dirty tracking does; return the first and the last address of those that were not.
+
+        The range begins and ends at leaf boundaries.
+        """
+        found: list[LeafRun] = []
+        for run in self.snapshot().runs:
+            begin, end = max(0, iova - run.iova), min(run.last + 1, iova + size) - run.iova
+            attributes = self.format.cleaned(self.config, run.attributes)
+            if begin < end and attributes != run.attributes:
+                found.append(replace(run.slice(begin // run.leaf, end // run.leaf), attributes=attributes))
+        for part in found:
+            self._remove(part.iova, part.last)
+            self._insert(part)
+        return (found[0].iova, found[-1].last) if found else None
 
     def _check_range(self, iova: int, size: int, leaf: int | None, oa: int = 0) -> None:
         page = self._sizes[0]
