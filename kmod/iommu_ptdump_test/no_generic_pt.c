@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* In the place of generic_pt.c and sw_generic_pt.c, for kernels without generic_pt. */
-#include <linux/string.h>
-
+/* In the place of generic_pt.c, for kernels without generic_pt. */
 #include "ptdump_test.h"
 
 bool ptt_is_generic_pt(const struct iommu_domain *domain)
@@ -17,17 +15,4 @@ bool ptt_describe_generic_pt(struct ptt_domain *d)
 bool ptt_generic_pt_table(const struct ptt_domain *d, struct ptt_table *table)
 {
 	return false;
-}
-
-bool ptt_is_generic_pt_format(const char *name)
-{
-	static const char *const names[] = { "amdv1", "vtdss", "x86_64", "riscv_64" };
-
-	return match_string(names, ARRAY_SIZE(names), name) >= 0;
-}
-
-int ptt_sw_generic_pt(struct ptt_domain *d, struct ptt_args *args, struct ptt_reply *reply)
-{
-	return ptt_fail(reply, -EOPNOTSUPP, "this kernel has no generic_pt, so no %s",
-			args->value[PTT_FORMAT]);
 }

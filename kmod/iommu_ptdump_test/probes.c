@@ -15,8 +15,20 @@ static __maybe_unused struct iommu_domain *ptt_probe(struct device *dev)
 }
 #endif
 
-/* Page tables that are domains, and what frees their pages */
+/* Page tables that are domains */
 #ifdef PTT_PROBE_GENERIC_PT
+#include <linux/generic_pt/iommu.h>
+
+static __maybe_unused unsigned int ptt_probe(struct iommu_domain *domain)
+{
+	struct pt_common *common = (struct pt_common *)(iommupt_from_domain(domain) + 1);
+
+	return common->max_vasz_lg2;
+}
+#endif
+
+/* What makes such a table without a driver, and frees its pages */
+#ifdef PTT_PROBE_SW_GENERIC_PT
 #include <linux/generic_pt/iommu.h>
 
 #include "iommu-pages.h"

@@ -265,6 +265,8 @@ int ptt_sw_io_pgtable(struct ptt_domain *d, struct ptt_args *args, struct ptt_re
 	struct io_pgtable_cfg cfg;
 	struct sw_table *table;
 
+	if (!IS_ENABLED(CONFIG_IOMMU_IO_PGTABLE_LPAE))
+		return ptt_fail(reply, -EOPNOTSUPP, "%s is not built in", formats[fmt].name);
 	if (args->value[PTT_LEVELS] || args->value[PTT_VASZ] || args->value[PTT_OASZ] ||
 	    args->value[PTT_FEATURES] || args->value[PTT_STAGE])
 		return ptt_fail(reply, -EINVAL, "%s takes granule= ias= oas= quirks= pages=",
