@@ -182,6 +182,11 @@ class Machine:
         return replace(self, cpu=self.cpus.get(page, self.cpu))
 
     @property
+    def debian_arch(self) -> str:
+        """Debian's name of its architecture."""
+        return {"aarch64": "arm64", "x86_64": "amd64"}.get(self.arch, self.arch)
+
+    @property
     def cross_compile(self) -> str:
         """The compiler's prefix: none where the host is of the guest's kind."""
         return "" if platform.machine() in (self.arch, self.make_arch) else self.cross

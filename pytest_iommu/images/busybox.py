@@ -12,13 +12,11 @@ from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store, StoreEntry
 
 PACKAGE = "busybox-static"
-DEBIAN_ARCH = {"aarch64": "arm64", "x86_64": "amd64"}
-"""Debian's name of an architecture, if it differs from QEMU's."""
 
 
 def find(store: Store, machine: Machine, progress: Progress, offline: bool) -> Path:
     """Return the program; fetches it from the machine's own suite if it is not cached. SetupError if there is none."""
-    arch = DEBIAN_ARCH.get(machine.arch, machine.arch)
+    arch = machine.debian_arch
     found = store.get("busybox", arch)
     if found is None:
         with Apt.of(store, f"fetching {PACKAGE} for {arch}", progress, offline, arch) as apt:

@@ -33,6 +33,13 @@ VMLINUZ = ("boot/vmlinuz-{}", "usr/lib/modules/{}/vmlinuz")
 NEWER = {"-fmin-function-alignment=8": "CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT="}
 """Options of newer compilers -> what tells kbuild to do without. The module need not be built with the kernel's own."""
 
+PROGRAMS = {
+    "scripts/basic/fixdep": "",
+    "scripts/mod/modpost": "modpost.real-lsb-64",
+    "tools/objtool/objtool": "objtool.real-x86",
+}
+"""What kbuild runs for a module, and the program that it becomes."""
+
 WITHOUT_BTF = "CONFIG_DEBUG_INFO_BTF_MODULES="
 """It would take pahole, and nobody asks for the module's types."""
 
@@ -53,15 +60,16 @@ def make(store: Store, machine: Machine, series: str, folder: Path, progress: Pr
     SetupError if no suite has one, or if the module does not build.
     """
     toolchain.require(["program", "fetch"], toolchain.tools(machine))
+    needed = {**ready.BOOT, **(ready.VNG if machine.arch == "x86_64" else {})}
     what = f"fetching Debian's kernel {series}"
     with store.scratch("distribution") as work:
-        with Apt.of(store, what, progress, offline, arch=machine.make_arch) as apt:
+        with Apt.of(store, what, progress, offline, arch=machine.debian_arch) as apt:
             release, suite = _find(apt, machine, series)
             names = [one.format(release) for one in (*IMAGES, HEADERS)]
-            common = HEADERS.format(release.removesuffix(f"-{machine.make_arch}") + "-common")
+            common = HEADERS.format(release.removesuffix(f"-{machine.debian_arch}") + "-common")
             _fetch(apt, [*names, common], suite, work, progress)
             headers = work / "usr/src" / HEADERS.format(release)
-            if ready.wants_modules((headers / ".config").read_text()):
+            if ready.wants_modules((headers / ".config").read_text(), needed):
                 _fetch(
                     apt, [name for one in MODULES if (name := one.format(release)) not in names], suite, work, progress
                 )
@@ -74,14 +82,17 @@ def make(store: Store, machine: Machine, series: str, folder: Path, progress: Pr
         shutil.copyfile(_only(work, VMLINUZ, release), image)
         shutil.copyfile(headers / ".config", folder / f"config-{release}")
         shutil.copyfile(module, folder / module.name)
-        for name, content in ready.boot_modules(ready.index(work)):
-            (folder / name).write_bytes(content)
+        # virtme-ng finds them where a root directory has them.
+        modules = folder / "lib/modules" / release
+        modules.mkdir(parents=True, exist_ok=True)
+        for name, content in ready.boot_modules(ready.index(work), needed):
+            (modules / name).write_bytes(content)
     return Made(release, image, folder / f"config-{release}", folder)
 
 
 def _find(apt: Apt, machine: Machine, series: str) -> tuple[str, str]:
     """Return the newest release of a series, e.g. 6.12.117+deb13-arm64, and the suite that has it."""
-    pattern = rf"^linux-headers-[0-9.]+[^-]*-{machine.make_arch}$"
+    pattern = rf"^linux-headers-[0-9.]+[^-]*-{machine.debian_arch}$"
     found: dict[str, str] = {}
     for suite in apt.suites:
         for name in apt.names(pattern, suite):
@@ -91,7 +102,7 @@ def _find(apt: Apt, machine: Machine, series: str) -> tuple[str, str]:
         known = sorted({".".join(one.split(".")[:2]) for one in found}, key=lambda one: [*map(int, one.split("."))])
         there = ", ".join(f"debian:{one}" for one in known) or "none"
         raise SetupError(
-            f"no suite of this machine's mirror has a kernel {series} for {machine.make_arch}; there: {there}"
+            f"no suite of this machine's mirror has a kernel {series} for {machine.debian_arch}; there: {there}"
         )
     newest = max(own, key=lambda one: [int(number) for number in re.findall(r"\d+", one)])
     return newest, found[newest]
@@ -126,10 +137,12 @@ def _fetch_programs(apt: Apt, headers: Path, suite: str, work: Path, progress: P
     programs.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(root / "usr/lib" / name, programs)
     found = unpacked.linker(root)
-    # modpost only chooses the one for a byte order and a word size.
-    real = programs / "scripts/mod/modpost.real-lsb-64"
-    unpacked.run_by(found, programs / "scripts/mod/modpost", real if real.is_file() else None)
-    unpacked.run_by(found, programs / "scripts/basic/fixdep")
+    # The programs named here only choose the one for a byte order and a word size, or for an architecture.
+    for name, real in PROGRAMS.items():
+        program = programs / name
+        chosen = program.parent / real
+        if program.is_file():
+            unpacked.run_by(found, program, chosen if chosen.is_file() else None)
 
 
 def _build(machine: Machine, headers: Path, common: Path, copy: Path) -> Path:

@@ -26,6 +26,9 @@ BOOT = {
 }
 """What a guest needs before its agent has a channel, by option: a module that a kernel may have in place of it."""
 
+VNG = {"NET_9P_VIRTIO": "9pnet_virtio", "9P_FS": "9p", "OVERLAY_FS": "overlay"}
+"""What a guest needs besides whose files are the host's, see targets/vng.py."""
+
 Index = Mapping[str, Callable[[], bytes]]
 """The modules of a build by name, with underscores; each reads its file as the kernel takes it, decompressed."""
 
@@ -46,9 +49,9 @@ def module_sources() -> list[Path]:
     return [*own, *(path for path in found if path.name in ("Kbuild", "Makefile"))]
 
 
-def wants_modules(config: str) -> bool:
+def wants_modules(config: str, needed: Mapping[str, str] = BOOT) -> bool:
     """Whether a guest of a kernel with that .config needs modules before its agent can answer."""
-    return any(f"CONFIG_{option}=m\n" in config for option in BOOT)
+    return any(f"CONFIG_{option}=m\n" in config for option in needed)
 
 
 def modules(store: Store, given: Path) -> StoreEntry:
@@ -128,7 +131,7 @@ def _unpacked(read: Callable[[], bytes], packed: str | None, name: str) -> bytes
     return done.stdout
 
 
-def boot_modules(found: Index) -> Iterator[tuple[str, bytes]]:
+def boot_modules(found: Index, needed: Mapping[str, str] = BOOT) -> Iterator[tuple[str, bytes]]:
     """Yield those modules of a build that a guest needs first, each after those that it depends on."""
     done: set[str] = set()
 
@@ -142,5 +145,5 @@ def boot_modules(found: Index) -> Iterator[tuple[str, bytes]]:
             yield from with_needed(_name(one))
         yield f"{name}.ko", content
 
-    for name in BOOT.values():
+    for name in needed.values():
         yield from with_needed(name)
