@@ -29,8 +29,11 @@ DEBIAN = "debian:"
 """Begins a kernel that is a series of Debian's linux-source, and not a directory."""
 
 
-_HAS_KERNEL = ("local", "serial", "ssh", "vng")
+_HAS_KERNEL = ("local", "serial", "ssh")
 """Targets whose kernel is there already: a module may be given without an image."""
+
+_MACHINES = {"vng": "vtd"}
+"""The default machine of a target, where it is not smmuv3."""
 
 _WANT = ("target", "list", "record", "strict", "report", "json", "ktap", "known")
 """Options that ask for something even of a run without a test of ours."""
@@ -92,9 +95,8 @@ OPTIONS = (
     Option(
         "machine",
         "Machines to run on, separated by commas; the first is the default of tests that name none. "
-        "`pytest-iommu machines` lists them.",
+        "`pytest-iommu machines` lists them. Without this option it is smmuv3, or vtd with --iommu-target=vng.",
         metavar="NAMES",
-        default="smmuv3",
     ),
     Option(
         "kernel",
@@ -106,8 +108,8 @@ OPTIONS = (
     Option("image", "Ready kernel image to test instead of a tree.", kind="path", metavar="FILE"),
     Option(
         "modules",
-        "Modules that belong to --iommu-image or to the running kernel of vng, local, ssh or serial: a directory or "
-        "tar file.",
+        "Modules that belong to --iommu-image, or to the running kernel of local, ssh or serial: a directory or tar "
+        "file.",
         kind="path",
         metavar="PATH",
     ),
@@ -349,7 +351,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         raise SetupError("--iommu-kernel and --iommu-image exclude each other: a tree to build, or a ready image")
     target, _, argument = value["target"].partition(":")
     if value["modules"] and not value["image"] and target not in _HAS_KERNEL:
-        raise SetupError("--iommu-modules goes with --iommu-image, or --iommu-target=vng, local, ssh or serial")
+        raise SetupError("--iommu-modules goes with --iommu-image, or --iommu-target=local, ssh or serial")
     configs: Sequence[Path] = value["config"]
     seed = _number(value["seed"], "--iommu-seed") if value["seed"] != "random" else _random()
     kernel, series = _kernel(value["kernel"])
@@ -361,7 +363,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         cache=_cache(value["cache"], target),
         where=config.invocation_params.dir,
         folder=folder,
-        machines=_names(value["machine"], "--iommu-machine"),
+        machines=_names(value["machine"] or _MACHINES.get(target, "smmuv3"), "--iommu-machine"),
         flavours=_names(value["flavour"], "--iommu-flavour"),
         dialects=_names(value["dialect"], "--iommu-dialect") if value["dialect"] else (),
         kernel=kernel,

@@ -126,9 +126,16 @@ class Run:
             raise SetupError(f"no machine {name!r}; there are: {', '.join(sorted(self.machines))}") from None
 
     def check_names(self) -> None:
-        """SetupError for a machine of --iommu-machine, or a dialect of --iommu-dialect, that there is not."""
+        """SetupError for a machine of --iommu-machine that there is not, or not on this target, and for a dialect of
+        --iommu-dialect that there is not.
+        """
+        arch = self.kind.arch if self.settings.target is not None else ""
         for name in self.settings.machines:
-            self.machine(name)
+            machine = self.machine(name)
+            if arch not in ("", machine.arch):
+                able = ", ".join(one.name for one in self.machines.values() if one.arch == arch)
+                what = f"--iommu-target={self.settings.target} has {arch} machines: {able}"
+                raise SetupError(f"--iommu-machine={name} is an {machine.arch} machine; {what}")
         known = [one.name for one in self._all_dialects]
         for name in self.settings.dialects:
             if name not in known:

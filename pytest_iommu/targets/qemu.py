@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from pytest_iommu.guest.qmp import Qmp
 from pytest_iommu.guest.qtest import Qtest
 from pytest_iommu.guest.virtual import VirtualGuest, Wires
 from pytest_iommu.images.devicetree import with_stream_ids
+from pytest_iommu.targets import kvm
 
 if TYPE_CHECKING:
     from pytest_iommu.core.settings import Settings
@@ -40,19 +41,31 @@ log = logging.getLogger(__name__)
 BOOT_TIMEOUT = 120.0
 """Seconds of host time for a boot: it takes one on a quiet host, 8 for a debug kernel, many more on a loaded host."""
 
+ALONE = ("-nodefaults", "-no-user-config", "-no-reboot")
+"""What no guest of ours has: devices and settings that we do not name, and a second life."""
+
 HEADROOM = 64 << 20
 """Bytes that QEMU needs beyond the guest's RAM."""
 
 
 @dataclass(frozen=True, slots=True)
-class Descriptors:
-    """The descriptors that QEMU inherits: a memfd for RAM, and its ends of the socketpairs."""
+class Ends:
+    """QEMU's ends of its connections: paths of the files for RAM and for the trace of refused accesses (empty where the
+    machine has none), and what a socket chardev takes for each of the others.
+    """
 
-    ram: int
-    qmp: int
-    qtest: int
-    agent: int
-    gdb: int
+    ram: str
+    qmp: str
+    qtest: str
+    agent: str
+    gdb: str
+    trace: str
+
+    @classmethod
+    def of(cls, ram: str, sockets: Sequence[str], trace: str) -> Ends:
+        """``sockets`` are those of QMP, qtest, agent and gdbstub."""
+        qmp, qtest, agent, gdb = sockets
+        return cls(ram, qmp, qtest, agent, gdb, trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,49 +86,74 @@ class Boot:
         """The unit of the guest's clock; empty if it is the host's."""
         return self.machine.icount if self.boot_mode.icount is None else self.boot_mode.icount
 
-    def command(
-        self, console: Sequence[str], fds: Descriptors | None = None, tree: str = "", trace: str = ""
-    ) -> list[str]:
-        """Return QEMU's command line; without descriptors, for a guest with a console only.
+    @property
+    def words(self) -> str:
+        """The kernel's command line."""
+        machine = self.machine
+        # An oops ends the guest: results after it prove nothing. A WARN only fails its own test.
+        words = [machine.append, machine.limit, "oops=panic", self.boot_mode.append, self.append]
+        return " ".join(filter(None, words))
 
-        ``tree`` is the path of a device tree, if the board needs another one than QEMU's own; ``trace`` is that of the
-        log of refused accesses, if the machine has one.
-        """
-        machine, boot_mode = self.machine, self.boot_mode
-        backend = "memory-backend-ram,id=ram" if fds is None else "memory-backend-file,id=ram,share=on"
-        where = "" if fds is None else f",mem-path=/proc/self/fd/{fds.ram}"
-        words = [machine.append, machine.limit, "oops=panic", boot_mode.append, self.append]
-        argv = [
-            *self.program,
-            *("-name", f"iommu-{machine.name}", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+    @property
+    def board(self) -> list[str]:
+        """QEMU's arguments for the board itself."""
+        machine = self.machine
+        return [
             *("-machine", f"{machine.qemu_machine},memory-backend=ram", "-cpu", machine.cpu),
-            *("-smp", str(boot_mode.cpus)),
+            *("-smp", str(self.boot_mode.cpus), "-m", f"{machine.memory >> 20}M"),
+        ]
+
+    @property
+    def clock(self) -> list[str]:
+        """QEMU's arguments that say what runs the processors, and whose time it is."""
+        if self.icount:
+            return ["-icount", self.icount]
+        if self.boot_mode.one_thread:
+            return ["-accel", "tcg,thread=single"]
+        # With several -accel the first one counts: the user's must be the only one.
+        return [] if "-accel" in self.arguments else kvm.accelerator(self.machine, self.program, self.env)
+
+    def parts(self, ends: Ends | None = None) -> list[str]:
+        """QEMU's arguments for RAM, IOMMU, devices and connections; without ends, for a guest with a console only."""
+        machine = self.machine
+        backend = "memory-backend-ram,id=ram" if ends is None else "memory-backend-file,id=ram,share=on"
+        where = "" if ends is None else f",mem-path={ends.ram}"
+        argv = [
             *machine.qemu_args,
-            *("-m", f"{machine.memory >> 20}M"),
             *("-object", f"{backend},size={machine.memory}{where}"),
-            *("-kernel", self.kernel, "-initrd", self.initrd),
-            *(("-dtb", tree) if tree else ()),
-            *(("-trace", machine.iommu.trace, "-D", trace) if machine.iommu is not None and trace else ()),
-            # An oops ends the guest: results after it prove nothing. A WARN only fails its own test.
-            *("-append", " ".join(filter(None, words))),
-            *console,
-            *("-chardev", "null,id=agent" if fds is None else f"socket,id=agent,fd={fds.agent}"),
+            *("-chardev", "null,id=agent" if ends is None else f"socket,id=agent,{ends.agent}"),
             *("-device", f"{machine.agent.driver},id=agentbus,addr={machine.agent.slot}"),
             *("-device", "virtserialport,bus=agentbus.0,chardev=agent,name=iommu.agent"),
         ]
-        if fds is not None:
-            argv += ["-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"]
-            argv += ["-chardev", f"socket,id=qtest,fd={fds.qtest}", "-qtest", "chardev:qtest", "-qtest-log", "none"]
-            if boot_mode.gdb:
-                argv += ["-chardev", f"socket,id={CHARDEV},fd={fds.gdb}"]
-        if self.icount:
-            argv += ["-icount", self.icount]
-        elif boot_mode.one_thread:
-            argv += ["-accel", "tcg,thread=single"]
+        if ends is not None:
+            argv += ["-chardev", f"socket,id=qmp,{ends.qmp}", "-mon", "chardev=qmp,mode=control"]
+            argv += ["-chardev", f"socket,id=qtest,{ends.qtest}", "-qtest", "chardev:qtest", "-qtest-log", "none"]
+            if self.boot_mode.gdb:
+                argv += ["-chardev", f"socket,id={CHARDEV},{ends.gdb}"]
+            if machine.iommu is not None and ends.trace:
+                argv += ["-trace", machine.iommu.trace, "-D", ends.trace]
         for device in machine.devices:
             if not device.hotplug:
                 argv += ["-device", device.argument]
-        return [*argv, *self.arguments]
+        return argv
+
+    def command(self, console: Sequence[str], ends: Ends | None = None, tree: str = "") -> list[str]:
+        """Return QEMU's command line; without ends, for a guest with a console only.
+
+        ``tree`` is the path of a device tree, if the board needs another one than QEMU's own.
+        """
+        return [
+            *self.program,
+            *("-name", f"iommu-{self.machine.name}", *ALONE, "-display", "none"),
+            *self.board,
+            *("-kernel", self.kernel, "-initrd", self.initrd),
+            *(("-dtb", tree) if tree else ()),
+            *("-append", self.words),
+            *console,
+            *self.parts(ends),
+            *self.clock,
+            *self.arguments,
+        ]
 
     def device_tree(self) -> bytes | None:
         """Return the machine's device tree if it differs from QEMU's: QEMU's own, with the machine's stream ids added.
@@ -160,6 +198,20 @@ def memory_file(name: str, size: int = 0) -> int:
     return fd
 
 
+def _file(fd: int | None) -> str:
+    """A path of an inherited descriptor, for QEMU."""
+    return f"/proc/self/fd/{fd}"
+
+
+def require_memory(boot: Boot) -> None:
+    """SetupError if there is too little memory for a guest."""
+    have = available_memory()
+    need = boot.machine.memory + HEADROOM
+    if have is not None and have < need:
+        what = f"machine {boot.machine.name} needs {need >> 20} MiB, {have >> 20} MiB are available"
+        raise SetupError(f"{what}\ncommand: {' '.join(boot.command(()))}")
+
+
 class QemuTarget:
     """Starts guests of one machine and kernel."""
 
@@ -194,11 +246,7 @@ class QemuTarget:
     def _spawn(self) -> VirtualGuest:
         boot = self.boot
         board = self._tree
-        have = available_memory()
-        need = boot.machine.memory + HEADROOM
-        if have is not None and have < need:
-            what = f"machine {boot.machine.name} needs {need >> 20} MiB, {have >> 20} MiB are available"
-            raise SetupError(f"{what}\ncommand: {' '.join(boot.command(()))}")
+        require_memory(boot)
         ram = memory_file("iommu-ram", boot.machine.memory)
         record = memory_file("iommu-console")
         tree = memory_file("iommu-tree")
@@ -215,13 +263,14 @@ class QemuTarget:
             ram=os.dup(ram),
             faults=None if trace is None else os.dup(trace),
         )
-        theirs = Descriptors(ram, qmp.detach(), qtest.detach(), agent.detach(), gdb.detach())
-        console = ("-chardev", f"file,id=console,path=/proc/self/fd/{record}", "-serial", "chardev:console")
-        of_tree, of_trace = (f"/proc/self/fd/{fd}" if given else "" for fd, given in ((tree, board), (trace, traced)))
-        argv = boot.command(console, theirs, of_tree, of_trace)
+        sockets = [one.detach() for one in (qmp, qtest, agent, gdb)]
+        ends = Ends.of(_file(ram), [f"fd={fd}" for fd in sockets], _file(trace) if traced else "")
+        console = ("-chardev", f"file,id=console,path={_file(record)}", "-serial", "chardev:console")
+        argv = boot.command(console, ends, _file(tree) if board else "")
         log.debug("%s", shlex.join(argv))
+        files = [ram, record, tree, *([] if trace is None else [trace])]
         try:
-            child = Child(argv, [record, tree, *([] if trace is None else [trace]), *astuple(theirs)], boot.env)
+            child = Child(argv, [*files, *sockets], boot.env)
         except SetupError as error:
             wires.close()
             raise SetupError(f"{error.message}\ncommand: {' '.join(argv)}") from error

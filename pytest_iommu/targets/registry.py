@@ -27,7 +27,7 @@ class TargetKind:
     says of a machine it needs is then true. ``programs``: programs of ours can be put on its guests. ``live``: a kernel
     runs there, so a test is not over before what it made is freed. ``note`` is for the header: what cannot be seen.
     ``ignores`` are the options, without --iommu-, that have no effect there. ``takes_argument``: something may follow
-    the name of the target, behind a colon.
+    the name of the target, behind a colon. ``arch`` is the architecture of its machines; empty for any.
     """
 
     make: Callable[[Settings, Machine, Key, Artefacts | None], Target]
@@ -38,6 +38,7 @@ class TargetKind:
     note: str = ""
     ignores: tuple[str, ...] = ()
     takes_argument: bool = True
+    arch: str = ""
 
 
 def _qemu(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
@@ -77,9 +78,12 @@ def _serial(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | 
 
 
 def _vng(settings: Settings, machine: Machine, key: Key, kernel: Artefacts | None) -> Target:
+    from pytest_iommu.targets.qemu import boot_of
     from pytest_iommu.targets.vng import VngHost
 
-    return _running(VngHost(settings, machine), settings, machine, key)
+    assert kernel is not None
+    boot = boot_of(settings, machine, kernel, key.boot_mode)
+    return _running(VngHost(settings, boot, kernel), settings, machine, key)
 
 
 def _running(host: Host, settings: Settings, machine: Machine, key: Key) -> Target:
@@ -115,14 +119,7 @@ BUILTIN: Mapping[str, TargetKind] = {
         ignores=(*BUILD_OPTIONS, *_START_OPTIONS),
         takes_argument=False,
     ),
-    "vng": TargetKind(
-        _vng,
-        needs_kernel=False,
-        emulated=False,
-        note=_NOT_OURS,
-        ignores=BUILD_OPTIONS,
-        takes_argument=False,
-    ),
+    "vng": TargetKind(_vng, arch="x86_64", takes_argument=False),
     "ssh": TargetKind(
         _ssh, needs_kernel=False, emulated=False, note=_NOT_OURS, ignores=(*BUILD_OPTIONS, *_START_OPTIONS)
     ),

@@ -20,6 +20,7 @@ from pytest_iommu.core import paths
 from pytest_iommu.core.boot_modes import FUNCTIONAL
 from pytest_iommu.core.machines import DRIVERS
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.protocol import Guest
 from pytest_iommu.core.waiting import Deadline, receive, send
 from pytest_iommu.guest import ops, refusal
 from pytest_iommu.guest.channel import Channel
@@ -66,13 +67,30 @@ ARCHES = {
 """The output of `uname -m`, Debian's name of it, and the prefix of its cross compiler."""
 
 
+class Reached(Guest, Protocol):
+    """A guest that a host has reached. ``module`` is the one to remove at the end."""
+
+    hello: dict[str, str]
+    kernel: str
+    module: str
+
+    def begin(self, timeout: float) -> None:
+        """Wait for the agent's HELLO."""
+
+
 class Host(Protocol):
-    """How to reach a machine. ``booted``: each guest is a boot of its own; otherwise one boot serves all guests."""
+    """How to reach a machine.
+
+    ``booted``: each guest is a boot of its own, of the machine and in the mode that is asked for; otherwise one boot of
+    whatever is there serves all guests.
+    """
 
     name: str
     booted: bool
     tree: Path | None
     """The build directory of its kernel, if that is on this machine."""
+    module: Path | None
+    """The test module for its kernel, if that is known before the machine is reached."""
     has_agent: bool
     """Whether the agent is on the host before anything is sent, as $IOMMU_AGENT."""
     rate: float
@@ -81,7 +99,7 @@ class Host(Protocol):
     def open(self, command: str) -> tuple[Child, socket.socket]:
         """Run a shell command there; returns the local process that lives as long, with its stdin and stdout."""
 
-    def guest(self, child: Child, agent: Channel) -> AgentGuest:
+    def guest(self, child: Child, agent: Channel) -> Reached:
         """Called when that shell command has become the agent."""
 
     def broken(self, child: Child, what: str) -> IommuError:
@@ -113,29 +131,33 @@ class RunningTarget:
         self._workers = workers
         self._no_dump = ""
 
-    def start(self) -> AgentGuest:
-        """Connect and load the module. SetupError if that fails; skips without a dump, or for another boot mode."""
-        if self._key.boot_mode != FUNCTIONAL:
-            how = "is booted as usual" if self._host.booted else "is not booted"
-            pytest.skip(f"needs a guest booted in mode {self._key.boot_mode}: {self.name} {how}")
-        only = f"{self._settings.machine}/{self._settings.flavour}"
-        if str(self._key) != only:
-            pytest.skip(f"needs {self._key}: {self.name} is a single machine, and stands for {only}")
-        if self._workers > 1 and not self._host.booted:
-            raise SetupError(f"there is only one {self.name} with one test module: run without -n")
+    def start(self) -> Reached:
+        """Connect and load the module. SetupError if that fails; skips what a machine that runs already cannot be."""
+        if not self._host.booted:
+            self._check_key()
         if self._no_dump:
             pytest.skip(self._no_dump)
         guest = self._connect()
         try:
             self._look(guest)
             self._load(guest)
-            self._devices(guest)
+            if isinstance(guest, AgentGuest):
+                self._devices(guest)
         except BaseException:
             guest.close()
             raise
         return guest
 
-    def _connect(self) -> AgentGuest:
+    def _check_key(self) -> None:
+        if self._key.boot_mode != FUNCTIONAL:
+            pytest.skip(f"needs a guest booted in mode {self._key.boot_mode}: {self.name} is not booted")
+        only = f"{self._settings.machine}/{self._settings.flavour}"
+        if str(self._key) != only:
+            pytest.skip(f"needs {self._key}: {self.name} is a single machine, and stands for {only}")
+        if self._workers > 1:
+            raise SetupError(f"there is only one {self.name} with one test module: run without -n")
+
+    def _connect(self) -> Reached:
         child, ours = self._host.open(SCRIPT)
         guest = None
         try:
@@ -198,6 +220,8 @@ class RunningTarget:
         given = self._settings.modules
         if there.loaded:
             return files
+        if self._host.module is not None:
+            return {**files, KO: self._host.module.read_bytes()}
         if given is not None:
             return {**files, KO: ready.modules(store, given)[KO].read_bytes()}
         key = self._module_key(there)
@@ -211,16 +235,18 @@ class RunningTarget:
 
         return digest("modules", tree_digest(paths.module(MODULE)), there.arch, there.version)
 
-    def _look(self, guest: AgentGuest) -> None:
+    def _look(self, guest: Reached) -> None:
         """Check that there is something to test."""
         mounted, dump, kinds = guest.run(
             [ops.list_directory(DEBUGFS), ops.stat(f"{DEBUGFS}/iommu"), ops.read_file(FILESYSTEMS)]
         ).results
         if not mounted.ok or not mounted.data:
             if kinds.ok and "debugfs" not in ops.text_of(kinds).split():
+                if self._host.booted and self._key.boot_mode != FUNCTIONAL:
+                    return  # it was booted so
                 raise SetupError(f"the kernel of {self.name} has no debugfs (CONFIG_DEBUG_FS, or debugfs=off)")
             raise SetupError(f"{self.name} has no debugfs mounted: mount -t debugfs debugfs {DEBUGFS}")
-        if not dump.ok:
+        if not dump.ok and guest.memory is None:
             kernel = guest.hello.get("kernel")
             self._no_dump = f"{self.name} runs {kernel}, which has no page-table dump: no {DEBUGFS}/iommu"
             pytest.skip(self._no_dump)
@@ -229,7 +255,7 @@ class RunningTarget:
             what = f"{self.name} has {page >> 10}K pages, but the tests assume {self._page >> 10}K"
             raise SetupError(f"{what}: select with --iommu-flavour (64k, or plain)")
 
-    def _load(self, guest: AgentGuest) -> None:
+    def _load(self, guest: Reached) -> None:
         """Provide the test module there: loaded already, given, cached, or built over there."""
         folder = self._there.folder
         (loaded, sent) = guest.run([ops.stat(f"{DEBUGFS}/{MODULE}"), ops.stat(f"{folder}/{KO}")]).results
@@ -247,7 +273,7 @@ class RunningTarget:
         if not self._host.booted:
             guest.module = MODULE
 
-    def _build(self, guest: AgentGuest, folder: str) -> str:
+    def _build(self, guest: Reached, folder: str) -> str:
         """Build the module over there, for its running kernel, and cache it."""
         from pytest_iommu.images.artefacts import store_at
 

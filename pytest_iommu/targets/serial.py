@@ -85,6 +85,7 @@ class SerialHost:
 
     booted = False
     tree: Path | None = None
+    module: Path | None = None
     has_agent = True
 
     def __init__(self, settings: Settings, machine: Machine) -> None:

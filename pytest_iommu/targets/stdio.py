@@ -193,6 +193,7 @@ class RunningHost(ABC):
     name: str
     booted = False
     tree: Path | None = None
+    module: Path | None = None
     has_agent = False
     rate = RATE
 

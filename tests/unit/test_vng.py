@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The vng target with a program that is none: it connects where QEMU would, and its shell is one of this machine."""
+"""The vng target with programs that stand for vng and QEMU; the guest's shell is one of this machine."""
 
 from __future__ import annotations
 
@@ -12,51 +12,80 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from pytest_iommu.core import machines
+from pytest_iommu.core.boot_modes import FUNCTIONAL
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import GuestLost, IommuError, KernelCrash, KernelHang, SetupError
 from pytest_iommu.core.settings import Settings
-from pytest_iommu.guest import ops
-from pytest_iommu.targets import running, vng, with_console
+from pytest_iommu.guest import ops, virtual
+from pytest_iommu.images import Artefacts
+from pytest_iommu.images.qemu_binary import Qemu
+from pytest_iommu.targets import kvm, running, vng
+from pytest_iommu.targets.qemu import Ends, boot_of
 from pytest_iommu.targets.running import RunningTarget
 from pytest_iommu.targets.vng import VngGuest, VngHost, VngProcess
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="vng boots x86_64 kernels on x86_64 machines")
 
-KEY = Key("smmuv3", "plain")
+KEY = Key("vtd", "plain")
 READ = [ops.read_file("/proc/version")]
 PANIC = "[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs"
 
-# What it is to say is in $SAY, and then it does as $DO says.
-FAKE = """\
+# What it is to say is in $SAY, and then it does as $DO says: at last it starts what virtme-ng would start as QEMU.
+FAKE_VNG = """\
 #!{python}
-import os, re, socket, subprocess, sys, time
+import os, subprocess, sys, time
 print(os.environ.get("SAY", "[    0.0] Linux version"), flush=True)
 do = os.environ.get("DO", "")
 if do == "fail":
     sys.exit("vng: no such kernel")
 if do == "loiter":
     time.sleep(60)
-options = next(word for word in sys.argv if word.startswith("--qemu-opts="))
-port = socket.socket(socket.AF_UNIX)
-port.connect(chr(0) + re.search("path=([^,]*),abstract=on", options)[1])
+subprocess.run([sys.argv[sys.argv.index("--qemu") + 1], "-m", "512M", "-device", "i6300esb"])
+print(os.environ.get("AT_LAST", ""), flush=True)
+sys.exit(255)
+"""
+
+# It connects where QEMU would, answers QMP, and its agent is reached through a shell of this machine.
+FAKE_QEMU = """\
+#!{python}
+import json, os, re, socket, subprocess, sys, threading, time
+if "--version" in sys.argv:
+    sys.exit("QEMU emulator version 10.0.2")
+def to(name):
+    port = socket.socket(socket.AF_UNIX)
+    word = next(word for word in sys.argv if word.startswith(f"socket,id={{name}},"))
+    port.connect(chr(0) + re.search("path=([^,]*),abstract=on", word)[1])
+    return port
+def answer(wire):
+    wire.write(b'{{"QMP": {{}}}}\\n')
+    for line in wire:
+        said = {{"return": {{"status": "running"}}, "id": json.loads(line).get("id")}}
+        wire.write(json.dumps(said).encode() + b"\\n")
+assert sys.argv.index("i6300esb") < len(sys.argv) - 1 - sys.argv[::-1].index("-cpu"), "our board comes last"
+assert sys.argv.index("i6300esb") > sys.argv.index("edu,dma_mask=0xffffffffffffffff,id=edu0,addr=01.0")
+port, qmp, qtest = to("agent"), to("qmp"), to("qtest")
+threading.Thread(target=answer, args=[qmp.makefile("rwb", buffering=0)], daemon=True).start()
+do = os.environ.get("DO", "")
 if do == "end":
-    sys.exit(255)
+    sys.exit(1)
 if do == "hang":
     time.sleep(60)
+ram = next(word for word in sys.argv if word.startswith("memory-backend-file"))
+with open(re.search("mem-path=([^,]*)", ram)[1], "r+b") as memory:
+    memory.write(b"what is at 0")
 port.sendall(b"ready\\n" if do != "other" else b"login:\\n")
 script = port.makefile("rb", buffering=0).readline()
 shell = subprocess.Popen(["sh", "-c", "id() {{ echo 0; }}; " + script.decode()], stdin=port, stdout=port)
 port.close()
 shell.wait()
-print(os.environ.get("AT_LAST", ""), flush=True)
-sys.exit(255)
 """
 
 BOOT = """\
@@ -76,15 +105,14 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in {
-        "vng": FAKE.format(python=sys.executable),
-        "qemu-system-x86_64": "#!/bin/sh\necho QEMU emulator version 10.0.2\n",
-        "busybox": "#!/bin/sh\n",
+        "vng": FAKE_VNG.format(python=sys.executable),
+        "qemu-system-x86_64": FAKE_QEMU.format(python=sys.executable),
+        **dict.fromkeys(("busybox", "modprobe", "depmod"), "#!/bin/sh\n"),
     }.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     monkeypatch.setattr(vng, "sys", SimpleNamespace(executable=str(tmp_path / "python")))
-    monkeypatch.setattr(vng.kvm, "works", lambda qemu: False)
     return folder
 
 
@@ -94,12 +122,17 @@ def host(
 ) -> Callable[..., VngHost]:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
 
-    def make(image: str = "vmlinuz", **more: object) -> VngHost:
+    def make(image: str = "vmlinuz", mode: str = FUNCTIONAL, **more: Any) -> VngHost:
         path = tmp_path / image
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(0x202) + b"HdrS" + bytes(4096))
         given = {"target": "vng", "cache": agent_cache, "where": tmp_path, "folder": tmp_path, "image": path, **more}
-        return VngHost(Settings(**given), machines.get(KEY.machine))  # type: ignore[arg-type]
+        settings = Settings(**given)
+        qemu = Qemu((str(programs / "qemu-system-x86_64"),), "10.0.2")
+        kernel = Artefacts("vtd", "plain", path, tmp_path / "initrd", qemu, "as given")
+        # The agent is this machine's, which has no such IOMMU.
+        machine = replace(machines.get("vtd"), iommu=None, memory=16 << 20, scratch=None)
+        return VngHost(settings, boot_of(settings, machine, kernel, mode), kernel)
 
     return make
 
@@ -118,10 +151,11 @@ def test_it_boots_answers_and_leaves_nothing(start: Callable[..., VngGuest], tmp
     guest = start(workers=2)
     assert guest.run(READ).results[0].data.startswith(b"Linux version")
     assert guest.module == "", "the guest goes, and takes the module along"
+    assert bytes(guest.memory.read(0, 12)) == b"what is at 0", "the host and QEMU have the same RAM"
     (folder,) = (tmp_path / "tmp").iterdir()
     assert {path.name.partition(".")[0] for path in folder.iterdir()} == {"qemu", "pytest-iommu"}
     guest.close()
-    assert guest.child.poll() == 255, "what vng ends with does not matter"
+    assert guest.child.poll() is not None
     assert list((tmp_path / "tmp").iterdir()) == []
     assert b"[    0.0] Linux version" in guest.evidence().files["console.txt"]
     with pytest.raises(GuestLost, match="was closed"):
@@ -129,19 +163,46 @@ def test_it_boots_answers_and_leaves_nothing(start: Callable[..., VngGuest], tmp
 
 
 def test_what_vng_is_asked_for(host: Callable[..., VngHost]) -> None:
-    made = host("my tree/vmlinuz", append="iommu.strict=1 x", qemu_args=("-device", "edu"))
-    argv = made.argv("name", Path("/tmp/a b/qemu"))
-    assert argv[1:3] == ["--run", shlex.quote(str(made._image))]
+    made = host("my tree/vmlinuz", append="iommu.strict=1 x")
+    argv = made.argv(Path("/tmp/a b/qemu"))
+    assert argv[1:3] == ["--run", shlex.quote(made._boot.kernel)]
     assert argv[argv.index("--qemu") + 1] == "'/tmp/a b/qemu'"
-    assert {"--disable-kvm", "--disable-microvm", "--append=iommu.strict=1 x"} <= set(argv)
+    assert {"--disable-kvm", "--disable-microvm", "--force-9p"} <= set(argv)
     assert "--skip-modules" not in argv
-    (qemu,) = [word for word in argv if word.startswith("--qemu-opts=")]
-    assert "-device intel-iommu" in qemu
-    assert qemu.endswith("name=iommu.agent -device edu")
+    (append,) = [word for word in argv if word.startswith("--append=")]
+    assert append.startswith("--append=root=/dev/root ")
+    assert "intel_iommu=on,sm_on" in append
+    assert append.endswith("oops=panic iommu.strict=1 x")
+
+
+def test_what_qemu_is_started_with(host: Callable[..., VngHost]) -> None:
+    ends = Ends.of("/ram", ["fd=1", "fd=2", "fd=3", "fd=4"], "")
+    script = shlex.split(host(qemu_args=("-device", "a b")).script(ends).splitlines()[1])
+    before, after = script[: script.index("$@")], script[script.index("$@") + 1 :]
+    assert {"intel-iommu,aw-bits=48", "-nodefaults", "socket,id=qmp,fd=1"} <= set(before)
+    assert after[:4] == ["-machine", "q35,memory-backend=ram", "-cpu", "max,la57=off"]
+    assert after[-4:] == ["-icount", "shift=2,sleep=off", "-device", "a b"]
+    assert not any("id=gdb" in word for word in before)
+
+
+def test_the_mode_of_the_boot_counts(host: Callable[..., VngHost], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvm, "DEVICE", "/nowhere")
+    made = host(mode="races")
+    script = made.script(Ends.of("/ram", ["fd=1", "fd=2", "fd=3", "fd=4"], ""))
+    assert "-icount" not in script
+    assert "socket,id=gdb,fd=4" in script
+    assert any("init_on_free=1" in word for word in made.argv(Path("qemu")))
 
 
 def test_a_tree_is_not_written_to(host: Callable[..., VngHost]) -> None:
-    assert "--skip-modules" in host("tree/arch/x86/boot/bzImage").argv("name", Path("qemu"))
+    assert "--skip-modules" in host("tree/arch/x86/boot/bzImage").argv(Path("qemu"))
+
+
+def test_modules_take_kmod(host: Callable[..., VngHost], programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (programs / "depmod").unlink()
+    monkeypatch.setattr(vng, "SBIN", "/nowhere")
+    with pytest.raises(SetupError, match="apt install kmod"):
+        host().argv(Path("qemu"))
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
@@ -163,34 +224,10 @@ def test_the_module_is_built_in_the_tree_of_the_kernel(
     assert (tmp_path / "built").read_text() == "x\n"
 
 
-def test_kvm_is_used_where_it_runs_guests(host: Callable[..., VngHost], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vng.kvm, "works", lambda qemu: True)
-    assert "--disable-kvm" not in host().argv("name", Path("qemu"))
-
-
 def test_no_vng(host: Callable[..., VngHost], programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SetupError, match=r"no vng .*: pip install 'pytest-iommu\[vng\]'"):
         host()
-
-
-def test_it_builds_nothing(host: Callable[..., VngHost], tmp_path: Path) -> None:
-    for more in ({"kernel": tmp_path}, {"target_argument": "vmlinuz"}):
-        with pytest.raises(SetupError, match="builds nothing: name the kernel to boot with --iommu-image=FILE"):
-            host(**more)
-
-
-def test_the_kernel_that_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vng, "PLACES", (f"{tmp_path}/{{}}/vmlinuz", f"{tmp_path}/vmlinuz-{{}}"))
-    monkeypatch.setattr(platform, "release", lambda: "6.9.1")
-    with pytest.raises(SetupError, match="no kernel is installed on this machine: give --iommu-image=FILE"):
-        vng.installed_kernel()
-    for version in ("6.8", "6.12.3", "6.10"):
-        (tmp_path / f"vmlinuz-{version}").touch()
-    assert vng.installed_kernel().name == "vmlinuz-6.12.3", "the newest"
-    (tmp_path / "6.9.1").mkdir()
-    (tmp_path / "6.9.1" / "vmlinuz").touch()
-    assert vng.installed_kernel() == tmp_path / "6.9.1" / "vmlinuz", "the one that runs"
 
 
 @pytest.mark.parametrize(
@@ -198,9 +235,9 @@ def test_the_kernel_that_is_installed(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ("fail", "", SetupError, r"(?s)no guest: vng ended with status 1\n.*vng: no such kernel\ncommand: "),
         ("loiter", "", SetupError, "no guest: vng did not start QEMU within 1 s"),
-        ("end", "", SetupError, r"vng \(.*vmlinuz\) ended before its shell was ready"),
+        ("end", "", SetupError, r"vng vtd \(.*vmlinuz\) ended before its shell was ready"),
         ("end", PANIC, KernelCrash, "panic while booting: Kernel panic - not syncing: VFS: Unable"),
-        ("hang", "", KernelHang, r"vng \(.*vmlinuz\) did not boot within 1 s"),
+        ("hang", "", KernelHang, r"vng vtd \(.*vmlinuz\) did not boot within 1 s"),
         ("hang", PANIC, KernelCrash, "panic and then hung: Kernel panic"),
         ("other", "", SetupError, "began with unexpected output 'login:'"),
         ("", "WARNING: CPU: 0 PID: 1 at x.c:1", KernelCrash, "warning while booting: WARNING: CPU"),
@@ -229,9 +266,9 @@ def test_a_boot_that_fails(
 
 
 def _agent_of(guest: VngGuest) -> int:
-    """The child of vng's shell; vng is one of another that guards it."""
+    """The child of the shell of what stands for QEMU, a child of vng, which is one of the guard."""
     pid = guest.child.pid
-    for _ in range(3):
+    for _ in range(4):
         pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
     return pid
 
@@ -239,7 +276,7 @@ def _agent_of(guest: VngGuest) -> int:
 @pytest.mark.parametrize(
     ("at_last", "kind", "match"),
     [
-        ("", GuestLost, r"lost vng \(.*\) while it ran a batch"),
+        ("", GuestLost, "QEMU ended with status 255 while it ran a batch"),
         ("Oops: 0000 [#1] SMP", KernelCrash, "oops while it ran a batch: Oops: 0000"),
     ],
 )
@@ -264,7 +301,7 @@ def test_a_guest_that_died(
 @pytest.mark.parametrize(
     ("late", "kind", "match"),
     [
-        (b"", KernelHang, r"did not answer within 0.3 s; vng \(.*\) still runs"),
+        (b"", KernelHang, "did not answer within 0.3 s; QEMU reports that the guest is running"),
         (b"watchdog: BUG: soft lockup - CPU#0\n", KernelCrash, "soft-lockup and then hung"),
     ],
 )
@@ -284,7 +321,7 @@ def test_what_only_the_console_has(start: Callable[..., VngGuest], monkeypatch: 
     os.write(guest.child._stderr, b"WARNING: CPU: 1 PID: 1 at x.c:1\n")
     with pytest.raises(KernelCrash, match="warning while it ran a batch: WARNING: CPU: 1"):
         guest.run(READ)
-    monkeypatch.setattr(with_console, "CONSOLE_LIMIT", 10)
+    monkeypatch.setattr(virtual, "CONSOLE_LIMIT", 10)
     with pytest.raises(KernelHang, match="console flood: 0 MiB"):
         guest.run(READ)
     guest.close()
