@@ -257,3 +257,15 @@ def test_what_has_no_effect_with_a_target_is_told(recorded: Bench) -> None:
     result = recorded.run("--iommu-append=iommu.strict=0", "--iommu-make-arg=LLVM=1", "--iommu-strict")
     result.stdout.fnmatch_lines(["iommu: no effect here: --iommu-append, --iommu-make-arg"])
     assert "no effect" not in recorded.run("--iommu-examples=3").stdout.str()
+
+
+def test_a_target_may_have_machines_of_its_own(pytester: pytest.Pytester) -> None:
+    """vng has those of its host's kind; the default machine is one of them."""
+    pytester.makepyfile("def test_nothing(): pass")
+    header = pytester.runpytest_subprocess("--iommu-target=vng", "--collect-only")
+    header.stdout.fnmatch_lines(["iommu: target vng, machine vtd, flavour plain"])
+    refused = pytester.runpytest_subprocess("--iommu-target=vng", "--iommu-machine=smmuv3")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(
+        ["*--iommu-machine=smmuv3 is an aarch64 machine; --iommu-target=vng has x86_64 machines: amd, vtd, *"]
+    )

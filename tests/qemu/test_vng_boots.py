@@ -37,8 +37,13 @@ class Vng:
 
     def __init__(self, settings: Settings, pytester: pytest.Pytester) -> None:
         given = {
-            "cache": settings.cache, "image": settings.image, "modules": settings.modules, "qemu": settings.qemu,
-            "kernel": settings.kernel, "reference": settings.reference, "machine": settings.machine,
+            "cache": settings.cache,
+            "image": settings.image,
+            "modules": settings.modules,
+            "qemu": settings.qemu,
+            "kernel": settings.kernel,
+            "reference": settings.reference,
+            "machine": settings.machine,
         }
         self.options = [
             "--iommu-target=vng",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,3 +79,20 @@ def test_a_program_is_started_by_the_linker_that_came_with_it(tmp_path: Path, ot
 def test_a_root_without_a_linker_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no dynamic linker"):
         unpacked.linker(tmp_path)
+
+
+def test_a_kernel_for_another_machine() -> None:
+    """Debian has its own names of architectures, and kernels of one architecture for other uses."""
+    suites = {"trixie": ["linux-headers-6.12.9+deb13-amd64", "linux-headers-6.12.117+deb13-amd64"]}
+    asked = []
+
+    def names(pattern: str, suite: str) -> list[str]:
+        asked.append(pattern)
+        return suites[suite]
+
+    apt = cast(Any, SimpleNamespace(suites=tuple(suites), names=names))
+    assert distribution._find(apt, machines.get("vtd"), "6.12") == ("6.12.117+deb13-amd64", "trixie")
+    (pattern,) = asked
+    assert re.search(pattern, "linux-headers-6.12.9+deb13-amd64")
+    assert not re.search(pattern, "linux-headers-6.12.9+deb13-cloud-amd64")
+    assert not re.search(pattern, "linux-headers-6.12.9+deb13-arm64")
