@@ -196,9 +196,12 @@ def key_of(item: pytest.Item) -> Key:
     """The guest a test runs on."""
     if isinstance(item, GuestItem):
         return item.key()
-    settings = item.config.stash[RUN].settings
-    named = marks.needs_of(item).machine
-    machine = settings.machine if named in (None, marks.EMULATED) else named
+    run = item.config.stash[RUN]
+    settings, needs = run.settings, marks.needs_of(item)
+    machine = settings.machine if needs.machine is None else needs.machine
+    if machine == marks.EMULATED:
+        have = {name: {device.name for device in run.machine(name).devices} for name in settings.machines}
+        machine = next((name for name in have if have[name] >= set(needs.devices)), settings.machine)
     return Key(machine, marks.flavour_of(item) or settings.flavour, marks.boot_mode_of(item))
 
 

@@ -103,7 +103,7 @@ def _symbol(word: str) -> str | None:
 
 
 EMULATED = "emulated"
-"""What machine= takes for any machine under QEMU: the test runs on the run's default one."""
+"""What machine= takes for any machine under QEMU: the test runs on the run's first one that has the devices."""
 _NEEDS: Mapping[str, Callable[[object, Known], str | None]] = {
     "machine": lambda value, known: _unknown("machine", value, [*known.machines, EMULATED]),
     "devices": lambda value, known: _words(lambda word: _unknown("device", word, known.devices))(value),
@@ -170,7 +170,7 @@ MARKS = {
             "iommu_needs",
             'machine="smmuv3", devices=["edu0", ...], dialect="io_ptdump", config=["MEMCG", ...]',
             "skip the test where one of these is missing, naming it; the test runs on machine=, "
-            'or with machine="emulated" on the default one, which must be QEMU\'s',
+            "or with machine=\"emulated\" on the run's first one with these devices, which must be QEMU's",
             _needs,
         ),
         MarkSpec("iommu_flavour", '"debug"', "kernel flavour that the test runs on", _flavour),

@@ -108,6 +108,23 @@ def test_a_mark_on_a_function_keeps_what_its_module_needs(recorded: Bench) -> No
     result.stdout.fnmatch_lines(["*needs smmuv3topo/plain: --iommu-machine=smmuv3topo --iommu-flavour=plain"])
 
 
+@pytest.mark.parametrize(("needed", "machine"), [("edu0", "smmuv3"), ("port0", "smmuv3topo"), ("edu7", "smmuv3topo")])
+def test_an_emulated_machine_is_the_first_one_with_the_devices(recorded: Bench, needed: str, machine: str) -> None:
+    recorded.pytester.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.iommu_needs(machine="emulated", devices=["{needed}"])
+        def test_it(request):
+            from pytest_iommu.session.lifecycle import key_of
+
+            assert key_of(request.node).machine == "{machine}"
+        """
+    )
+    result = recorded.run("-k", "test_it", "--iommu-machine=smmuv3,smmuv3s1,smmuv3topo")
+    result.assert_outcomes(passed=1, deselected=4)
+
+
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
 @pytest.mark.parametrize("form", ["tox.ini", "pyproject.toml", "-o"])
 def test_a_misspelt_ini_key_is_a_usage_error(bench: Bench, form: str, workers: str) -> None:
