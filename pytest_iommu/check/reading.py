@@ -86,6 +86,7 @@ def joined(problems: Sequence[CheckFailed], files: Files) -> CheckFailed:
         verdict=verdict,
         because=because,
         domains=tuple(dict.fromkeys(name for problem in problems for name in problem.domains)),
+        table=problems[0].table,
     )
 
 

@@ -20,7 +20,7 @@ class Verdict(StrEnum):
     MAPPING = "mapping-wrong"
     BOTH = "dump-and-mapping-wrong"
     UNDECIDED = "dump-differs"
-    STREAM = "stream-wrong"
+    ENTRIES = "entries-wrong"
     DMA = "dma-wrong"
     LOOKUP = "lookup-wrong"
     CACHE = "invalidation-wrong"
@@ -28,10 +28,9 @@ class Verdict(StrEnum):
     RULE = "rule-broken"
     OTHER = "not-as-expected"
 
-    @property
-    def sentence(self) -> str:
-        """The verdict in words."""
-        return _SENTENCES[self]
+    def sentence(self, table: str = "") -> str:
+        """The verdict in words; ``table`` is what the IOMMU has that leads from a device to its page table."""
+        return _SENTENCES[self].format(table=table or "table of devices")
 
 
 _SENTENCES = {
@@ -39,7 +38,7 @@ _SENTENCES = {
     Verdict.MAPPING: "the kernel's mapping is wrong",
     Verdict.BOTH: "the dump and the kernel's mapping are wrong",
     Verdict.UNDECIDED: "the dump differs from what is expected",
-    Verdict.STREAM: "the kernel's stream table is wrong",
+    Verdict.ENTRIES: "the kernel's {table} is wrong",
     Verdict.DMA: "a device's DMA differs from what is mapped",
     Verdict.LOOKUP: "the kernel's iova_to_phys() is wrong",
     Verdict.CACHE: "the kernel's invalidation is wrong",
@@ -115,7 +114,7 @@ class CheckFailed(IommuError):
 
     ``files`` (name -> content) go to the artefact folder: the dumps that were compared, the commands given. ``verdict``
     is whose fault it is and ``because`` how that is known, in a few words; ``domains`` are the names of the domains
-    that the failure is about.
+    that the failure is about, and ``table`` is what the IOMMU calls its table of devices.
     """
 
     kind = "fail"
@@ -130,6 +129,7 @@ class CheckFailed(IommuError):
         verdict: Verdict | None = None,
         because: str = "",
         domains: tuple[str, ...] = (),
+        table: str = "",
     ) -> None:
         super().__init__(message)
         self.rules = rules
@@ -138,6 +138,7 @@ class CheckFailed(IommuError):
         self.verdict = verdict or (Verdict.RULE if rules else Verdict.OTHER)
         self.because = because or (UNSEEN if self.verdict is Verdict.UNDECIDED else "")
         self.domains = domains
+        self.table = table
 
     def told(self, message: str, files: dict[str, bytes] | None = None, verdict: Verdict | None = None) -> CheckFailed:
         """The same failure with another text, more files, or another verdict."""

@@ -19,7 +19,7 @@ from pytest_iommu.formats import ConfigError
 from pytest_iommu.formats import vtd_entries as vtd
 from pytest_iommu.formats.base import INCOHERENT
 from pytest_iommu.oracle.entry_words import differing
-from pytest_iommu.oracle.iommu import BLOCKED, PERMISSION, TRANSLATION, Wrong, event_of
+from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, PERMISSION, TRANSLATES, TRANSLATION, Wrong, event_of
 from pytest_iommu.oracle.registers import Registers
 
 CAP, ECAP, RTADDR = (0x8, 8), (0x10, 8), (0x20, 8)
@@ -113,6 +113,11 @@ class ContextTable(Registers):
         return VtdHardware.of(*map(self._register, (CAP, ECAP)))
 
     @property
+    def root(self) -> str:
+        """See Iommu."""
+        return "PASID table" if self.scalable else "context table"
+
+    @property
     def scalable(self) -> bool:
         """Whether the root table has scalable-mode entries."""
         return vtd.RTADDR["TTM"].of([self._register(RTADDR)]) == vtd.SCALABLE
@@ -195,13 +200,33 @@ class ContextTable(Registers):
     def state(self, requester: int) -> str:
         """See Iommu."""
         if self.table(requester) is not None:
-            return "translated"
+            return TRANSLATES
         entry, fields = self.context(requester), vtd.CONTEXT
         kind, passes = "TT", vtd.PASS_THROUGH
         if self.scalable:
             entry, fields, kind, passes = self.pasid(requester), vtd.PASID, "PGTT", vtd.PASSES
         through = entry is not None and fields["P"].of(entry) and fields[kind].of(entry) == passes
-        return "passed" if through else "blocked"
+        return PASSES if through else BLOCKS
+
+    def wrong_without_table(self, requester: int, present: bool = True) -> Iterator[Wrong]:
+        """See Iommu. In scalable mode a device's context entry is there as long as the device."""
+        context, pasid = self.context(requester), self.pasid(requester)
+        fields = vtd.SCALABLE_CONTEXT if self.scalable else vtd.CONTEXT
+        if not present and context is not None and fields["P"].of(context):
+            yield "HW-5", "the context entry is present, and the device is not"
+            return
+        name, entry, fields = ("PASID", pasid, vtd.PASID) if self.scalable else ("context", context, vtd.CONTEXT)
+        if entry is None or not fields["P"].of(entry):
+            return
+        if self.state(requester) != PASSES:
+            yield "HW-5", f"the {name} entry is present"
+            return
+        want = {"P": 1, "AW": (self.hardware.sagaw[-1] - 12) // 9 - 2}
+        if self.scalable:
+            want |= {"PGTT": vtd.PASSES, "PWSNP": int(self.hardware.walks_coherent)}
+            yield from self._differing("PASID entry", entry, want, "HW-2")
+        else:
+            yield from self._differing("context entry", entry, want | {"TT": vtd.PASS_THROUGH}, "HW-1")
 
     def tag(self, requester: int) -> int | None:
         """See Iommu: the domain id."""

@@ -17,7 +17,7 @@ from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats import ConfigError, riscv_iommu
 from pytest_iommu.formats.riscv_iommu import DC
 from pytest_iommu.oracle.entry_words import differing
-from pytest_iommu.oracle.iommu import BLOCKED, Wrong
+from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, TRANSLATES, Wrong
 from pytest_iommu.oracle.registers import Registers
 from pytest_iommu.oracle.ring import Log
 
@@ -56,6 +56,7 @@ class RiscvHardware:
 class DeviceDirectory(Registers):
     """One RISC-V IOMMU with registers at the physical address ``base``."""
 
+    root = "device directory"
     event_granule = 1
     exact = True
     #: QEMU reports it with address 0
@@ -119,10 +120,20 @@ class DeviceDirectory(Registers):
     def state(self, requester: int) -> str:
         """See Iommu."""
         if self.table(requester) is not None:
-            return "translated"
+            return TRANSLATES
         context = self.context(requester)
         bare = context is not None and DC["tc.V"].of(context) and not DC["fsc.MODE"].of(context)
-        return "passed" if bare else "blocked"
+        return PASSES if bare else BLOCKS
+
+    def wrong_without_table(self, requester: int, present: bool = True) -> Iterator[Wrong]:
+        """See Iommu."""
+        context = self.context(requester)
+        if context is None or not DC["tc.V"].of(context):
+            return
+        if self.state(requester) != PASSES:
+            yield "HW-5", "the device context is valid"
+            return
+        yield from (("HW-1", f"the device context: {text}") for text in differing(context, {"tc.V": 1}, DC))
 
     def tag(self, requester: int) -> int | None:
         """See Iommu: the PSCID."""

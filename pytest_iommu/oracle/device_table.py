@@ -17,7 +17,7 @@ from pytest_iommu.core.protocol import Faults, Memory
 from pytest_iommu.formats import ConfigError, amd_iommu
 from pytest_iommu.formats.amd_iommu import DTE
 from pytest_iommu.oracle.entry_words import differing
-from pytest_iommu.oracle.iommu import BLOCKED, PERMISSION, Wrong, event_of
+from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, PERMISSION, TRANSLATES, Wrong, event_of
 from pytest_iommu.oracle.registers import Registers
 from pytest_iommu.oracle.ring import Log
 
@@ -51,6 +51,7 @@ class DeviceTable(Registers):
     ``faults`` tells what it refused, if anyone does; else it is its event log, in which QEMU 11 puts nothing.
     """
 
+    root = "device table"
     event_granule = 1
     exact = False
     #: QEMU does not trace a translation with too few permissions as one that failed
@@ -113,14 +114,26 @@ class DeviceTable(Registers):
         """See Iommu. Without V everything passes, with V and without TV nothing does."""
         dte = self.dte(requester)
         if dte is None:
-            return "blocked"
+            return BLOCKS
         if not DTE["V"].of(dte):
-            return "passed"
+            return PASSES
         if not DTE["TV"].of(dte):
-            return "blocked"
+            return BLOCKS
         if DTE["Mode"].of(dte) == amd_iommu.PASSES and not DTE["GV"].of(dte):
-            return "passed" if DTE["IR"].of(dte) or DTE["IW"].of(dte) else "blocked"
-        return "translated"
+            return PASSES if DTE["IR"].of(dte) or DTE["IW"].of(dte) else BLOCKS
+        return TRANSLATES
+
+    def wrong_without_table(self, requester: int, present: bool = True) -> Iterator[Wrong]:
+        """See Iommu. Kernels block with TV and neither IR nor IW, or without TV."""
+        dte = self.dte(requester)
+        if dte is None:
+            return
+        passes = self.state(requester) == PASSES
+        want, chosen = ({"V": 1, "TV": 1, "IR": 1, "IW": 1}, CHOSEN) if passes else ({"V": 1}, (*CHOSEN, "TV"))
+        for text in differing(dte, want, DTE, chosen, ("Host page table root",)):
+            yield "HW-1" if passes else "HW-5", f"the device table entry: {text}"
+        if passes and not DTE["DomainID"].of(dte):
+            yield "HW-1", "the device table entry: DomainID is 0, which is that of devices that nobody has attached"
 
     def tag(self, requester: int) -> int | None:
         """See Iommu: the domain id."""

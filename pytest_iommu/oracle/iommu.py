@@ -19,6 +19,10 @@ BLOCKED = "blocked"
 Wrong = tuple[str, str]
 
 
+BLOCKS, TRANSLATES, PASSES = "blocked", "translated", "passed"
+"""What becomes of a requester's DMA by its entries: nothing goes through, a page table decides, everything does."""
+
+
 class Iommu(Protocol):
     """One IOMMU of a guest. Ids of requesters are a machine description's ``sid``: stream id, source id, device id.
 
@@ -35,6 +39,10 @@ class Iommu(Protocol):
     not_walked: frozenset[str]
     untold: int
 
+    @property
+    def root(self) -> str:
+        """What leads from a requester to its page table, in the words of the IOMMU's specification."""
+
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """Return configuration and top of a requester's page table, with its levels now; None if it has none."""
 
@@ -45,7 +53,13 @@ class Iommu(Protocol):
         """The rule that is broken where a requester's entries lead to another table, or to none."""
 
     def state(self, requester: int) -> str:
-        """What becomes of the requester's DMA: ``blocked``, ``translated`` or ``passed`` through."""
+        """What becomes of the requester's DMA: BLOCKS, TRANSLATES or PASSES."""
+
+    def wrong_without_table(self, requester: int, present: bool = True) -> Iterator[Wrong]:
+        """Yield what is wrong in the entries of a requester that passes or is blocked; HW-5 if something is left.
+
+        Not ``present``: the device has been unplugged.
+        """
 
     def tag(self, requester: int) -> int | None:
         """Return the id that marks what is cached of the requester's table; None if it has none."""

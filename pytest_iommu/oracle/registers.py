@@ -15,6 +15,11 @@ class Registers:
         self._memory = memory
         self._base = base
 
+    @property
+    def base(self) -> int:
+        """The address of the registers."""
+        return self._base
+
     def _register(self, register: tuple[int, int]) -> int:
         """Read a register, given by its offset and its size in bytes."""
         offset, size = register

@@ -48,7 +48,7 @@ CD = {
 }
 SSID0, WBRA, WBWA, INNER, INCOMING = 2, 1, 1, 3, 1
 _TG = {size: value for value, size in smmuv3.TG.items()}
-_S1, _S2 = 0b101, 0b110
+_ABORT, _BYPASS, _S1, _S2 = 0, 0b100, 0b101, 0b110
 _GRANULES = {1 << 4: 4096, 1 << 5: 16384, 1 << 6: 65536}
 """SMMU_IDR5.GRAN4K, GRAN16K and GRAN64K."""
 _OAS_52 = 6
@@ -122,6 +122,13 @@ def ste_fields(config: TableConfig, top: int, hardware: Hardware) -> dict[str, i
         "S2R": 1,
         "S2TTB": top,
     }
+
+
+def ste_fields_without_table(passes: bool, hardware: Hardware) -> dict[str, int]:
+    """The fields of the STE of a device that bypasses the SMMU, or is blocked."""
+    if not passes:
+        return {"V": 1, "Config": _ABORT}
+    return {"V": 1, "Config": _BYPASS, "SHCFG": INCOMING if hardware.overrides else 0}
 
 
 def cd_fields(config: TableConfig, top: int, mair: int) -> dict[str, int]:

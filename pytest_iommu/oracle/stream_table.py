@@ -18,7 +18,7 @@ from pytest_iommu.formats import ConfigError, smmuv3
 from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.formats.base import Field, bits
 from pytest_iommu.oracle import stream_model
-from pytest_iommu.oracle.iommu import BLOCKED, Wrong
+from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, TRANSLATES, Wrong
 from pytest_iommu.oracle.registers import Registers
 from pytest_iommu.oracle.ring import Ring
 from pytest_iommu.oracle.stream_model import Hardware
@@ -39,6 +39,7 @@ SPLITS = (6, 8, 10)
 class SmmuV3(Registers):
     """One SMMUv3 with registers at the physical address ``base``. ``lost`` counts overflows of the event queue seen."""
 
+    root = "stream table"
     event_granule = 1
     exact = True
     #: an STE that aborts leaves no event
@@ -167,9 +168,20 @@ class SmmuV3(Registers):
     def state(self, requester: int) -> str:
         """See Iommu."""
         if self.table(requester) is not None:
-            return "translated"
+            return TRANSLATES
         ste = self.ste(requester)
-        return "passed" if ste is not None and ste.valid and ste.config == "BYPASS" else "blocked"
+        return PASSES if ste is not None and ste.valid and ste.config == "BYPASS" else BLOCKS
+
+    def wrong_without_table(self, requester: int, present: bool = True) -> Iterator[Wrong]:
+        """See Iommu. The memory of a CD is freed with its device."""
+        ste, cd = self.ste(requester), self.last_cd(requester) if present else None
+        if ste is not None:
+            passes = self.state(requester) == PASSES
+            want = stream_model.ste_fields_without_table(passes, self.hardware)
+            for text in stream_model.differing(ste.words, want, stream_model.STE):
+                yield "HW-1" if passes else "HW-5", f"the STE: {text}"
+        if cd is not None and cd.valid:
+            yield "HW-5", "the CD is valid, and no STE leads to it"
 
     def tag(self, requester: int) -> int | None:
         """See Iommu: ASID or VMID; Caches of check/witnesses knows what else belongs to them."""

@@ -123,7 +123,7 @@ def _headline(error: IommuError) -> str:
     if not isinstance(error, CheckFailed):
         return f"{error.kind}: {error.message.splitlines()[0] if error.message else ''}"
     because = f" ({error.because})" if error.because else ""
-    return f"{error.verdict.sentence}{because}" + (f": {', '.join(error.rules)}" if error.rules else "")
+    return f"{error.verdict.sentence(error.table)}{because}" + (f": {', '.join(error.rules)}" if error.rules else "")
 
 
 def _rules(error: CheckFailed) -> list[str]:

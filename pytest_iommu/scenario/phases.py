@@ -228,7 +228,7 @@ def command_failure(phase: Phase, text: str, files: dict[str, bytes] | None = No
     if broken is None:
         return CheckFailed(message, files=files, verdict=Verdict.COMMAND)
     rule, because = broken
-    verdict = Verdict.STREAM if rule.startswith("HW-") else Verdict.MAPPING
+    verdict = Verdict.ENTRIES if rule.startswith("HW-") else Verdict.MAPPING
     return CheckFailed(message, (rule,), files=files, verdict=verdict, because=because)
 
 

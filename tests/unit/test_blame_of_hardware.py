@@ -92,7 +92,28 @@ def test_words_that_the_smmu_refuses_are_named(config: TableConfig, mask: int, w
     error = board.failure()
     assert error.rules == ("HW-2" if config is S1 else "HW-1",)
     assert what in error.message
-    assert error.verdict is Verdict.STREAM
+    assert error.verdict is Verdict.ENTRIES
+    assert error.table == "stream table"
+
+
+def test_an_ste_without_a_table() -> None:
+    """A stream that bypasses the SMMU, one that is blocked, and what may be left there."""
+    board = Board(S1)
+    smmu = board.witness.smmu
+    assert smmu is not None
+    assert smmu.ste(8) is not None
+    for config in (0b1001, 0b0001):
+        board.memory.words(board.cds, [0])
+        board.memory.words(board.streams + 8 * 64, [config, 0, 0, 0, 0, 0, 0, 0])
+        assert list(smmu.wrong_without_table(8)) == []
+        board.memory.words(board.streams + 8 * 64 + 24, [board.top])
+        ((rule, what),) = smmu.wrong_without_table(8)
+        assert rule == ("HW-1" if config == 0b1001 else "HW-5")
+        assert "S2TTB" in what
+        board.memory.words(board.streams + 8 * 64 + 24, [0])
+        board.memory.words(board.cds, [CD_WORD])
+        assert [rule for rule, _ in smmu.wrong_without_table(8)] == ["HW-5"]
+        assert list(smmu.wrong_without_table(8, present=False)) == []
 
 
 @pytest.mark.parametrize("config", [S1, S2], ids=["s1", "s2"])

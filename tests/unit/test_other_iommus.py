@@ -10,6 +10,7 @@ import pytest
 from synthetic_memory import SyntheticMemory
 
 from pytest_iommu.core.model import TableConfig
+from pytest_iommu.core.outcomes import Verdict
 from pytest_iommu.core.protocol import Fault
 from pytest_iommu.formats import configure
 from pytest_iommu.oracle.context_table import ContextTable, VtdHardware
@@ -213,6 +214,83 @@ def test_what_becomes_of_dma_without_a_table(kind: str, word: int, bits: int, st
     entries.change(word, bits)
     assert entries.iommu.table(REQUESTER) is None
     assert entries.iommu.state(REQUESTER) == state
+
+
+PASSING = {
+    "legacy": (1 | 2 << 2, 1 << 8 | 2),
+    "first": (1 | 2 << 2 | 4 << 6, 1, 0, 0, 0, 0, 0, 0),
+    "second": (1 | 2 << 2 | 4 << 6, 1, 0, 0, 0, 0, 0, 0),
+    "amd": (3 | 3 << 61, DOMAIN, 0xFFFF, 0xFF),
+    "riscv": (1, 0, 0, 0, 0, 0, 0, 0),
+}
+"""The entry of a requester on an identity domain."""
+BLOCKING = {kind: (int(kind == "amd"), *words[1:]) for kind, words in PASSING.items()} | {"amd": (1, 0, 0xFFFF, 0xFF)}
+"""That of one that is blocked: with AMD valid, with the others not."""
+
+
+@pytest.mark.parametrize("kind", PASSING)
+def test_entries_without_a_table(kind: str) -> None:
+    entries = KINDS[kind]()
+    for words, state in ((PASSING[kind], "passed"), (BLOCKING[kind], "blocked")):
+        entries.write(*words)
+        assert entries.iommu.state(REQUESTER) == state
+        assert list(entries.iommu.wrong_without_table(REQUESTER)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "bits", "rule", "text"),
+    [
+        ("legacy", 1, 1, "HW-1", "AW is 0x3, must be 0x2"),
+        ("legacy", 0, TOP, "HW-1", "SSPTPTR"),
+        ("legacy", 1, 1 << 8, "HW-1", "DID is 0"),
+        ("first", 0, 1 << 2, "HW-2", "AW is 0x3, must be 0x2"),
+        ("second", 2, TOP, "HW-2", "FSPTPTR"),
+        ("amd", 0, 1 << 61, "HW-1", "IR is 0x0, must be 0x1"),
+        ("amd", 0, TOP, "HW-1", "root"),
+        ("amd", 1, DOMAIN, "HW-1", "DomainID is 0"),
+        ("riscv", 0, 1 << 4, "HW-1", "tc.DTF"),
+        ("riscv", 2, DOMAIN << 12, "HW-1", "ta.PSCID"),
+    ],
+)
+def test_an_identity_domain_with_a_wrong_field(kind: str, word: int, bits: int, rule: str, text: str) -> None:
+    entries = KINDS[kind]()
+    entries.write(*PASSING[kind])
+    entries.change(word, bits)
+    assert entries.iommu.state(REQUESTER) == "passed"
+    ((broken, what),) = entries.iommu.wrong_without_table(REQUESTER)
+    assert broken == rule
+    assert text in what
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "bits"),
+    [("legacy", 1, 2), ("second", 0, 2 << 2), ("amd", 0, 1 << 1), ("riscv", 3, 7 << 60)],
+)
+def test_what_is_left_of_a_table_that_hardware_refuses(kind: str, word: int, bits: int) -> None:
+    """Nothing goes through, but only because the entry is broken."""
+    entries = KINDS[kind]()
+    entries.change(word, bits)
+    assert entries.iommu.state(REQUESTER) == "blocked"
+    found = list(entries.iommu.wrong_without_table(REQUESTER))
+    assert {rule for rule, _ in found} == {"HW-5"}
+
+
+def test_the_context_entry_goes_with_the_device() -> None:
+    entries = scalable(first=True)
+    entries.change(0, 1)
+    assert list(entries.iommu.wrong_without_table(REQUESTER)) == []
+    ((rule, what),) = entries.iommu.wrong_without_table(REQUESTER, present=False)
+    assert (rule, what) == ("HW-5", "the context entry is present, and the device is not")
+
+
+@pytest.mark.parametrize(
+    ("kind", "root"),
+    [("legacy", "context table"), ("first", "PASID table"), ("amd", "device table"), ("riscv", "device directory")],
+)
+def test_the_verdict_names_what_the_iommu_has(kind: str, root: str) -> None:
+    found = KINDS[kind]().iommu.root
+    assert found == root
+    assert Verdict.ENTRIES.sentence(found) == f"the kernel's {root} is wrong"
 
 
 def test_the_upper_half_of_a_scalable_root_entry() -> None:

@@ -175,7 +175,7 @@ def test_requester_ids() -> None:
 
 def test_the_rules_of_the_dump_follow() -> None:
     (found,) = problems(Kernel(), [replace(RIGHT[0], domain="-")])
-    assert (found.rules, found.related, found.verdict) == (("HW-5",), ("STE-3", "STE-4"), Verdict.STREAM)
+    assert (found.rules, found.related, found.verdict) == (("HW-5",), ("STE-3", "STE-4"), Verdict.ENTRIES)
 
 
 def test_a_descriptor_that_stays_valid_is_the_kernels() -> None:
@@ -187,7 +187,7 @@ def test_a_descriptor_that_stays_valid_is_the_kernels() -> None:
     assert blocked["cd"] == ""
     kernel.files[f"{STREAMS}/8/ste"] = blocked["ste"]
     (found,) = problems(kernel, RIGHT[1:])
-    assert (found.rules, found.verdict) == (("HW-5",), Verdict.STREAM)
+    assert (found.rules, found.verdict) == (("HW-5",), Verdict.ENTRIES)
     assert "the CD of stream 8 is still valid, but its STE is ABORT" in found.message
     # One that the kernel did invalidate, and that the dump still shows, is the dump's.
     kernel.memory.words(kernel.cd_of_edu0, [CD_WORD & ~(1 << 31)])

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Who is on which domain by the IOMMU's own entries, on machines whose IOMMU is not an SMMUv3.
 
-A device that has been detached or unplugged must be blocked (HW-5), and tables that differ must have domain ids that
-differ (HW-3): what is cached is found by them. For an SMMUv3, caches.py sees both and the command queue.
+A device that has been detached or unplugged must be blocked, with nothing left in its entries (HW-5), and tables that
+differ must have domain ids that differ (HW-3): what is cached is found by them. For an SMMUv3, caches.py sees both and
+the command queue.
 """
 
 from __future__ import annotations
@@ -11,11 +12,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
+from pytest_iommu.oracle.iommu import BLOCKS, TRANSLATES
 
 if TYPE_CHECKING:
     from pytest_iommu.core.machines import Machine
-    from pytest_iommu.oracle.iommu import Iommu
+    from pytest_iommu.oracle.iommu import Iommu, Wrong
     from pytest_iommu.scenario import Phase
+
+
+def not_as(iommu: Iommu, sid: int, state: str, why: str, present: bool = True) -> Iterator[Wrong]:
+    """Yield what is wrong in the entries of a requester whose DMA must be in that state; ``why`` says why it must."""
+    have = iommu.state(sid)
+    if have != state:
+        yield "HW-5", f"{why}, but the entries of requester 0x{sid:x} say {have}, expected {state}"
+    elif state != TRANSLATES:
+        yield from ((rule, f"{why}: {text}") for rule, text in iommu.wrong_without_table(sid, present))
 
 
 class DeviceGroups:
@@ -57,16 +68,15 @@ class Attachments:
     def after(self, phase: Phase) -> list[CheckFailed]:
         """Compare the entries with the attachments after the phase."""
         domains = self._devices.domains(phase.attached)
-        found = [CheckFailed(text, ("HW-5",), verdict=Verdict.STREAM) for text in self._left(domains)]
-        return [*found, *(CheckFailed(text, ("HW-3",), verdict=Verdict.STREAM) for text in self._shared(domains))]
+        found = [*self._left(domains), *(("HW-3", text) for text in self._shared(domains))]
+        return [CheckFailed(text, (rule,), verdict=Verdict.ENTRIES, table=self._iommu.root) for rule, text in found]
 
-    def _left(self, domains: Mapping[str, str]) -> Iterator[str]:
+    def _left(self, domains: Mapping[str, str]) -> Iterator[Wrong]:
         for device in sorted(self._devices.known - set(domains)):
+            there = device in self._devices.groups
+            why = f"{device} is {'detached' if there else 'unplugged'}"
             for sid in dict.fromkeys(self._machine.device(device).sids):
-                state = self._iommu.state(sid)
-                if state != "blocked":
-                    gone = "detached" if device in self._devices.groups else "unplugged"
-                    yield f"{device} is {gone}, but the entries of requester 0x{sid:x} say {state}, expected blocked"
+                yield from not_as(self._iommu, sid, BLOCKS, why, there)
 
     def _shared(self, domains: Mapping[str, str]) -> Iterator[str]:
         users: dict[int, tuple[str, int]] = {}

@@ -19,13 +19,13 @@ from pytest_iommu.oracle import stream_model
 from pytest_iommu.oracle.command_queue import CommandQueue
 from pytest_iommu.oracle.ids import Ids, User
 from pytest_iommu.oracle.invalidation import Tag, missing, stale_entry
+from pytest_iommu.oracle.stream_table import SmmuV3
 
 if TYPE_CHECKING:
     from pytest_iommu.core.machines import Machine
     from pytest_iommu.core.model import Cd, Ste
     from pytest_iommu.core.protocol import Memory
     from pytest_iommu.formats.smmuv3_commands import Command
-    from pytest_iommu.oracle.stream_table import SmmuV3
     from pytest_iommu.scenario import Lost, Phase
 
 SHOWN = 3
@@ -87,7 +87,10 @@ class Caches:
         texts = [*self._entries(now, commands), *self._tables(phase.lost, now, commands)]
         found = [CheckFailed(text, ("TLB-4",), verdict=Verdict.CACHE) for text in texts]
         domains = self._devices.domains(phase.attached)
-        used = [CheckFailed(text, ("HW-3",), verdict=Verdict.STREAM) for text in self._used(now, domains, commands)]
+        used = [
+            CheckFailed(text, ("HW-3",), verdict=Verdict.ENTRIES, table=SmmuV3.root)
+            for text in self._used(now, domains, commands)
+        ]
         return [*self._left(now, domains), *used, *found]
 
     def _used(self, now: Streams, domains: Mapping[str, str], commands: Sequence[Command]) -> Iterator[str]:
@@ -112,11 +115,11 @@ class Caches:
                     state = ste.config if ste.valid else "not valid"
                     gone = "detached" if device in self._devices.groups else "unplugged"
                     what = f"{device} is {gone}, but the STE of stream {sid} is {state}, expected ABORT"
-                    yield CheckFailed(what, ("HW-5",), verdict=Verdict.STREAM)
+                    yield CheckFailed(what, ("HW-5",), verdict=Verdict.ENTRIES, table=SmmuV3.root)
                 cd = self._smmu.last_cd(sid) if sid in self._with_cds and ste.config != "only S1_TRANS" else None
                 if cd is not None and cd.valid:
                     what = f"{device} has left its domain of stage 1, but the CD of stream {sid} is valid"
-                    yield CheckFailed(what, ("HW-5",), verdict=Verdict.STREAM)
+                    yield CheckFailed(what, ("HW-5",), verdict=Verdict.ENTRIES, table=SmmuV3.root)
 
     def _read(self) -> Streams:
         """The streams of the machine's devices that have an entry now."""

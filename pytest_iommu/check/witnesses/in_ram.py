@@ -52,6 +52,11 @@ class InRam:
         """The IOMMU if it is an SMMUv3."""
         return self.iommu if isinstance(self.iommu, SmmuV3) else None
 
+    @property
+    def root(self) -> str:
+        """What leads from a device to its table, in the words of the IOMMU; empty without one."""
+        return self.iommu.root if self.iommu is not None else ""
+
     def save(self, folder: Path, failed: Collection[str] = ()) -> None:
         """Save the memory that the walks read, and the stream table, for `pytest-iommu walk`. OSError: disk full.
 
@@ -73,12 +78,12 @@ class InRam:
                 if top is not None:
                     self._hold_fields(device, config, top)
                 what = f"{device} is attached to {row.name}, but its entries lead to no page table"
-                raise CheckFailed(what, ("HW-1",), verdict=Verdict.STREAM)
+                raise CheckFailed(what, ("HW-1",), verdict=Verdict.ENTRIES, table=self.root)
             theirs, where = found
             if top is not None and where != top:
                 what = f"0x{where:x}, but the table of {row.name} is at 0x{top:x}"
                 leads = f"the entries of {device} lead to the table at {what}"
-                raise CheckFailed(leads, (self._rule(config),), verdict=Verdict.STREAM)
+                raise CheckFailed(leads, (self._rule(config),), verdict=Verdict.ENTRIES, table=self.root)
             self._hold(device, theirs, config, row)
             self._hold_fields(device, config, where)
             top = where
@@ -106,7 +111,7 @@ class InRam:
             if wrong:
                 rule = wrong[0][0]
                 texts = [text for broken, text in wrong if broken == rule]
-                raise CheckFailed(f"{device}: {'; '.join(texts)}", (rule,), verdict=Verdict.STREAM)
+                raise CheckFailed(f"{device}: {'; '.join(texts)}", (rule,), verdict=Verdict.ENTRIES, table=self.root)
 
     def _hold(self, device: str, have: TableConfig, want: TableConfig, row: DomainRow) -> None:
         """Compare the entries' own table parameters with the domain's: a wrong T0SZ selects another table, for example.
@@ -120,7 +125,7 @@ class InRam:
             left, right = getattr(have, key), getattr(want, key)
             if left != right:
                 what = f"the entries of {device} are set up for {key} {left}, but the domain has {right}"
-                raise CheckFailed(what, (self._rule(want),), verdict=Verdict.STREAM)
+                raise CheckFailed(what, (self._rule(want),), verdict=Verdict.ENTRIES, table=self.root)
 
     def _hold_levels(self, row: DomainRow, config: TableConfig) -> None:
         """Compare the levels that the hardware is told of with those of the configuration, where a table does not grow.

@@ -20,12 +20,12 @@ from pytest_iommu.dialects.smmuv3_debugfs import parse_cd, parse_ste
 from pytest_iommu.formats.smmuv3 import WITH_STAGE1, decode_ste
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import DEBUGFS, settled
+from pytest_iommu.oracle.stream_table import SmmuV3
 
 if TYPE_CHECKING:
     from pytest_iommu.core.machines import Device
     from pytest_iommu.core.protocol import Op, Reply
     from pytest_iommu.images import Machine
-    from pytest_iommu.oracle.stream_table import SmmuV3
 
 ROOT = f"{DEBUGFS}/arm_smmu_v3"
 SHOWN = 4
@@ -228,7 +228,7 @@ class Streams:
             return None
         what = f"the CD of stream {text.sid} is still valid, but its STE is {text.config}:"
         shown = f"{what}\n{text.cd.rstrip()}"
-        return CheckFailed(shown, ("HW-5",), verdict=Verdict.STREAM, because="memory is as dumped")
+        return CheckFailed(shown, ("HW-5",), verdict=Verdict.ENTRIES, table=SmmuV3.root, because="memory is as dumped")
 
     def _wanted(self, want: Wanted, texts: Mapping[int, StreamText]) -> Iterator[CheckFailed]:
         for sid in dict.fromkeys(self._device(want.device).sids):
@@ -257,7 +257,9 @@ class Streams:
         """
         if self._smmu is None:
             return CheckFailed(what, dumps[:1], dumps[1:], verdict=Verdict.UNDECIDED)
-        return CheckFailed(what, (rule,), dumps, verdict=Verdict.STREAM, because="memory is as dumped")
+        return CheckFailed(
+            what, (rule,), dumps, verdict=Verdict.ENTRIES, table=SmmuV3.root, because="memory is as dumped"
+        )
 
 
 def requester_id(name: str) -> int:
