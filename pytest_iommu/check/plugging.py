@@ -12,6 +12,7 @@ from pytest_iommu.guest.devices import NotIsolated
 from pytest_iommu.guest.testmodule import settled
 
 if TYPE_CHECKING:
+    from pytest_iommu.core.machines import Device, Machine
     from pytest_iommu.core.protocol import Guest
     from pytest_iommu.guest.devices import Devices
 
@@ -24,6 +25,14 @@ def plug(guest: Guest, device: str, add: bool) -> None:
     except NotIsolated as error:
         pytest.skip(error.message)
     guest.run([settled()])
+
+
+def pluggable(machine: Machine) -> Device:
+    """Return the device of a machine that is not there at boot: the first one. Skips where there is none."""
+    found = next((device for device in machine.devices if device.hotplug), None)
+    if found is None:
+        pytest.skip(f"machine {machine.name} has no device to be plugged in")
+    return found
 
 
 def devices_of(guest: Guest) -> Devices:

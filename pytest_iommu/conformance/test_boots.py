@@ -12,12 +12,13 @@ import pytest
 
 from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, configured, type_of
+from pytest_iommu.check.owners.device_entries import Entries
 from pytest_iommu.check.owners.drivers import group, vfio
 from pytest_iommu.check.owners.guest_program import Owner, Space
-from pytest_iommu.check.witnesses.streams import BYPASS
 from pytest_iommu.conformance.helpers import FILES, assert_table_in_memory, in_memory
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, DomainRow
+from pytest_iommu.oracle.iommu import PASSES, TRANSLATES
 from pytest_iommu.session.hookcalls import listener
 
 LOCKDOWN = "/sys/kernel/security/lockdown"
@@ -47,7 +48,7 @@ def messages(guest: GuestHandle) -> Iterator[tuple[int, str]]:
 
 def complaints(guest: GuestHandle) -> list[str]:
     """Errors in the kernel's log, and warnings of those who deal with IOMMUs or debugfs."""
-    about = re.compile(r"debugfs:|arm-smmu|iommu[: ]|_ptd_")
+    about = re.compile(r"debugfs:|arm-smmu|DMAR|AMD-Vi|iommu[: ]|_ptd_")
     banner = "IOMMU DebugFS SUPPORT HAS BEEN ENABLED"
     return [
         text
@@ -68,7 +69,7 @@ def owner(iommu_guest: GuestHandle) -> Iterator[Owner]:
 class TestWithoutDebugfs:
     """debugfs=off: the files are not there, and nothing else is missed."""
 
-    @pytest.mark.iommu_needs(machine="smmuv3topo", devices=("rng0",))
+    @pytest.mark.iommu_needs(machine="emulated", devices=("rng0",))
     def test_the_machine_works(self, iommu_guest: GuestHandle) -> None:
         assert "debugfs" not in iommu_guest.read("/proc/filesystems").decode().split()
         assert not iommu_guest.run([ops.stat("/sys/kernel/debug")]).results[0].ok
@@ -79,23 +80,21 @@ class TestWithoutDebugfs:
         assert random.value == len(random.data) == 16
         kind = type_of(iommu_guest, f"/sys/bus/pci/devices/0000:{device.address}")
         assert kind == configured(iommu_guest) or configured(iommu_guest) is None
-        if iommu_guest.in_ram is not None and iommu_guest.in_ram.smmu is not None:
-            ste = iommu_guest.in_ram.smmu.ste(device.sid)
-            assert ste is not None
-            assert (ste.valid, ste.config) == (True, BYPASS if kind == IDENTITY else "only S1_TRANS")
+        if iommu_guest.in_ram is not None and iommu_guest.in_ram.iommu is not None:
+            Entries(iommu_guest, "rng0").must_be(PASSES if kind == IDENTITY else TRANSLATES, "is in use")
         assert not complaints(iommu_guest)
 
-    @pytest.mark.iommu_needs(machine="smmuv3", devices=("edu1",), config=("VFIO_PCI", "VFIO_CONTAINER"))
+    @pytest.mark.iommu_needs(machine="emulated", devices=("edu1",), config=("VFIO_PCI", "VFIO_CONTAINER"))
     def test_domains_come_and_go(self, iommu_guest: GuestHandle, owner: Owner) -> None:
         page = iommu_guest.page
-        config = iommu_guest.hardware_table("s1")
+        config = iommu_guest.hardware_table(next(iter(iommu_guest.machine.stages)))
         with vfio(iommu_guest, owner, "edu1") as device:
             for _ in range(3):
                 owner.tell(f"container c {group(iommu_guest, device)}")
                 space = Space(owner, "c")
                 model = space.table("c", config)
                 memory = owner.memory("m", 16 * page)
-                row = DomainRow("c", "-", attached=("edu1",))
+                row = DomainRow("c", "-", ("edu1",), None, model.top + 1)
                 space.map(IOVA, memory)
                 space.map(2 * IOVA, memory, "r", 0, 4 * page)
                 assert in_memory(iommu_guest, model, row) == model.snapshot().ranges
@@ -116,11 +115,11 @@ def texts(guest: GuestHandle, paths: Sequence[str]) -> list[bytes]:
 @pytest.mark.iommu_boot_mode("lockdown")
 @pytest.mark.iommu_fresh
 @pytest.mark.iommu_rules("LAY-5")
-@pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", config=("SECURITY_LOCKDOWN_LSM", "SECURITYFS"))
+@pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", config=("SECURITY_LOCKDOWN_LSM", "SECURITYFS"))
 def test_lockdown_allows_reading_and_nothing_else(iommu_guest: GuestHandle, request: pytest.FixtureRequest) -> None:
     """A guest of its own: what is locked down stays so, the module's control file as well."""
     iommu = Iommu(iommu_guest, listener(request.node))
-    domain = iommu.domain()
+    domain = iommu.domain(stage=next(iter(iommu_guest.machine.stages)))
     domain.map(IOVA, OA, "64K", "rwc")
     domain.attach("edu0")
     if not iommu_guest.run([ops.stat(LOCKDOWN)]).results[0].ok:
@@ -146,7 +145,7 @@ def test_lockdown_allows_reading_and_nothing_else(iommu_guest: GuestHandle, requ
 
 
 @pytest.mark.iommu_rules("LAY-1")
-@pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
+@pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump")
 def test_the_option_is_there(iommu_guest: GuestHandle) -> None:
     """What test_no_trace_of_the_option looks for is found where it is on."""
     assert iommu_guest.run([ops.list_directory(f"{DEBUGFS}/domains")]).results[0].ok
@@ -155,7 +154,7 @@ def test_the_option_is_there(iommu_guest: GuestHandle) -> None:
 
 @pytest.mark.iommu_fresh
 @pytest.mark.iommu_rules("LAY-2", "LAY-4")
-@pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
+@pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump")
 def test_nobody_complains_while_booting(iommu_guest: GuestHandle) -> None:
     """debugfs reports a directory or file that is made twice, or in a directory that is gone, in the log alone."""
     assert complaints(iommu_guest) == []
@@ -166,7 +165,7 @@ def test_nobody_complains_while_booting(iommu_guest: GuestHandle) -> None:
 class TestOptionOff:
     """CONFIG_IOMMU_PTDUMP_DEBUGFS=n."""
 
-    @pytest.mark.iommu_needs(machine="smmuv3")
+    @pytest.mark.iommu_needs(machine="emulated")
     def test_no_trace_of_the_option(self, iommu_guest: GuestHandle) -> None:
         names = ops.text_of(iommu_guest.run([ops.list_directory(DEBUGFS)]).results[0]).splitlines()
         assert "domains/" not in names
@@ -176,7 +175,7 @@ class TestOptionOff:
         assert not OURS.findall(symbols)
         assert not complaints(iommu_guest)
 
-    @pytest.mark.iommu_needs(machine="smmuv3", devices=("edu0",))
+    @pytest.mark.iommu_needs(machine="emulated", devices=("edu0",))
     @pytest.mark.parametrize("stage", ["s1", "s2"])
     def test_domains_work(self, stage: str, iommu_guest: GuestHandle, iommu: Iommu) -> None:
         domain = iommu.domain(stage=stage)

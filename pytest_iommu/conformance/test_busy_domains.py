@@ -7,7 +7,7 @@ written there is seen in memory at the address that the dump gives.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -17,14 +17,19 @@ from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, type_of
 from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.check.owners.guest_program import Owner
-from pytest_iommu.core.model import Dump, Range
-from pytest_iommu.core.outcomes import CheckFailed
+from pytest_iommu.check.witnesses.in_ram import InRam, ranges_of
+from pytest_iommu.core.model import Dump, Range, TableConfig
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
+from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest import ops
+from pytest_iommu.guest.testmodule import DomainRow
 
 #: at least so many batches; at most so many, for a buffer to be met that is mapped for a moment only
 ROUNDS, MOST = 12, 300
 #: bytes of each read(2): small ones take long, and much happens meanwhile
 CHUNKS = (0, 40, 100, 1000) * 4
+PATIENCE = 30.0
+"""Seconds in which a device that is asked for data has given some."""
 RANDOM = "/dev/hwrng"
 NAME, DEVICE = "virtio-rng", "rng0"
 """QEMU's word for the device, and its name."""
@@ -77,32 +82,49 @@ def busy(guest: GuestHandle) -> Iterator[None]:
         yield
 
 
-def domain_of(guest: GuestHandle) -> str:
-    """The id of the domain whose table the SMMU walks for the device. Others may use the same IOVAs."""
+def table_of(guest: GuestHandle, name: str) -> tuple[InRam, TableConfig, int]:
+    """The witness, with configuration and top of the table that the IOMMU walks for a device of a driver."""
     witness = guest.in_ram
-    if witness is None or witness.smmu is None:
-        pytest.skip("the stream table in memory cannot be read")
-    device = guest.machine.device(DEVICE)
+    if witness is None or witness.iommu is None:
+        pytest.skip("needs a guest whose memory the host can see, with an IOMMU")
+    device = guest.machine.device(name)
     if type_of(guest, f"/sys/bus/pci/devices/0000:{device.address}") == IDENTITY:
-        pytest.skip(f"needs a default domain with a table: that of {NAME} is {IDENTITY}")
-    found = witness.smmu.table(device.sid)
-    assert found is not None, f"the stream of {NAME} leads to no table"
-    _, top = found
+        pytest.skip(f"needs a default domain with a table: that of {name} is {IDENTITY}")
+    found = witness.iommu.table(device.sid)
+    if found is None:
+        raise CheckFailed(
+            f"the entries of {name} lead to no table", ("HW-1",), verdict=Verdict.ENTRIES, table=witness.root
+        )
+    return witness, *found
+
+
+def in_ram(guest: GuestHandle, name: str) -> Mapping[str, str]:
+    """The files that a true dump of the default domain of a device has; its entries are as they must be."""
+    witness, config, _ = table_of(guest, name)
+    wanted = guest.hardware_table(next(iter(guest.machine.stages)))
+    texts = witness.texts(wanted, DomainRow(name, "-", (name,), None, config.levels))
+    assert texts is not None
+    return texts
+
+
+def domain_of(guest: GuestHandle, name: str) -> str:
+    """The id of the domain whose table the IOMMU walks for a device. Others may use the same IOVAs."""
+    _, _, top = table_of(guest, name)
     numbers = sorted(directories(guest))
     results = guest.run([ops.read_file(f"{DOMAINS}/{number}/info") for number in numbers]).results
     for number, result in zip(numbers, results, strict=True):
         info = guest.dialect.parse({"info": ops.text_of(result)}).info
         if info is not None and info.top == top:
             return number
-    raise CheckFailed(f"no domain has the table of {NAME}, which is at 0x{top:x}", ("LAY-2", "INF-3"))
+    raise CheckFailed(f"no domain has the table of {name}, which is at 0x{top:x}", ("LAY-2", "INF-3"))
 
 
 @pytest.mark.iommu_rules("LAY-2", "INF-3", "RNG-1", "RNG-2", "RNG-4", "CON-2", "CON-5")
-@pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump", devices=(DEVICE,))
+@pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", devices=(DEVICE,))
 def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu) -> None:
     """Each dump is well formed, and has the rings where they were at first."""
     rings = Rings(iommu_guest)
-    number = domain_of(iommu_guest)
+    number = domain_of(iommu_guest, DEVICE)
     places: set[tuple[int | None, ...]] = set()
     changes: set[bytes] = set()
     began = rings.used()
@@ -129,7 +151,41 @@ def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu) -> None:
     seen(iommu_guest, rings, place[2])
 
 
-def seen(guest: GuestHandle, rings: Rings, address: int | None) -> None:
+@pytest.mark.iommu_rules("HW-1", "TAB-1", "TAB-2")
+@pytest.mark.iommu_needs(machine="emulated", devices=(DEVICE,))
+def test_the_rings_of_a_device_in_memory(iommu_guest: GuestHandle) -> None:
+    """Where the table in memory leads to, the device has written its index; with a dump or without."""
+    rings = Rings(iommu_guest)
+    with busy(iommu_guest):
+        deadline = Deadline(PATIENCE)
+        while rings.used() < 2:
+            assert not deadline.over, "the device does nothing"
+            iommu_guest.run([ops.sleep(10)])
+    found = Dump(ranges=tuple(ranges_of(in_ram(iommu_guest, DEVICE))))
+    places = [translated(found, iova) for iova in rings.iovas]
+    if None in places:
+        raise CheckFailed(f"no memory is mapped for the rings at {rings.iovas}: {places}", ("TAB-1",))
+    seen(iommu_guest, rings, places[2], "TAB-1")
+    writable = [line.prot.write for line in found.ranges or () if line.first <= rings.iovas[2] <= line.last]
+    if writable != [True]:
+        raise CheckFailed(f"the device cannot write to its used ring at 0x{rings.iovas[2]:x}", ("TAB-2",))
+
+
+@pytest.mark.iommu_rules("ENT-1", "LAY-2", "HW-1")
+@pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", devices=("serial0",))
+def test_a_domain_with_the_buffers_of_a_driver(iommu_guest: GuestHandle) -> None:
+    """A domain of the DMA API: the driver mapped page by page, where the kernel chose."""
+    before = set(in_ram(iommu_guest, "serial0")["entries"].splitlines())
+    number = domain_of(iommu_guest, "serial0")
+    shown = set(iommu_guest.read(f"{DOMAINS}/{number}/entries").decode().splitlines())
+    stays = before & set(in_ram(iommu_guest, "serial0")["entries"].splitlines())
+    assert len(stays) > 20, "the device has no buffers mapped"
+    missing = stays - shown
+    if missing:
+        raise CheckFailed(f"in memory before and after, and not in the dump: {sorted(missing)}", ("ENT-1",))
+
+
+def seen(guest: GuestHandle, rings: Rings, address: int | None, rule: str = "RNG-4") -> None:
     """At the address given for it the used ring has the index that the device has written last."""
     if guest.memory is None or address is None:
         return
@@ -139,4 +195,4 @@ def seen(guest: GuestHandle, rings: Rings, address: int | None) -> None:
         there = int.from_bytes(bytes(guest.memory.read(address + 2, 2)), "little")
         if count == there == rings.used():
             return
-    raise CheckFailed(f"no used ring with index {count} at 0x{address:x}, but {there}", ("RNG-4",))
+    raise CheckFailed(f"no used ring with index {count} at 0x{address:x}, but {there}", (rule,))

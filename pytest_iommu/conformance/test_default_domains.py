@@ -24,7 +24,7 @@ from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.guest.testmodule import MODULE
 
 pytestmark = pytest.mark.iommu_needs(dialect="io_ptdump")
-ours = pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump")
+ours = pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump")
 
 DRIVER = "/sys/bus/pci/drivers/iommu_ptdump_test"
 EDU1 = "edu1"
@@ -64,7 +64,7 @@ def test_each_default_domain_has_a_directory(iommu_guest: GuestHandle) -> None:
     assert types(iommu_guest) == expected(iommu_guest)
 
 
-@pytest.mark.iommu_needs(machine="smmuv3topo", dialect="io_ptdump", devices=("serial0",))
+@pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", devices=("serial0",))
 @pytest.mark.iommu_rules("LAY-2", "RNG-1")
 def test_the_domain_of_a_device_in_use_is_not_empty(iommu_guest: GuestHandle) -> None:
     """A virtio device has its rings and buffers mapped."""
@@ -93,7 +93,7 @@ def test_from_dma_to_dma_fq(iommu_guest: GuestHandle) -> None:
 
 
 @pytest.mark.iommu_rules("FLT-2", "LAY-2", "LAY-3", "LAY-4")
-@pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump", devices=(EDU1,))
+@pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", devices=(EDU1,))
 def test_an_identity_domain_has_no_directory(iommu_guest: GuestHandle) -> None:
     """It has no page table to dump. The group's type can only be changed while its device has no driver."""
     iommu_guest.write(f"{MODULE}/control", "reset\n")

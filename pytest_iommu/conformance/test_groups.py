@@ -13,7 +13,7 @@ from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import DEBUGFS
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
+    pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump"),
     pytest.mark.iommu_rules("GRP-1", "GRP-2", "GRP-3"),
 ]
 
@@ -74,8 +74,9 @@ def test_a_device_that_moves_names_its_domain(iommu: Iommu, iommu_guest: GuestHa
         domain.attach("edu0")
         row = line_of(iommu_guest, "edu0")
         assert (row.kind, row.domain) == ("unmanaged", domain.id)
-        sid = iommu_guest.streams.sid("edu0")
-        assert iommu_guest.streams.read([sid])[sid].domain == domain.id
+        if iommu_guest.machine.smmu is not None:
+            sid = iommu_guest.streams.sid("edu0")
+            assert iommu_guest.streams.read([sid])[sid].domain == domain.id
         iommu.command("detach edu0")
         row = line_of(iommu_guest, "edu0")
         assert (row.kind, row.domain) == ("blocked", "-")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A PCI reset takes the device off its domain and back, behind the domain's back (pci_dev_reset_iommu_prepare())."""
+"""What an SMMUv3's debugfs says after a PCI reset. test_plugging.py judges the reset itself, on every IOMMU."""
 
 from __future__ import annotations
 

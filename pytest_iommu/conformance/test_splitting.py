@@ -89,13 +89,11 @@ def test_a_hole_can_be_mapped_again(domain: Domain, iommu: Iommu) -> None:
 @pytest.mark.parametrize("domain", KINDS[:2], indirect=True)
 def test_transfers_beside_the_hole(domain: Domain, iommu: Iommu, iommu_guest: GuestHandle) -> None:
     """The block has been used before, so the SMMU may hold a copy of it."""
-    if iommu_guest.in_ram is None or iommu_guest.in_ram.smmu is None:
-        pytest.skip("needs a guest whose memory the host can see, with an SMMUv3")
+    transfers = Transfers.of(iommu_guest, iommu, DEVICE)
     assert iommu_guest.machine.scratch is not None
     page, block = domain.config.page_sizes[:2]
     domain.map(BASE, iommu_guest.machine.scratch[0], block, "rwc")
     domain.attach(DEVICE)
-    transfers = Transfers(iommu, iommu_guest.in_ram.smmu, DEVICE, iommu_guest.machine.device(DEVICE).sid)
     transfers.hold("write", BASE + page)
     domain.split(BASE + page, page)
     for iova in (BASE, BASE + 2 * page, BASE + block - page):

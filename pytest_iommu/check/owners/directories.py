@@ -65,7 +65,7 @@ class Owned:
         if self.guest.in_ram is not None:
             info = self.guest.dialect.parse(texts).info
             # Without an attached device only the dump knows the top of the table.
-            top, levels = (info.top, info.levels) if info is not None and device is None else (None, None)
+            top, levels = (info.top, info.levels) if info is not None and device is None else (None, model.top + 1)
             row = DomainRow(number, number, () if device is None else (device,), top, levels)
             memory = self.guest.in_ram.texts(model.config, row)
         comparison = compare(model.snapshot(), texts, dialect=self.guest.dialect, memory=memory)

@@ -2,14 +2,12 @@
 """The default domain of a device's group, and what drivers map into it with the DMA API.
 
 The test module maps for edu as a driver does. EXPECTED follows from the direction of the transfers, IN RAM is the table
-that the device's stream leads to.
+that the device's entries lead to.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import pytest
 
 from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.default_domains import type_of
@@ -18,7 +16,6 @@ from pytest_iommu.compare.comparison import compare_table
 from pytest_iommu.core.model import Prot
 from pytest_iommu.guest.testmodule import DomainRow
 from pytest_iommu.oracle import TableModel
-from pytest_iommu.oracle.stream_table import SmmuV3
 
 ALLOWED = {"r": "rxc", "w": "wxc", "rw": "rwxc", "coherent": "rwxc"}
 """Direction -> what is asked for a device that sees the CPU's caches. The DMA API never asks for no execution."""
@@ -37,14 +34,11 @@ class DefaultDomain:
     """The default domain of the group of one device, with a model of what is mapped in it. Skips without memory."""
 
     def __init__(self, guest: GuestHandle, iommu: Iommu, device: str) -> None:
-        if guest.in_ram is None or guest.in_ram.smmu is None:
-            pytest.skip("needs a guest whose memory the host can see, with an SMMUv3")
-        self._in_ram = guest.in_ram
-        self.smmu: SmmuV3 = guest.in_ram.smmu
+        self.transfers = Transfers.of(guest, iommu, device)
+        self._in_ram = self.transfers.in_ram
         self._guest = guest
         self._iommu = iommu
         self.device = device
-        self.transfers = Transfers(iommu, self.smmu, device, guest.machine.device(device).sid)
         self.page = guest.page
         self.model = TableModel(guest.hardware_table(next(iter(guest.machine.stages))))
         self._unmapped = False

@@ -68,6 +68,6 @@ def hold_leaves(guest: GuestHandle, name: str, model: TableModel, device: str, r
 def _memory(guest: GuestHandle, name: str, model: TableModel, device: str) -> Mapping[str, str]:
     if guest.in_ram is None:
         pytest.skip("the guest's memory cannot be read")
-    memory = guest.in_ram.texts(model.config, DomainRow(name, "-", (device,), None, None))
+    memory = guest.in_ram.texts(model.config, DomainRow(name, "-", (device,), None, model.top + 1))
     assert memory is not None
     return memory
