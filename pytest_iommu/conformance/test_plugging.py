@@ -141,7 +141,7 @@ def test_a_device_without_a_driver_is_on_its_default_domain(slot: Slot, iommu: I
 
 @pytest.mark.iommu_rules("TLB-1")
 def test_a_reset(slot: Slot, iommu: Iommu) -> None:
-    """It takes the device off its domain and back, behind the domain's back (pci_dev_reset_iommu_prepare())."""
+    """The entries are afterwards what they were. Linux 7.3 blocks devices with ATS meanwhile, which edu has not."""
     slot.plug()
     reset(slot)
     slot.entries.must_be(BLOCKS, CLAIMED)
