@@ -13,6 +13,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.platform import linear_map
+from pytest_iommu.check.races import processors
 from pytest_iommu.check.races.trap import Trap
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Memory
@@ -88,7 +89,7 @@ def test_hardware_sees_no_mixture(before: str, after: str, iommu: Iommu, iommu_g
 
     verb = "attach" if before == "none" else "replace"
     line = f"detach {DEVICE}" if after == "none" else f"{verb} {domain(iommu, after).name} {DEVICE}"
-    with Trap(gdb, iommu_guest.run) as trap:
+    with Trap(gdb, iommu_guest.run, processors.of(iommu_guest.machine)) as trap:
         trap.attach()
         places = [range(linear(one.place.start), linear(one.place.start) + len(one.place)) for one in (ste, cd)]
         trap.each_store(places, command_ops(f"{line}\n"), TIMEOUT, look)

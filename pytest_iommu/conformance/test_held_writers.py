@@ -16,7 +16,7 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.platform import linear_map
-from pytest_iommu.check.races import symbols
+from pytest_iommu.check.races import processors, symbols
 from pytest_iommu.check.races.trap import CPU, Trap
 from pytest_iommu.conformance.helpers import FILES
 from pytest_iommu.guest import jobs, ops
@@ -65,7 +65,7 @@ def stopped(guest: GuestHandle, domain: Domain, writer: Writer) -> Iterator[None
     guest.run([jobs.reset_jobs()])
     command = f"{writer.command.format(name=domain.name)}\n".encode()
     job = jobs.start_writer(WRITER, f"{MODULE}/control", command, cpu=CPU)
-    with Trap(gdb, guest.run) as trap:
+    with Trap(gdb, guest.run, processors.of(guest.machine)) as trap:
         if writer.function:
             function = symbols.of(guest.run, memory).address(writer.function)
             if function is None:

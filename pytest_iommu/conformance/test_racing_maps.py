@@ -15,8 +15,8 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.platform import linear_map
+from pytest_iommu.check.races import processors
 from pytest_iommu.check.races.end_state import apply, ended_early
-from pytest_iommu.check.races.held import require_arm64
 from pytest_iommu.check.races.storm import nothing_raced
 from pytest_iommu.check.races.storm_log import StormLog, parse_storm
 from pytest_iommu.check.races.trap import NotReached, Trap
@@ -131,7 +131,7 @@ def held(domain: Domain, level: int, iommu: Iommu, guest: GuestHandle, seed: int
 
     Returns whether that succeeded. The storm goes on afterwards.
     """
-    require_arm64(guest.machine)
+    processor = processors.of(guest.machine)
     gdb, memory, linear = guest.gdb, guest.memory, linear_map(guest.run)
     if gdb is None or memory is None or linear is None:
         pytest.skip("a mapper is held by QEMU's gdbstub, which is not there, or memory is not seen")
@@ -143,7 +143,7 @@ def held(domain: Domain, level: int, iommu: Iommu, guest: GuestHandle, seed: int
     item = item_address(memory, root, BASE, level)
     storm = Storm(BASE, PAGE, 2, PAGE, 2, seed=seed, round=2 * M, late=LATE)
     start = command_ops(f"{storm.command(domain.name)}\n")
-    with Trap(gdb, guest.run) as trap:
+    with Trap(gdb, guest.run, processor) as trap:
         trap.attach()
         try:
             trap.catch_before_store(linear(item.address), start, TIMEOUT)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from pytest_iommu.check.races import arm64
 from pytest_iommu.check.races.held import DumpFile, HeldReader
 from pytest_iommu.check.races.trap import Trap
+from pytest_iommu.core import machines
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost, IommuError, KernelCrash
 from pytest_iommu.core.protocol import Evidence, Op, Reply, Result
 from pytest_iommu.guest import jobs
@@ -68,7 +70,7 @@ class Guest:
 def catch(gdb: Gdbstub, guest: Guest) -> HeldReader:
     """A reader whose item is known already."""
     place = DumpFile("d", "/f", "page_table", None, ())  # type: ignore[arg-type]
-    made = HeldReader(guest.run, gdb, object(), None, place, Hold("leaf-loaded"))  # type: ignore[arg-type]
+    made = HeldReader(guest.run, gdb, object(), machines.get("smmuv3"), place, Hold("leaf-loaded"))  # type: ignore[arg-type]
     made._aim = lambda memory: None  # type: ignore[method-assign]
     made._virtual = lambda trap, linear: linear(0x1234)  # type: ignore[method-assign]
     return made
@@ -137,10 +139,14 @@ def test_nothing_is_asked_of_a_guest_that_stands_still() -> None:
 
 
 def test_a_stand_that_is_left_by_an_error() -> None:
-    with pytest.raises(KernelCrash, match="KASAN"), Trap(Gdbstub("wait"), Guest(Code.START_READER).run) as trap:  # type: ignore[arg-type]
+    crashed = Trap(Gdbstub("wait"), Guest(Code.START_READER).run, arm64)  # type: ignore[arg-type]
+    with pytest.raises(KernelCrash, match="KASAN"), crashed as trap:
         trap.attach()
         trap.catch(0x1234, [jobs.start_reader(0, "/f")], 1.0)
-    with pytest.raises(CheckFailed, match="window not reached"), Trap(Gdbstub(stops=[None]), Guest(None).run) as trap:  # type: ignore[arg-type]
+    with (
+        pytest.raises(CheckFailed, match="window not reached"),
+        Trap(Gdbstub(stops=[None]), Guest(None).run, arm64) as trap,
+    ):  # type: ignore[arg-type]
         trap.attach()
         trap.catch(0x1234, [jobs.start_reader(0, "/f")], 1.0)
 

@@ -8,8 +8,8 @@ from threading import Event
 
 import pytest
 
-from pytest_iommu.check.races.arm64 import COUNTER, loaded
-from pytest_iommu.check.races.calls import FRAME, LINK, behind_calls
+from pytest_iommu.check.races import arm64, x86
+from pytest_iommu.check.races.arm64 import COUNTER, FRAME, LINK, behind_calls, loaded
 from pytest_iommu.check.races.symbols import Symbols
 from pytest_iommu.check.races.trap import NotReached, Trap
 from pytest_iommu.core.protocol import Op, Reply
@@ -76,7 +76,7 @@ class FakeGdb:
 
 def trapped(stops: Sequence[Stop | None]) -> tuple[Trap, FakeGdb]:
     gdb = FakeGdb(stops)
-    made = Trap(gdb, lambda batch: Reply(()))  # type: ignore[arg-type]
+    made = Trap(gdb, lambda batch: Reply(()), arm64)  # type: ignore[arg-type]
     made.attach()
     return made, gdb
 
@@ -116,7 +116,7 @@ def test_commands_that_are_never_done() -> None:
 
     gdb = FakeGdb([])
     gdb.wait = lambda timeout: None  # type: ignore[method-assign]
-    made = Trap(gdb, run)  # type: ignore[arg-type]
+    made = Trap(gdb, run, arm64)  # type: ignore[arg-type]
     made.attach()
     with pytest.raises(NotReached, match=r"the commands are not done after 0\.1 s"):
         made.each_store([range(0x100, 0x140)], [Op(1)], 0.1, lambda: None)
@@ -147,7 +147,7 @@ LOADS = {
 def test_loads_are_done_without_a_stop(text: str) -> None:
     """Where there is a register to be loaded, it and the program counter are set; a stop after it costs more."""
     code, register = LOADS[text]
-    assert loaded(code) == register
+    assert loaded(code.to_bytes(4, "little")) == (None if register is None else (register, 4))
     made, gdb = trapped([Stop(1, 0x100)])
     gdb.memory[0x1000:0x1004] = code.to_bytes(4, "little")
     gdb.memory[0x100:0x108] = (0x123456789ABCDEF0).to_bytes(8, "little")
@@ -232,3 +232,64 @@ def test_a_point_that_is_not_met() -> None:
         made.catch(0x100, [Op(1)], 0.1)
     made.close()
     assert gdb.said[-1] == "detach"
+
+
+def on_x86(stops: Sequence[Stop | None]) -> tuple[Trap, FakeGdb]:
+    """The guest has 16 general registers there, then the program counter."""
+    gdb = FakeGdb(stops)
+    gdb.numbered = {number: 0x100 + number for number in range(16)} | {x86.COUNTER: KERNEL, x86.STACK: TOP}
+    gdb.registers = lambda cpu: b"".join(  # type: ignore[method-assign]
+        gdb.numbered[number].to_bytes(8, "little") for number in range(x86.COUNTER + 1)
+    )
+    made = Trap(gdb, lambda batch: Reply(()), x86)  # type: ignore[arg-type]
+    made.attach()
+    return made, gdb
+
+
+#: an address of the kernel's code, which the memory of FakeGdb has at 0x1000
+KERNEL = 0xFFFFFFFF81001000
+
+
+def test_x86_stops_after_the_access() -> None:
+    made, gdb = on_x86([Stop(1, 0x100), Stop(1)])
+    made.catch(0x100, [Op(1)], 1.0)
+    made.preempt([Op(2)])
+    frame = TOP - 0xA8
+    order = [15, 14, 13, 12, 6, 1, 11, 10, 9, 8, 0, 2, 3, 4, 5]  # r15 to rdi as struct pt_regs has them
+    words = [*(0x100 + number for number in order), 0xFFFFFFFFFFFFFF13, KERNEL, 0x10, 0x246, TOP, 0x18]
+    gdb.memory[frame:TOP] = b"".join(word.to_bytes(8, "little") for word in words)
+    made.wake([Op(3)])
+    made.close()
+    assert gdb.said == [
+        *("attach", "set READ 100", "go", "clear"),
+        *("clear", "go [0]", "halt", "go"),
+        *("halt", f"set READ {frame + 0x80:x}", "go", "detach"),
+    ]
+
+
+def test_x86_waits_for_the_load_of_what_is_replaced() -> None:
+    made, gdb = on_x86([Stop(1, 0x100)])
+    made.catch_before_store(0x100, [Op(1)], 1.0)
+    assert gdb.said == ["attach", "set READ 100", "go"]
+
+
+def test_the_calls_of_x86() -> None:
+    text = {
+        KERNEL: b"\x90\xe8" + (0x3A).to_bytes(4, "little") + b"\xff\xd0\xff\x14\xc5\x00\x00\x00\x00\xc3\x90\x90",
+        KERNEL + 0x10: bytes(0x30),
+    }
+    code = b"".join(text.values())
+    assert x86.behind_calls(code, KERNEL, KERNEL + 0x40) == [KERNEL + 6]
+    assert x86.behind_calls(code, KERNEL, KERNEL + 0x41) == []
+    # behind each of the calls, then behind what is none, a number, and where nothing is mapped
+    stack = [KERNEL + 6, KERNEL + 8, 7, KERNEL + 15, KERNEL + 16, KERNEL + 0x20]
+
+    def word(address: int) -> int | None:
+        at = (address - TOP) // 8
+        if 0 <= at < len(stack):
+            return stack[at]
+        offset = address - KERNEL + 8
+        return int.from_bytes((bytes(8) + code)[offset : offset + 8], "little") if 0 <= offset < len(code) else None
+
+    registers = {x86.COUNTER: KERNEL + 0x20, x86.STACK: TOP}
+    assert x86.chain(registers.__getitem__, word) == [KERNEL + 0x20, KERNEL + 6, KERNEL + 8, KERNEL + 15]

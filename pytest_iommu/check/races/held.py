@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_iommu.check import platform
-from pytest_iommu.check.races import symbols
+from pytest_iommu.check.races import processors, symbols
 from pytest_iommu.check.races.trap import CPU, NotReached, Trap
 from pytest_iommu.core.model import Kind, Range, TableConfig
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost, IommuError, SetupError
@@ -148,6 +148,7 @@ class HeldReader:
                 raise NotReached(f"the reader's state is {ops.text_of(state).strip()}")
 
     def _stop(self, gdb: Gdb, memory: Memory) -> None:
+        processor = processors.of(self._machine)
         self._aim(memory)
         # While the gdbstub is attached the guest answers nothing.
         linear = platform.linear_map(self._run)
@@ -162,7 +163,7 @@ class HeldReader:
         reader = jobs.start_reader(READER, self._place.path, chunk=self._place.chunk, cpu=CPU)
         if self._hold.how != FROZEN:
             self._done("start_spinner", [jobs.start_spinner(SPINNER, CPU, OCCUPY)])
-        self._trap = trap = Trap(gdb, self._run)
+        self._trap = trap = Trap(gdb, self._run, processor)
         trap.attach()
         trap.catch(self._virtual(trap, linear), [reader], self._hold.timeout)
         if known is not None and unlock is not None:
@@ -193,7 +194,6 @@ class HeldReader:
         """Return the item's address in the kernel's linear map, after checking that the kernel reads the item there."""
         machine = self._machine
         assert self.item is not None
-        require_arm64(machine)
         where = linear(self.item.address)
         seen = [word for word in (trap.word(where), trap.word(where, 0)) if word is not None]
         # Both processors may be in user mode. A wrong address then shows in that the watchpoint is never hit.
@@ -201,9 +201,3 @@ class HeldReader:
             what = f"the kernel does not map 0x{self.item.address:x} at 0x{where:x}"
             raise SetupError(f"machine {machine.name}: {what}: read 0x{seen[0]:x}, expected 0x{self.item.raw:x}")
         return where
-
-
-def require_arm64(machine: Machine) -> None:
-    """Skip on machines whose processors nobody knows how to hold (races/arm64.py)."""
-    if machine.arch != "aarch64":
-        pytest.skip(f"processes are held on arm64 alone, machine {machine.name} is {machine.arch}")

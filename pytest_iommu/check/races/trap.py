@@ -12,14 +12,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pytest_iommu.check.races import arm64, calls
-from pytest_iommu.check.races.arm64 import COUNTER
+from pytest_iommu.check.races.processors import INTERRUPTED
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost
 from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest.gdb import GdbError, Point, Stop
 from pytest_iommu.scenario.race_words import TIMEOUT
 
 if TYPE_CHECKING:
+    from pytest_iommu.check.races.processors import Processor
     from pytest_iommu.check.races.symbols import Symbols
     from pytest_iommu.core.protocol import Op, Reply
     from pytest_iommu.guest.gdb import Gdb
@@ -40,8 +40,9 @@ class NotReached(Exception):
 class Trap:
     """Context manager that stops one processor and releases it. ``run`` runs a batch of the agent."""
 
-    def __init__(self, gdb: Gdb, run: Run) -> None:
+    def __init__(self, gdb: Gdb, run: Run, processor: Processor) -> None:
         self._gdb = gdb
+        self._processor = processor
         self._run = run
         self._pool = ThreadPoolExecutor(1, "agent")
         self._sent: Future[Reply] | None = None
@@ -89,9 +90,10 @@ class Trap:
     def catch_before_store(self, address: int, start: Sequence[Op], timeout: float) -> None:
         """Run ``start`` and stop when CPU is about to store to this address, for which it has prepared everything.
 
-        NotReached after ``timeout`` seconds, or if another processor is first: it has to be tried again.
+        Where a processor stops after its stores, when it has loaded what it is going to replace. NotReached after
+        ``timeout`` seconds, or if another processor is first: it has to be tried again.
         """
-        self._gdb.set(Point.WRITE, address)
+        self._gdb.set(Point.WRITE if self._processor.STOPS_BEFORE else Point.READ, address)
         self._go()
         self._sent = self._pool.submit(self._run, start)
         stop = self._meet(lambda stop: True, timeout)
@@ -101,9 +103,10 @@ class Trap:
     def each_store(
         self, places: Sequence[range], start: Sequence[Op], timeout: float, look: Callable[[], None]
     ) -> None:
-        """Run ``start``; call ``look`` before each store to these addresses, with the guest stopped, and at the end.
+        """Run ``start``; call ``look`` at each store to these addresses, with the guest stopped, and at the end.
 
-        NotReached if the batch is not done after ``timeout`` seconds. The stores may be any processor's.
+        It is called before the store, or behind it where the processor stops there. NotReached if the batch is not done
+        after ``timeout`` seconds. The stores may be any processor's.
         """
         deadline = Deadline(timeout)
         while True:
@@ -121,7 +124,8 @@ class Trap:
             self._running = False
             look()
             self._gdb.clear()
-            self._gdb.step(stop.cpu)
+            if self._processor.STOPS_BEFORE:
+                self._gdb.step(stop.cpu)
         self._gdb.clear()
         if not self._sent.done():
             raise NotReached(f"the commands are not done after {timeout:g} s")
@@ -137,21 +141,23 @@ class Trap:
             raise NotReached("no call of the function was seen")
 
     def _load(self, address: int) -> None:
-        """Complete a load as _step() does; known loads need no single step (races/arm64.py)."""
-        counter = self._gdb.register(CPU, COUNTER)
+        """Complete a load as _step() does; known loads need no single step (races/processors.py)."""
+        counter = self._gdb.register(CPU, self._processor.COUNTER)
         code, value = self.word(counter), self.word(address)
-        register = arm64.loaded(code & 0xFFFFFFFF) if code is not None else None
-        if register is None or value is None:
+        known = self._processor.loaded(code.to_bytes(8, "little")) if code is not None else None
+        if known is None or value is None:
             self._step()
             return
+        register, length = known
         self._gdb.clear()
         self._gdb.set_register(CPU, register, value)
-        self._gdb.set_register(CPU, COUNTER, counter + 4)
+        self._gdb.set_register(CPU, self._processor.COUNTER, counter + length)
 
     def _step(self) -> None:
-        """Complete the access. Arm stops before it, and the watchpoint would be hit again otherwise."""
+        """Complete the access where the processor stops before it, and would meet the watchpoint again."""
         self._gdb.clear()
-        self._gdb.step(CPU)
+        if self._processor.STOPS_BEFORE:
+            self._gdb.step(CPU)
 
     def _caught(self, start: Sequence[Op], wanted: Callable[[Stop], bool], timeout: float) -> bool:
         self._go()
@@ -164,9 +170,9 @@ class Trap:
         The innermost function of the call chain that contains such a call counts. NotReached if none does, or if the
         call does not return within ``timeout`` seconds.
         """
-        chain = calls.chain(lambda number: self._gdb.register(CPU, number), self.word)
+        chain = self._processor.chain(lambda number: self._gdb.register(CPU, number), self.word)
         for body in dict.fromkeys(map(symbols.around, chain)):
-            behind = calls.behind_calls(self._read(body), body.start, function)
+            behind = self._processor.behind_calls(self._read(body), body.start, function)
             if behind:
                 break
         else:
@@ -179,7 +185,9 @@ class Trap:
         self._gdb.clear()
 
     def _read(self, where: range, cpu: int = CPU) -> bytes:
-        self._gdb.register(cpu, COUNTER)  # the stub reads memory as the processor that was accessed last
+        self._gdb.register(
+            cpu, self._processor.COUNTER
+        )  # the stub reads memory as the processor that was accessed last
         pieces = range(where.start, where.stop, PIECE)
         return b"".join(self._gdb.read(start, min(PIECE, where.stop - start)) for start in pieces)
 
@@ -191,7 +199,7 @@ class Trap:
 
     def preempt(self, wake: Sequence[Op]) -> None:
         """Let all run once the batch ``wake`` has sent CPU an interrupt, which it takes before its next instruction."""
-        self._registers = self._gdb.registers(CPU)[: arm64.SAVED]
+        self._registers = self._gdb.registers(CPU)
         self.freeze()
         self._run(wake)
         self._halt()
@@ -208,24 +216,29 @@ class Trap:
         if not self._registers:
             self._detach()
             return
-        counter, top = arm64.number(self._registers, COUNTER), arm64.number(self._registers, COUNTER - 1)
-        where = range(top - arm64.INTERRUPTED, top)
-        at = self._read(where).find(self._registers)
-        if at < 0:
+        processor, frame = self._processor, self._processor.frame(self._registers)
+        counter, top = (self._number(which) for which in (processor.COUNTER, processor.STACK))
+        where = range(top - INTERRUPTED, top)
+        saved = frame.search(self._read(where))
+        if saved is None:
             raise NotReached(
                 "the reader was not held all the time: no interrupt has saved the registers it was held with"
             )
-        kept = range(where.start + at, where.start + at + len(self._registers))
-        self._gdb.set(Point.READ, kept.start + 8 * COUNTER)
+        kept = range(where.start + saved.start(), where.start + saved.end())
+        self._gdb.set(Point.READ, kept.start + processor.FRAME_COUNTER)
         self._go()
         self._sent = self._pool.submit(self._run, release)
         stop = self._meet(lambda stop: stop.cpu == CPU, TIMEOUT)
         now = self._read(kept) if stop is not None else b""
         self._detach()
         self.answer()
-        if now != self._registers:
+        if not frame.fullmatch(now):
             what = "continued at another place" if now else f"did not return to 0x{counter:x}"
             raise NotReached(f"the reader was not held all the time: after its release it {what}")
+
+    def _number(self, which: int) -> int:
+        """The value of a register of 64 bits when the reader was held, by its number."""
+        return int.from_bytes(self._registers[8 * which : 8 * which + 8], "little")
 
     def close(self) -> BaseException | None:
         """Let the guest run, in whatever state it is; raises nothing.
