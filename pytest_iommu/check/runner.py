@@ -87,7 +87,7 @@ class Scenario:
             return None
         if self._smmu is None:
             return Attachments(self._machine, self._in_ram.iommu)
-        return Caches(self._in_ram.memory, self._machine, self._smmu)
+        return Caches(self._machine, self._smmu)
 
     def execute(self) -> None:
         """Run all phases. CheckFailed lists all differences."""

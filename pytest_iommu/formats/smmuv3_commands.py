@@ -49,8 +49,21 @@ FIELDS = {
 SYNC = "SYNC"
 BY_ADDRESS = ("TLBI_NH_VA", "TLBI_NH_VAA", "TLBI_EL2_VA", "TLBI_EL2_VAA", "TLBI_S2_IPA")
 BY_ASID = ("TLBI_NH_ASID", "TLBI_NH_VA", "TLBI_EL2_ASID", "TLBI_EL2_VA")
+_STAGE1 = ("TLBI_NH_VA", "TLBI_NH_VAA", "TLBI_NH_ASID", "TLBI_NH_ALL", "TLBI_S12_VMALL", "TLBI_NSNH_ALL")
+_STAGE2 = ("TLBI_S2_IPA", "TLBI_S12_VMALL", "TLBI_NSNH_ALL")
 BY_VMID = ("TLBI_NH_ALL", "TLBI_NH_ASID", "TLBI_NH_VA", "TLBI_NH_VAA", "TLBI_S12_VMALL", "TLBI_S2_IPA")
 _BY_SID = ("CFGI_STE", "CFGI_STE_RANGE", "CFGI_CD", "CFGI_CD_ALL", "ATC_INV")
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What marks a domain's translations in the TLB: VMID, and the ASID at stage 1."""
+
+    vmid: int
+    asid: int | None = None
+
+    def __str__(self) -> str:
+        return f"VMID {self.vmid}" if self.asid is None else f"ASID {self.asid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,17 @@ class Command:
     last: int | None = None
     leaf: bool | None = None
     ttl: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether the commands before it have completed once it has."""
+        return self.name == SYNC
+
+    def of_tag(self, tag: Tag) -> bool:
+        """Whether it is a TLBI that concerns the translations with this tag."""
+        if self.name not in (_STAGE2 if tag.asid is None else _STAGE1):
+            return False
+        return self.vmid in (None, tag.vmid) and self.asid in (None, tag.asid)
 
     def __str__(self) -> str:
         words = [self.name]

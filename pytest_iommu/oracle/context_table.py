@@ -10,19 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from pytest_iommu import formats
 from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Faults, Memory
-from pytest_iommu.formats import ConfigError
+from pytest_iommu.formats import ConfigError, vtd_commands
 from pytest_iommu.formats import vtd_entries as vtd
 from pytest_iommu.formats.base import INCOHERENT
+from pytest_iommu.formats.invalidations import DomainTag, Invalidation
+from pytest_iommu.oracle.command_queue import CommandLog
 from pytest_iommu.oracle.entry_words import differing
-from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, PERMISSION, TRANSLATES, TRANSLATION, Wrong, event_of
+from pytest_iommu.oracle.invalidation import not_emptied, not_told
+from pytest_iommu.oracle.iommu import (
+    BLOCKED,
+    BLOCKS,
+    PASSES,
+    PERMISSION,
+    TRANSLATES,
+    TRANSLATION,
+    Cached,
+    Wrong,
+    event_of,
+)
 from pytest_iommu.oracle.registers import Registers
 
-CAP, ECAP, RTADDR = (0x8, 8), (0x10, 8), (0x20, 8)
+CAP, ECAP, RTADDR, IQT, IQA = (0x8, 8), (0x10, 8), (0x20, 8), (0x88, 8), (0x90, 8)
 _SIZES = {0: 1 << 21, 1: 1 << 30}
 """Page sizes of the second stage by the bit of CAP.SSLPS that says that they are there."""
 OAS = 52
@@ -44,7 +57,10 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class VtdHardware:
-    """What CAP and ECAP say: ``mgaw`` and the widths of ``sagaw`` in bits, page sizes in bytes."""
+    """What CAP and ECAP say: ``mgaw`` and the widths of ``sagaw`` in bits, page sizes in bytes.
+
+    ``caches_absent``: entries that are not present may be cached as well (CAP.CM).
+    """
 
     mgaw: int
     sagaw: tuple[int, ...]
@@ -54,6 +70,7 @@ class VtdHardware:
     coherent: bool
     walks_coherent: bool
     scalable: bool
+    caches_absent: bool = False
 
     @classmethod
     def of(cls, cap: int, ecap: int) -> VtdHardware:
@@ -67,6 +84,7 @@ class VtdHardware:
             coherent=bool(ecap & 1),
             walks_coherent=bool(ecap >> 48 & 1),
             scalable=bool(ecap >> 43 & 1),
+            caches_absent=bool(cap >> 7 & 1),
         )
 
     def config(self, name: str) -> TableConfig:
@@ -101,6 +119,7 @@ class ContextTable(Registers):
     silent: frozenset[str] = frozenset()
     not_walked: frozenset[str] = frozenset()
     untold = 0
+    wait = vtd_commands.WAIT
     lost = 0
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
@@ -232,6 +251,48 @@ class ContextTable(Registers):
         """See Iommu: the domain id."""
         entry, fields = (self.pasid(requester), vtd.PASID) if self.scalable else (self.context(requester), vtd.CONTEXT)
         return fields["DID"].of(entry) if entry is not None and fields["P"].of(entry) else None
+
+    def commands(self) -> CommandLog:
+        """See Iommu: the invalidation queue. Its descriptors are as long as IQA says, and IQT is in bytes."""
+        wide = bool(self._register(IQA) & vtd_commands.WIDE)
+        record = 16 << wide
+
+        def where() -> tuple[int, int, int]:
+            base = self._register(IQA)
+            return base & -4096, (4096 << (base & 7)) // record, self._register(IQT) // record
+
+        return CommandLog(self._memory, record, where, vtd_commands.decode_descriptor)
+
+    def cached(self, requester: int) -> Cached | None:
+        """See Iommu. The tag of a first-stage table has the PASID, since commands may name it."""
+        context = self.context(requester)
+        if context is None:
+            return None
+        entries, tag = {vtd_commands.CONTEXT: context}, self.tag(requester)
+        if self.scalable:
+            entry = self.pasid(requester)
+            entries |= {vtd_commands.PASID: entry} if entry is not None else {}
+        found = self.table(requester) if tag is not None else None
+        if found is None or tag is None:
+            return Cached(entries)
+        pasid = vtd.SCALABLE_CONTEXT["RID_PASID"].of(context) if found[0].format == "x86_64" else None
+        return Cached(entries, DomainTag("DID", tag, pasid))
+
+    def stale(self, requester: int, old: Cached, new: Cached, commands: Sequence[Invalidation]) -> Iterator[str]:
+        """See Iommu (6.5.3.3 "Guidance to Software for Invalidations")."""
+        for name, words in old.entries.items():
+            if new.entries.get(name) == words or not (vtd.CONTEXT["P"].of(words) or self.hardware.caches_absent):
+                continue
+            context = name == vtd_commands.CONTEXT
+            # A scalable-mode context entry has no domain id: hardware takes no notice of that of a command.
+            did = None if context and self.scalable else (vtd.CONTEXT if context else vtd.PASID)["DID"].of(words)
+            pasid = 0 if context else vtd.SCALABLE_CONTEXT["RID_PASID"].of(old.entries[vtd_commands.CONTEXT])
+            whose = partial(Invalidation.of_entry, entry=name, requester=requester, number=did, pasid=pasid)
+            what = f"the {name} of requester 0x{requester:x}"
+            command = "context-cache invalidate" if context else "PASID-cache invalidate"
+            yield from not_told(commands, whose, what, command, self.wait)
+            if old.tag is not None and (not context or not self.scalable):
+                yield from not_emptied(commands, old.tag, self.wait)
 
     def events(self) -> tuple[Event, ...]:
         """See Iommu."""

@@ -7,21 +7,25 @@ riscv_iommu_attach_paging_domain() and riscv_iommu_iodir_update() in drivers/iom
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from pytest_iommu import formats
 from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Memory
-from pytest_iommu.formats import ConfigError, riscv_iommu
+from pytest_iommu.formats import ConfigError, riscv_commands, riscv_iommu
+from pytest_iommu.formats.invalidations import DomainTag, Invalidation
 from pytest_iommu.formats.riscv_iommu import DC
+from pytest_iommu.oracle.command_queue import CommandLog
 from pytest_iommu.oracle.entry_words import differing
-from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, TRANSLATES, Wrong
+from pytest_iommu.oracle.invalidation import not_emptied, not_told
+from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, TRANSLATES, Cached, Wrong
 from pytest_iommu.oracle.registers import Registers
 from pytest_iommu.oracle.ring import Log
 
-CAPABILITIES, DDTP, FQB, FQT = (0x0, 8), (0x10, 8), (0x28, 8), (0x34, 4)
+CAPABILITIES, DDTP = (0x0, 8), (0x10, 8)
+CQB, CQT, FQB, FQT = (0x18, 8), (0x24, 4), (0x28, 8), (0x34, 4)
 OAS = 56
 _WIDTHS = {10: 48, 11: 57, 9: 39}
 """Width in bits by the bit of the capabilities that says that its first-stage tables are there."""
@@ -64,10 +68,11 @@ class DeviceDirectory(Registers):
     #: QEMU 10.0 to 11.1 takes the PPN of a group as it is, with the bits that say how large the group is
     not_walked = frozenset({"NAPOT"})
     untold = 0
+    wait = riscv_commands.WAIT
 
     def __init__(self, memory: Memory, base: int) -> None:
         super().__init__(memory, base)
-        self._queue = Log(memory, riscv_iommu.FAULT_BYTES)
+        self._faults = Log(memory, riscv_iommu.FAULT_BYTES)
         self.lost = 0
 
     @cached_property
@@ -140,11 +145,39 @@ class DeviceDirectory(Registers):
         context = self.context(requester)
         return DC["ta.PSCID"].of(context) if context is not None and DC["tc.V"].of(context) else None
 
+    def commands(self) -> CommandLog:
+        """See Iommu: the command queue."""
+        where = partial(self._queue, CQB, CQT)
+        return CommandLog(self._memory, riscv_commands.COMMAND_BYTES, where, riscv_commands.decode_command)
+
+    def cached(self, requester: int) -> Cached | None:
+        """See Iommu."""
+        context, tag = self.context(requester), self.tag(requester)
+        if context is None:
+            return None
+        translated = tag is not None and self.table(requester) is not None
+        return Cached({riscv_commands.DC: context}, DomainTag("PSCID", tag) if translated and tag is not None else None)
+
+    def stale(self, requester: int, old: Cached, new: Cached, commands: Sequence[Invalidation]) -> Iterator[str]:
+        """See Iommu (6.3.1 "Device-directory-table entry"). What is not valid is not cached."""
+        context = old.entries[riscv_commands.DC]
+        if old.entries == new.entries or not DC["tc.V"].of(context):
+            return
+        what = f"the {riscv_commands.DC} of requester 0x{requester:x}"
+        yield from not_told(
+            commands, lambda one: one.of_entry(riscv_commands.DC, requester), what, "IODIR.INVAL_DDT", self.wait
+        )
+        if old.tag is not None:
+            yield from not_emptied(commands, old.tag, self.wait)
+
+    def _queue(self, base: tuple[int, int], tail: tuple[int, int]) -> tuple[int, int, int]:
+        """Return address, number of records and the producer's index of the queue with these registers."""
+        register = self._register(base)
+        return (register >> 10 & (1 << 44) - 1) << 12, 1 << (register & 0x1F) + 1, self._register(tail)
+
     def events(self) -> tuple[Event, ...]:
         """See Iommu. The kernel moves the head only, so the records stay until the queue wraps around."""
-        base, tail = self._register(FQB), self._register(FQT)
-        start, size = (base >> 10 & (1 << 44) - 1) << 12, 1 << (base & 0x1F) + 1
-        records, lost = self._queue.new(start, size, tail)
+        records, lost = self._faults.new(*self._queue(FQB, FQT))
         self.lost += lost
         return tuple(map(riscv_iommu.decode_fault, records))
 

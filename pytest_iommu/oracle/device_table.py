@@ -7,21 +7,25 @@ Linux writes: amd_iommu_set_dte_v1() and amd_iommu_make_clear_dte() in drivers/i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from pytest_iommu import formats
 from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Faults, Memory
-from pytest_iommu.formats import ConfigError, amd_iommu
+from pytest_iommu.formats import ConfigError, amd_commands, amd_iommu
 from pytest_iommu.formats.amd_iommu import DTE
+from pytest_iommu.formats.invalidations import DomainTag, Invalidation
+from pytest_iommu.oracle.command_queue import CommandLog
 from pytest_iommu.oracle.entry_words import differing
-from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, PERMISSION, TRANSLATES, Wrong, event_of
+from pytest_iommu.oracle.invalidation import not_emptied, not_told
+from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, PERMISSION, TRANSLATES, Cached, Wrong, event_of
 from pytest_iommu.oracle.registers import Registers
 from pytest_iommu.oracle.ring import Log
 
-DEVTAB, EVTLOG, FEATURES, EVTLOG_TAIL = (0x0, 8), (0x10, 8), (0x30, 8), (0x2018, 8)
+DEVTAB, CMDBUF, EVTLOG, FEATURES = (0x0, 8), (0x8, 8), (0x10, 8), (0x30, 8)
+CMDBUF_TAIL, EVTLOG_TAIL = (0x2008, 8), (0x2018, 8)
 CHOSEN = ("DomainID", "SysMgt", "words 2", "words 3")
 OAS = 52
 REFUSED = "refused"
@@ -59,6 +63,7 @@ class DeviceTable(Registers):
     not_walked: frozenset[str] = frozenset()
     #: in QEMU's trace the address of a leaf at 0 means a refusal
     untold = 2 << 20
+    wait = amd_commands.WAIT
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
         super().__init__(memory, base)
@@ -140,13 +145,44 @@ class DeviceTable(Registers):
         dte = self.dte(requester)
         return DTE["DomainID"].of(dte) if dte is not None and DTE["V"].of(dte) else None
 
+    def commands(self) -> CommandLog:
+        """See Iommu: the command buffer."""
+        where = partial(self._queue, CMDBUF, CMDBUF_TAIL)
+        return CommandLog(self._memory, amd_commands.COMMAND_BYTES, where, amd_commands.decode_command)
+
+    def cached(self, requester: int) -> Cached | None:
+        """See Iommu."""
+        dte, tag = self.dte(requester), self.tag(requester)
+        if dte is None:
+            return None
+        translated = tag is not None and self.table(requester) is not None
+        return Cached({amd_commands.DTE: dte}, DomainTag("DomainID", tag) if translated and tag is not None else None)
+
+    def stale(self, requester: int, old: Cached, new: Cached, commands: Sequence[Invalidation]) -> Iterator[str]:
+        """See Iommu (2.4.2 and 2.4.3). A table that has grown is still the domain's, and its translations are true."""
+        if old.entries == new.entries:
+            return
+        what = f"the {amd_commands.DTE} of requester 0x{requester:x}"
+        yield from not_told(
+            commands,
+            lambda one: one.of_entry(amd_commands.DTE, requester),
+            what,
+            "INVALIDATE_DEVTAB_ENTRY",
+            self.wait,
+        )
+        if old.tag not in (None, new.tag):
+            yield from not_emptied(commands, old.tag, self.wait)
+
+    def _queue(self, base: tuple[int, int], tail: tuple[int, int]) -> tuple[int, int, int]:
+        """Return address, number of records and the producer's index of the queue with these registers."""
+        register, index = self._register(base), self._register(tail) & 0x7FFFF
+        return register & 0xFFFFFFFFFF000, 1 << (register >> 56 & 0xF), index // amd_iommu.EVENT_BYTES
+
     def events(self) -> tuple[Event, ...]:
         """See Iommu. The kernel moves the head only, so the records stay until the log wraps around."""
         if self._faults is not None:
             return tuple(event_of(one, REFUSED) for one in self._faults.new())
-        base, tail = self._register(EVTLOG), self._register(EVTLOG_TAIL) & 0x7FFFF
-        start, size = base & 0xFFFFFFFFFF000, 1 << (base >> 56 & 0xF)
-        records, lost = self._log.new(start, size, tail // amd_iommu.EVENT_BYTES)
+        records, lost = self._log.new(*self._queue(EVTLOG, EVTLOG_TAIL))
         self.lost += lost
         return tuple(map(amd_iommu.decode_event, records))
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_iommu.formats.smmuv3_commands import SYNC, Command
-from pytest_iommu.oracle.invalidation import Tag, empties
+from pytest_iommu.formats.smmuv3_commands import Command, Tag
+from pytest_iommu.oracle.invalidation import empties
 from pytest_iommu.oracle.stream_model import Hardware
 
 
@@ -94,4 +94,4 @@ def _emptied(commands: Sequence[Command], tag: Tag, after: int) -> bool:
     """Whether the TLB was emptied of the tag, and that has completed, by commands behind index ``after``."""
     later = commands[after + 1 :]
     first = next((number for number, one in enumerate(later) if empties(one, tag)), None)
-    return first is not None and any(one.name == SYNC for one in later[first:])
+    return first is not None and any(one.waits for one in later[first:])

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""EXPECTED of the command queue: which invalidations a change of tables, STEs and CDs needs (IHI 0070, 3.17, 4.3, 4.4).
+"""EXPECTED of the command queue: which invalidations a change of tables needs (for an SMMUv3 IHI 0070, 3.17, 4.4).
+
+What a change of entries needs, such as STE and CD, is in the file of each IOMMU.
 
 QEMU caches no walk and matches a range whatever its level hint says, so these commands are the only witness of what
 hardware with a walk cache, or one that trusts the hint, would keep.
@@ -7,27 +9,16 @@ hardware with a walk cache, or one that trusts the hint, would keep.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from pytest_iommu.formats.smmuv3_commands import BY_ADDRESS, SYNC, Command
 from pytest_iommu.oracle.expected import Expected
+from pytest_iommu.oracle.iommu import Command
 
 ARM_LEVELS = 3
 """Arm's number of the level that holds the smallest pages; it counts down where generic_pt counts up."""
-_STAGE1 = ("TLBI_NH_VA", "TLBI_NH_VAA", "TLBI_NH_ASID", "TLBI_NH_ALL", "TLBI_S12_VMALL", "TLBI_NSNH_ALL")
-_STAGE2 = ("TLBI_S2_IPA", "TLBI_S12_VMALL", "TLBI_NSNH_ALL")
-
-
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """What marks a domain's translations in the TLB: VMID, and the ASID at stage 1."""
-
-    vmid: int
-    asid: int | None = None
-
-    def __str__(self) -> str:
-        return f"VMID {self.vmid}" if self.asid is None else f"ASID {self.asid}"
+Given = TypeVar("Given", bound=Command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +59,25 @@ def gone(before: Expected, after: Expected, first: int, last: int) -> Gone:
     return Gone(leaves, tuple(sorted(spans)))
 
 
-def synced(commands: Sequence[Command]) -> Sequence[Command]:
-    """Return the commands that are known to have completed: those before the last CMD_SYNC."""
-    syncs = [number for number, one in enumerate(commands) if one.name == SYNC]
-    return commands[: syncs[-1]] if syncs else ()
+def synced(commands: Sequence[Given]) -> Sequence[Given]:
+    """Return the commands that are known to have completed: those before the last one that waits."""
+    waits = [number for number, one in enumerate(commands) if one.waits]
+    return commands[: waits[-1]] if waits else ()
 
 
-def of_tag(one: Command, tag: Tag) -> bool:
-    """Whether a TLBI concerns the translations with this tag."""
-    if one.name not in (_STAGE2 if tag.asid is None else _STAGE1):
-        return False
-    return (one.vmid is None or one.vmid == tag.vmid) and (one.asid is None or one.asid == tag.asid)
-
-
-def empties(one: Command, tag: Tag) -> bool:
+def empties(one: Command, tag: Any) -> bool:
     """Whether a command leaves nothing of this tag in the TLB."""
-    return of_tag(one, tag) and one.name not in BY_ADDRESS
+    return one.of_tag(tag) and one.first is None
 
 
-def missing(commands: Sequence[Command], tag: Tag, lost: Gone) -> Iterator[str]:
-    """Yield what may still be cached after these commands, a line each."""
+def missing(commands: Sequence[Command], tag: Any, lost: Gone, wait: str) -> Iterator[str]:
+    """Yield what may still be cached after these commands, a line each; ``wait`` names the one that waits."""
     done = synced(commands)
     if any(empties(one, tag) for one in done):
         return
-    by_address = [one for one in done if of_tag(one, tag)]
-    late = any(of_tag(one, tag) for one in commands[len(done) :])
-    why = "invalidated without a CMD_SYNC" if late else "not invalidated"
+    by_address = [one for one in done if one.of_tag(tag)]
+    late = any(one.of_tag(tag) for one in commands[len(done) :])
+    why = f"invalidated, but no {wait} follows" if late else "not invalidated"
     for leaves in lost.leaves:
         hint = ARM_LEVELS - leaves.level
         left = _uncovered(leaves, [one for one in by_address if one.ttl in (0, hint)])
@@ -107,18 +91,23 @@ def missing(commands: Sequence[Command], tag: Tag, lost: Gone) -> Iterator[str]:
             yield f"the table for 0x{first:x}-0x{last:x} of {tag} is freed, but a cached walk to it is {why}"
 
 
-def stale_entry(commands: Sequence[Command], sid: int, ste: bool) -> str | None:
-    """Say which command is missing after the STE (or the CD, SSID 0) of a stream has changed; None if it is there."""
-    names = ("CFGI_STE", "CFGI_STE_RANGE") if ste else ("CFGI_STE", "CFGI_STE_RANGE", "CFGI_CD", "CFGI_CD_ALL")
+def not_emptied(commands: Sequence[Command], tag: Any, wait: str) -> Iterator[str]:
+    """Yield that translations with this tag are left though the table has gone, unless all of them are invalidated."""
+    if any(empties(one, tag) for one in synced(commands)):
+        return
+    given = any(empties(one, tag) for one in commands)
+    how = f"no {wait} follows the invalidation of its translations" if given else "its translations are not invalidated"
+    yield f"{tag} has lost a device, and {how}"
 
-    def concerns(one: Command) -> bool:
-        return one.name in names and one.sids is not None and one.sids[0] <= sid <= one.sids[1] and not one.ssid
 
+def not_told(
+    commands: Sequence[Given], concerns: Callable[[Given], bool], changed: str, command: str, wait: str
+) -> Iterator[str]:
+    """Yield that an IOMMU was not told that an entry has ``changed``: nothing that ``concerns`` it has completed."""
     if any(concerns(one) for one in synced(commands)):
-        return None
-    entry = "STE" if ste else "CD"
-    how = "no CMD_SYNC follows its CMD_CFGI" if any(map(concerns, commands)) else f"no CMD_CFGI_{entry} follows"
-    return f"the {entry} of stream {sid} has changed, and {how}"
+        return
+    how = f"no {wait} follows its {command}" if any(map(concerns, commands)) else f"no {command} follows"
+    yield f"{changed} has changed, and {how}"
 
 
 def _start(one: Command) -> int:

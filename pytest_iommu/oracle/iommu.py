@@ -6,8 +6,9 @@ One file an architecture: stream_table.py, context_table.py, device_table.py and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Fault
@@ -23,13 +24,59 @@ BLOCKS, TRANSLATES, PASSES = "blocked", "translated", "passed"
 """What becomes of a requester's DMA by its entries: nothing goes through, a page table decides, everything does."""
 
 
+class Command(Protocol):
+    """A command that an IOMMU was given, as far as what it invalidates of translations and whether it waits.
+
+    ``first`` to ``last`` are the only addresses concerned: all without ``first``; without ``last``, the leaf that holds
+    ``first``. ``leaf``: items above the leaf may stay cached. ``ttl`` is a hint at the leaf's level, 0 for none.
+    """
+
+    @property
+    def waits(self) -> bool:
+        """Whether the commands before it have completed once it has, and software can tell."""
+
+    @property
+    def first(self) -> int | None: ...
+    @property
+    def last(self) -> int | None: ...
+    @property
+    def leaf(self) -> bool | None: ...
+    @property
+    def ttl(self) -> int: ...
+
+    def of_tag(self, tag: Any) -> bool:
+        """Whether it concerns translations with this tag, which is one of the same IOMMU's."""
+
+
+class Commands(Protocol):
+    """The commands that an IOMMU is given, read back from its queue; remembers how far it has been read."""
+
+    def skip(self) -> None:
+        """Forget the commands of before."""
+
+    def new(self) -> Sequence[Any] | None:
+        """Return the commands since the last call, oldest first. None if some of them are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """What an IOMMU may have cached of a requester: its entries' words by name, and what marks its translations.
+
+    ``tag`` is None where nothing is translated.
+    """
+
+    entries: Mapping[str, Sequence[int]]
+    tag: Any = None
+
+
 class Iommu(Protocol):
     """One IOMMU of a guest. Ids of requesters are a machine description's ``sid``: stream id, source id, device id.
 
     ``lost`` counts the times that events were lost. An event's address is exact to ``event_granule`` bytes.
     It does not tell each piece of a transfer and its direction where not ``exact``. ``silent`` are the outcomes that
     leave no event. DMA through leaves with one of the flags ``not_walked`` goes elsewhere, by a fault of QEMU.
-    What is below the physical address ``untold`` looks as if it was refused.
+    What is below the physical address ``untold`` looks as if it was refused. ``wait`` is the command that waits for
+    those before it.
     """
 
     lost: int
@@ -38,6 +85,7 @@ class Iommu(Protocol):
     silent: frozenset[str]
     not_walked: frozenset[str]
     untold: int
+    wait: str
 
     @property
     def root(self) -> str:
@@ -63,6 +111,15 @@ class Iommu(Protocol):
 
     def tag(self, requester: int) -> int | None:
         """Return the id that marks what is cached of the requester's table; None if it has none."""
+
+    def commands(self) -> Commands:
+        """Return a reader of the queue of commands that begins now."""
+
+    def cached(self, requester: int) -> Cached | None:
+        """Return what may be cached of a requester from now on; None if there is no place for its entries."""
+
+    def stale(self, requester: int, old: Cached, new: Cached, commands: Sequence[Any]) -> Iterator[str]:
+        """Yield what may still be cached of ``old`` after these commands, which came while it became ``new``."""
 
     def events(self) -> tuple[Event, ...]:
         """Return what was reported since the last call (at first: since the report's setup), oldest first."""

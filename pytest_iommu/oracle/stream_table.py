@@ -17,8 +17,11 @@ from pytest_iommu.dialects.smmuv3_debugfs import render_cd, render_ste
 from pytest_iommu.formats import ConfigError, smmuv3
 from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.formats.base import Field, bits
+from pytest_iommu.formats.smmuv3_commands import Command, Tag
 from pytest_iommu.oracle import stream_model
-from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, TRANSLATES, Wrong
+from pytest_iommu.oracle.command_queue import CommandQueue
+from pytest_iommu.oracle.invalidation import not_told
+from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, TRANSLATES, Cached, Wrong
 from pytest_iommu.oracle.registers import Registers
 from pytest_iommu.oracle.ring import Ring
 from pytest_iommu.oracle.stream_model import Hardware
@@ -46,6 +49,7 @@ class SmmuV3(Registers):
     silent = frozenset({BLOCKED})
     not_walked: frozenset[str] = frozenset()
     untold = 0
+    wait = "CMD_SYNC"
 
     def __init__(self, memory: Memory, base: int) -> None:
         super().__init__(memory, base)
@@ -184,11 +188,44 @@ class SmmuV3(Registers):
             yield "HW-5", "the CD is valid, and no STE leads to it"
 
     def tag(self, requester: int) -> int | None:
-        """See Iommu: ASID or VMID; Caches of check/witnesses knows what else belongs to them."""
+        """See Iommu: ASID or VMID; what else belongs to them is in what is ``cached``."""
         ste, cd = self.ste(requester), self.cd(requester)
         if ste is None or not ste.valid:
             return None
         return cd.asid if cd is not None else stream_model.STE["S2VMID"].of(ste.words)
+
+    def commands(self) -> CommandQueue:
+        """See Iommu."""
+        queue = CommandQueue(self._memory, self._base)
+        queue.skip()
+        return queue
+
+    def cached(self, requester: int) -> Cached | None:
+        """See Iommu: STE, and the CD of SSID 0 if the STE leads to it."""
+        ste = self.ste(requester)
+        if ste is None:
+            return None
+        vmid, found = stream_model.STE["S2VMID"].of(ste.words), {"STE": ste.words}
+        if ste.valid and ste.config in smmuv3.WITH_STAGE2:
+            return Cached(found, Tag(vmid) if ste.config != "S1+S2_TRANS" else None)
+        cd = self.cd(requester) if ste.valid and ste.config == "only S1_TRANS" else None
+        if cd is None:
+            return Cached(found)
+        return Cached(found | {"CD": cd.words}, Tag(vmid, cd.asid) if cd.valid else None)
+
+    def stale(self, requester: int, old: Cached, new: Cached, commands: Sequence[Command]) -> Iterator[str]:
+        """See Iommu (IHI 0070, 4.3). A CMD_CFGI of an STE is one of its CDs, too."""
+        changed = next((name for name in old.entries if new.entries.get(name) != old.entries[name]), None)
+        if changed is None:
+            return
+        names = ("CFGI_STE", "CFGI_STE_RANGE", *(("CFGI_CD", "CFGI_CD_ALL") if changed == "CD" else ()))
+
+        def concerns(one: Command) -> bool:
+            of_sid = one.sids is not None and one.sids[0] <= requester <= one.sids[1]
+            return one.name in names and of_sid and not one.ssid
+
+        what = f"the {changed} of stream {requester}"
+        yield from not_told(commands, concerns, what, f"CMD_CFGI_{changed}", self.wait)
 
     def names_of(self, event: str) -> tuple[str, ...]:
         """See Iommu: an STE that aborts leaves no event."""

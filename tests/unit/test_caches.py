@@ -43,7 +43,7 @@ class Kernel:
         self.prod = 0
         self.ste(8, ABORT)
         self.ste(16, ABORT)
-        self.caches = Caches(self.memory, MACHINE, SmmuV3(self.memory, SMMU))
+        self.caches = Caches(MACHINE, SmmuV3(self.memory, SMMU))
 
     def ste(self, sid: int, *words: int) -> None:
         self.memory.words(self.table + sid * 64, [*words, *[0] * (8 - len(words))])

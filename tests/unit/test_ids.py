@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.formats.smmuv3_commands import Command
+from pytest_iommu.formats.smmuv3_commands import Command, Tag
 from pytest_iommu.oracle.ids import Ids, User
-from pytest_iommu.oracle.invalidation import Tag
 from pytest_iommu.oracle.stream_model import Hardware
 
 HARDWARE = Hardware(stalls=False, overrides=False, vmid_bits=8, asid_bits=16)

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import pytest
+from synthetic_memory import SyntheticMemory
 
 from pytest_iommu.core.model import Prot
 from pytest_iommu.formats import configure
-from pytest_iommu.formats.smmuv3_commands import Command
+from pytest_iommu.formats.smmuv3_commands import Command, Tag
 from pytest_iommu.oracle import TableModel
-from pytest_iommu.oracle.invalidation import Gone, Leaves, Tag, gone, missing, stale_entry
+from pytest_iommu.oracle.invalidation import Gone, Leaves, gone, missing
+from pytest_iommu.oracle.iommu import Cached
+from pytest_iommu.oracle.stream_table import SmmuV3
 
 S1, S2 = Tag(0, 7), Tag(5)
 SYNC = Command("SYNC")
@@ -45,7 +48,7 @@ def ipa(first: int, last: int | None, vmid: int = 5, leaf: bool = True) -> Comma
     ],
 )
 def test_enough(commands: list[Command], tag: Tag, lost: Gone) -> None:
-    assert list(missing(commands, tag, lost)) == []
+    assert list(missing(commands, tag, lost, "CMD_SYNC")) == []
 
 
 @pytest.mark.parametrize(
@@ -53,8 +56,8 @@ def test_enough(commands: list[Command], tag: Tag, lost: Gone) -> None:
     [
         ([], S1, PAGES, "0x1000-0x3fff of ASID 7 is not invalidated"),
         ([SYNC], S1, PAGES, "0x1000-0x3fff of ASID 7 is not invalidated"),
-        ([va(0x1000, 0x3FFF)], S1, PAGES, "0x1000-0x3fff of ASID 7 is invalidated without a CMD_SYNC"),
-        ([SYNC, va(0x1000, 0x3FFF)], S1, PAGES, "0x1000-0x3fff of ASID 7 is invalidated without a CMD_SYNC"),
+        ([va(0x1000, 0x3FFF)], S1, PAGES, "0x1000-0x3fff of ASID 7 is invalidated, but no CMD_SYNC follows"),
+        ([SYNC, va(0x1000, 0x3FFF)], S1, PAGES, "0x1000-0x3fff of ASID 7 is invalidated, but no CMD_SYNC follows"),
         ([va(0x1000, 0x2FFF), SYNC], S1, PAGES, "0x3000-0x3fff of ASID 7 is not invalidated"),
         ([va(0x1000, 0x1FFF), va(0x3000, 0x3FFF), SYNC], S1, PAGES, "0x2000-0x3fff of ASID 7 is not invalidated"),
         ([va(0x1000, 0x3FFF, asid=6), SYNC], S1, PAGES, "0x1000-0x3fff of ASID 7 is not invalidated"),
@@ -76,7 +79,7 @@ def test_enough(commands: list[Command], tag: Tag, lost: Gone) -> None:
     ],
 )
 def test_not_enough(commands: list[Command], tag: Tag, lost: Gone, said: str) -> None:
-    assert list(missing(commands, tag, lost)) == [said]
+    assert list(missing(commands, tag, lost, "CMD_SYNC")) == [said]
 
 
 def test_what_an_unmap_takes_away() -> None:
@@ -114,10 +117,14 @@ CFGI_STE, CFGI_CD = Command("CFGI_STE", (8, 8), leaf=True), Command("CFGI_CD", (
         ([Command("CFGI_STE_RANGE", (0, 255)), SYNC], True, None),
         ([Command("CFGI_CD_ALL", (8, 8)), SYNC], False, None),
         ([CFGI_CD, SYNC], True, "the STE of stream 8 has changed, and no CMD_CFGI_STE follows"),
-        ([CFGI_STE], True, "the STE of stream 8 has changed, and no CMD_SYNC follows its CMD_CFGI"),
+        ([CFGI_STE], True, "the STE of stream 8 has changed, and no CMD_SYNC follows its CMD_CFGI_STE"),
         ([Command("CFGI_STE", (16, 16)), SYNC], True, "the STE of stream 8 has changed, and no CMD_CFGI_STE follows"),
         ([Command("CFGI_CD", (8, 8), 1), SYNC], False, "the CD of stream 8 has changed, and no CMD_CFGI_CD follows"),
     ],
 )
 def test_entries(commands: list[Command], ste: bool, said: str | None) -> None:
-    assert stale_entry(commands, 8, ste) == said
+    smmu = SmmuV3(SyntheticMemory(), 0)
+    changed = "STE" if ste else "CD"
+    old, new = ({"STE": (0,), "CD": (0,)} | {changed: words} for words in ((1,), (2,)))
+    assert next(smmu.stale(8, Cached(old), Cached(new), commands), None) == said
+    assert list(smmu.stale(8, Cached(old), Cached(old), commands)) == []

@@ -12,9 +12,8 @@ import pytest
 
 from pytest_iommu.check.handles import GuestHandle
 from pytest_iommu.check.witnesses.attachments import not_as
+from pytest_iommu.check.witnesses.flushes import Invalidations
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
-from pytest_iommu.oracle.command_queue import CommandQueue
-from pytest_iommu.oracle.invalidation import stale_entry
 from pytest_iommu.oracle.iommu import TRANSLATES
 from pytest_iommu.oracle.stream_table import SmmuV3
 
@@ -28,8 +27,9 @@ class Entries:
         self._iommu = guest.in_ram.iommu
         self._sids = tuple(dict.fromkeys(guest.machine.device(device).sids))
         self._device = device
-        smmu = guest.in_ram.smmu
-        self._smmu = None if smmu is None else _Smmu(smmu, CommandQueue(guest.memory, smmu.base), self._sids)
+        self._smmu = guest.in_ram.smmu
+        self._told = Invalidations(guest.machine, self._iommu)
+        self._told.before()
 
     @property
     def top(self) -> int | None:
@@ -51,8 +51,8 @@ class Entries:
         the table that the entries must lead to, if that is known; ``others`` are those of other domains.
         """
         __tracebackhide__ = True
-        if self._smmu is not None:
-            self._smmu.hold(self._device, why)
+        self._hold_told()
+        self._hold_cds(why)
         for sid in self._sids:
             found = self._iommu.table(sid)
             have = None if found is None else found[1]
@@ -64,29 +64,19 @@ class Entries:
             for rule, text in problems:
                 raise CheckFailed(text, (rule,), verdict=Verdict.ENTRIES, table=self._iommu.root)
 
-
-class _Smmu:
-    """An SMMUv3 has to be told of each STE that changes, since it may have a copy, and a CD has to go by itself."""
-
-    def __init__(self, smmu: SmmuV3, queue: CommandQueue, sids: tuple[int, ...]) -> None:
-        self._smmu, self._queue, self._sids = smmu, queue, sids
-        self._words = self._read()
-        self._queue.new()
-
-    def _read(self) -> dict[int, tuple[int, ...]]:
-        return {sid: ste.words for sid, ste in self._smmu.streams(self._sids).items()}
-
-    def hold(self, device: str, why: str) -> None:
-        """CheckFailed where an STE has changed since the last call and no command says so, or a CD is left."""
+    def _hold_told(self) -> None:
+        """CheckFailed where an entry has changed since the last call and no command says so: there may be a copy."""
         __tracebackhide__ = True
-        before, self._words = self._words, self._read()
-        commands = self._queue.new()
-        for sid, ste in self._smmu.streams(self._sids).items():
-            if commands is not None and sid in before and before[sid] != ste.words:
-                text = stale_entry(commands, sid, ste=True)
-                if text is not None:
-                    raise CheckFailed(text, ("TLB-4",), verdict=Verdict.CACHE)
-            cd = self._smmu.last_cd(sid)
+        commands = self._told.after()
+        for failure in self._told.failures((), commands) if commands is not None else ():
+            raise failure
+        self._told.before()
+
+    def _hold_cds(self, why: str) -> None:
+        """CheckFailed where an SMMUv3's CD is left of a domain of stage 1: it has to go by itself."""
+        __tracebackhide__ = True
+        for sid, ste in self._smmu.streams(self._sids).items() if self._smmu is not None else ():
+            cd = self._smmu.last_cd(sid) if self._smmu is not None else None
             if ste.config == "only S2_TRANS" and cd is not None and cd.valid:
-                text = f"{device} {why}, but the CD of stream {sid} is valid"
+                text = f"{self._device} {why}, but the CD of stream {sid} is valid"
                 raise CheckFailed(text, ("HW-5",), verdict=Verdict.ENTRIES, table=SmmuV3.root)

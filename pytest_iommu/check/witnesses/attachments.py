@@ -2,8 +2,8 @@
 """Who is on which domain by the IOMMU's own entries, on machines whose IOMMU is not an SMMUv3.
 
 A device that has been detached or unplugged must be blocked, with nothing left in its entries (HW-5), and tables that
-differ must have domain ids that differ (HW-3): what is cached is found by them. For an SMMUv3, caches.py sees both and
-the command queue.
+differ must have domain ids that differ (HW-3): what is cached is found by them. The IOMMU must have been told of all
+changes (TLB-4, flushes.py). For an SMMUv3, caches.py does the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from pytest_iommu.check.witnesses.flushes import Invalidations
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.oracle.iommu import BLOCKS, TRANSLATES
 
@@ -59,17 +60,21 @@ class Attachments:
     def __init__(self, machine: Machine, iommu: Iommu) -> None:
         self._machine = machine
         self._iommu = iommu
+        self._told = Invalidations(machine, iommu)
         self._devices = DeviceGroups(machine)
 
     def before(self, groups: Mapping[str, str]) -> None:
         """``groups`` maps devices' PCI addresses to groups."""
+        self._told.before()
         self._devices.update(groups)
 
     def after(self, phase: Phase) -> list[CheckFailed]:
         """Compare the entries with the attachments after the phase."""
         domains = self._devices.domains(phase.attached)
         found = [*self._left(domains), *(("HW-3", text) for text in self._shared(domains))]
-        return [CheckFailed(text, (rule,), verdict=Verdict.ENTRIES, table=self._iommu.root) for rule, text in found]
+        wrong = [CheckFailed(text, (rule,), verdict=Verdict.ENTRIES, table=self._iommu.root) for rule, text in found]
+        commands = self._told.after()
+        return wrong if commands is None else [*wrong, *self._told.failures(phase.lost, commands)]
 
     def _left(self, domains: Mapping[str, str]) -> Iterator[Wrong]:
         for device in sorted(self._devices.known - set(domains)):
