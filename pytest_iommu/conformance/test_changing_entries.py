@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""HW-4: the guest is stopped at each store to an STE or a CD, while a device goes from one domain to another.
+"""HW-4: the guest is stopped at each store to an entry of a device that goes from one domain to another.
 
 What hardware could see at each of these moments is compared with what was before and what comes after. QEMU reads these
 structures whenever a device accesses memory, and would hardly ever do so between two stores. No dump is needed.
@@ -7,7 +7,7 @@ structures whenever a device accesses memory, and would hardly ever do so betwee
 
 from __future__ import annotations
 
-import struct
+from functools import partial
 
 import pytest
 
@@ -19,13 +19,11 @@ from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats import smmuv3
 from pytest_iommu.guest.testmodule import command_ops, lacks, parse_status, status_text
-from pytest_iommu.oracle.command_queue import CommandQueue
-from pytest_iommu.oracle.entry_changes import Words, mixture, seen_of_cd, seen_of_ste, told
-from pytest_iommu.oracle.stream_table import SmmuV3
+from pytest_iommu.oracle.entry_changes import Words, mixture
 from pytest_iommu.scenario.race_words import TIMEOUT
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3"),
+    pytest.mark.iommu_needs(machine="emulated"),
     pytest.mark.iommu_boot_mode("held"),
     pytest.mark.iommu_rules("HW-4"),
 ]
@@ -42,70 +40,71 @@ CHANGES = [
 class Watch:
     """One structure: its states between invalidations, see entry_changes.mixture()."""
 
-    def __init__(self, memory: Memory, address: int) -> None:
-        self.place = range(address, address + smmuv3.STE_BYTES)
+    def __init__(self, memory: Memory, place: range) -> None:
+        self.place = place
         self._memory = memory
         self.runs: list[list[Words]] = [[self.now()]]
         self.stores = 0
 
     def now(self) -> Words:
-        data = bytes(self._memory.read(self.place.start, smmuv3.STE_BYTES))
-        return struct.unpack(f"<{smmuv3.WORDS}Q", data)
+        return tuple(memoryview(bytes(self._memory.read(self.place.start, len(self.place)))).cast("Q").tolist())
 
-    def look(self, invalidated: bool) -> None:
-        words = self.now()
-        self.stores += words != self.runs[-1][-1]
+    def look(self, invalidated: bool, stored: bool) -> None:
+        """``stored``: the store has just been done, after the invalidation; else it is about to be done."""
+        words, last = self.now(), self.runs[-1][-1]
+        self.stores += words != last
+        if invalidated and stored:
+            self.runs.append([last])
         self.runs[-1].append(words)
-        if invalidated:
+        if invalidated and not stored:
             self.runs.append([words])
 
 
 @pytest.mark.parametrize(("before", "after"), CHANGES)
 def test_hardware_sees_no_mixture(before: str, after: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
     gdb, memory, linear = iommu_guest.gdb, iommu_guest.memory, linear_map(iommu_guest.run)
-    base = iommu_guest.machine.smmu
-    if gdb is None or memory is None or linear is None or base is None:
+    witness = iommu_guest.in_ram.iommu if iommu_guest.in_ram is not None else None
+    if gdb is None or memory is None or linear is None or witness is None:
         pytest.skip("stores are stopped at by QEMU's gdbstub, which is not there, or memory is not seen")
-    smmu, queue, sid = SmmuV3(memory, base), CommandQueue(memory, base), iommu_guest.machine.device(DEVICE).sid
-    # A stage-1 domain leaves a CD table behind, whose descriptor is watched as well.
-    first = domain(iommu, "s1")
+    processor, sid = processors.of(iommu_guest.machine), iommu_guest.machine.device(DEVICE).sid
+    for stage in {before, after} - {"none"}:
+        iommu_guest.hardware_table(stage)  # skips where there is no such stage
+    # A domain of stage 1 leaves a CD table behind, whose descriptor is watched as well.
+    first = domain(iommu, next(iter(iommu_guest.machine.stages)))
     first.attach(DEVICE)
-    assert smmu.ste(sid) is not None
-    if before != "s1":
+    assert witness.table(sid) is not None
+    if before != next(iter(iommu_guest.machine.stages)):
         iommu.command(f"detach {DEVICE}")
-    if before == "s2":
-        domain(iommu, "s2").attach(DEVICE)
-    ste_address, cd_address = smmu.ste_address(sid), smmu.last_cd_address(sid)
-    assert ste_address is not None
-    assert cd_address is not None
-    ste, cd = Watch(memory, ste_address), Watch(memory, cd_address)
-    queue.skip()
+        if before != "none":
+            domain(iommu, before).attach(DEVICE)
+    watches = {name: Watch(memory, place) for name, place in witness.places(sid).items()}
+    queue = witness.commands()
 
     def look() -> None:
         commands = queue.new()
         assert commands is not None, "the command queue was overwritten between two stores"
-        for one in (ste, cd):
-            one.look(told(commands, sid))
+        for one in watches.values():
+            one.look(witness.told(sid, commands), stored=not processor.STOPS_BEFORE)
 
     verb = "attach" if before == "none" else "replace"
     line = f"detach {DEVICE}" if after == "none" else f"{verb} {domain(iommu, after).name} {DEVICE}"
-    with Trap(gdb, iommu_guest.run, processors.of(iommu_guest.machine)) as trap:
+    with Trap(gdb, iommu_guest.run, processor) as trap:
         trap.attach()
-        places = [range(linear(one.place.start), linear(one.place.start) + len(one.place)) for one in (ste, cd)]
+        places = [range(linear(one.place.start), linear(one.place.start) + len(one.place)) for one in watches.values()]
         trap.each_store(places, command_ops(f"{line}\n"), TIMEOUT, look)
         control = trap.answer().results
     status = parse_status(status_text(control))[1]
     if reason := lacks(line, status.errno, status.message):
         pytest.skip(reason)
     assert status.errno is None, f"{line}: {status.errno} {status.message}"
-    assert ste.stores + cd.stores, "nothing was stored where the SMMU looks"
+    assert sum(one.stores for one in watches.values()), "nothing was stored where the IOMMU looks"
     what = f"{DEVICE} goes from {before} to {after}"
-    for name, watch, seen in (("STE", ste, seen_of_ste), ("CD", cd, seen_of_cd)):
-        if watch is cd and not leads_to(ste, cd_address):
+    for name, watch in watches.items():
+        if name == "CD" and not leads_to(watches["STE"], watch.place.start):
             continue
-        found = mixture(watch.runs, seen)
+        found = mixture(watch.runs, partial(witness.seen, name), witness.unit)
         if found is not None:
-            text = f"while {what}, the SMMU may see an {name} that is neither the old one nor the new one: {found}"
+            text = f"while {what}, the IOMMU may see a {name} that is neither the old one nor the new one: {found}"
             files = {f"{name}.txt": listing(watch).encode()}
             raise CheckFailed(
                 text,

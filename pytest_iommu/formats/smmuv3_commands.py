@@ -49,6 +49,7 @@ FIELDS = {
 SYNC = "SYNC"
 BY_ADDRESS = ("TLBI_NH_VA", "TLBI_NH_VAA", "TLBI_EL2_VA", "TLBI_EL2_VAA", "TLBI_S2_IPA")
 BY_ASID = ("TLBI_NH_ASID", "TLBI_NH_VA", "TLBI_EL2_ASID", "TLBI_EL2_VA")
+CONFIGURATION = ("CFGI_STE", "CFGI_STE_RANGE", "CFGI_CD", "CFGI_CD_ALL")
 _STAGE1 = ("TLBI_NH_VA", "TLBI_NH_VAA", "TLBI_NH_ASID", "TLBI_NH_ALL", "TLBI_S12_VMALL", "TLBI_NSNH_ALL")
 _STAGE2 = ("TLBI_S2_IPA", "TLBI_S12_VMALL", "TLBI_NSNH_ALL")
 BY_VMID = ("TLBI_NH_ALL", "TLBI_NH_ASID", "TLBI_NH_VA", "TLBI_NH_VAA", "TLBI_S12_VMALL", "TLBI_S2_IPA")
@@ -89,6 +90,10 @@ class Command:
     def waits(self) -> bool:
         """Whether the commands before it have completed once it has."""
         return self.name == SYNC
+
+    def of_stream(self, sid: int) -> bool:
+        """Whether it names this stream."""
+        return self.sids is not None and self.sids[0] <= sid <= self.sids[1]
 
     def of_tag(self, tag: Tag) -> bool:
         """Whether it is a TLBI that concerns the translations with this tag."""

@@ -20,7 +20,8 @@ from pytest_iommu.formats import vtd_entries as vtd
 from pytest_iommu.formats.base import INCOHERENT
 from pytest_iommu.formats.invalidations import DomainTag, Invalidation
 from pytest_iommu.oracle.command_queue import CommandLog
-from pytest_iommu.oracle.entry_words import differing
+from pytest_iommu.oracle.entry_changes import announced
+from pytest_iommu.oracle.entry_words import Seen, differing, values
 from pytest_iommu.oracle.invalidation import not_emptied, not_told
 from pytest_iommu.oracle.iommu import (
     BLOCKED,
@@ -120,6 +121,8 @@ class ContextTable(Registers):
     not_walked: frozenset[str] = frozenset()
     untold = 0
     wait = vtd_commands.WAIT
+    #: "four 128-bit bursts", as Linux says where it tears down PASID entries
+    unit = 2
     lost = 0
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
@@ -143,10 +146,40 @@ class ContextTable(Registers):
 
     def context(self, requester: int) -> tuple[int, ...] | None:
         """Return a requester's context entry, valid or not; None where its bus has no context table."""
+        return self._entry(self._context_place(requester))
+
+    def pasid(self, requester: int) -> tuple[int, ...] | None:
+        """Return the PASID entry of a requester's DMA without PASID, valid or not; None if there is no place for it."""
+        return self._entry(self._pasid_place(requester))
+
+    def places(self, requester: int) -> dict[str, range]:
+        """See Iommu."""
+        found = {vtd_commands.CONTEXT: self._context_place(requester)}
+        if self.scalable:
+            found[vtd_commands.PASID] = self._pasid_place(requester)
+        return {name: place for name, place in found.items() if place is not None}
+
+    def seen(self, name: str, words: Sequence[int]) -> Seen:
+        """See Iommu."""
+        if not vtd.CONTEXT["P"].of(words):
+            return ()
+        if name == vtd_commands.PASID:
+            kind = vtd.PASID["PGTT"].of(words)
+            own = {vtd.FIRST_ONLY: ("FSPM", "FSPTPTR", "WPE"), vtd.SECOND_ONLY: ("AW", "SSPTPTR", "SSADE")}
+            return values(words, vtd.PASID, ("PGTT", "DID", "PWSNP", *own.get(kind, ())))
+        if self.scalable:
+            return values(words, vtd.SCALABLE_CONTEXT, ("PDTS", "PASIDDIRPTR", "RID_PASID", "PASIDE"))
+        passes = vtd.CONTEXT["TT"].of(words) == vtd.PASS_THROUGH
+        return values(words, vtd.CONTEXT, ("TT", "AW", "DID", *(() if passes else ("SSPTPTR",))))
+
+    def _entry(self, place: range | None) -> tuple[int, ...] | None:
+        return None if place is None else self._words(place.start, len(place) // 8)
+
+    def _context_place(self, requester: int) -> range | None:
         bus, function = requester >> 8, requester & 0xFF
         register = [self._register(RTADDR)]
         scalable = vtd.RTADDR["TTM"].of(register) == vtd.SCALABLE
-        number = vtd.SCALABLE_CONTEXT_WORDS if scalable else vtd.CONTEXT_WORDS
+        size = 8 * (vtd.SCALABLE_CONTEXT_WORDS if scalable else vtd.CONTEXT_WORDS)
         entry = self._words(vtd.RTADDR["RTA"].address(register) + bus * 16, vtd.ROOT_WORDS)
         if entry is None:
             return None
@@ -155,10 +188,10 @@ class ContextTable(Registers):
         word = [entry[half]]
         if not vtd.TABLE["P"].of(word):
             return None
-        return self._words(vtd.TABLE["Pointer"].address(word) + at * 8 * number, number)
+        place = vtd.TABLE["Pointer"].address(word) + at * size
+        return range(place, place + size)
 
-    def pasid(self, requester: int) -> tuple[int, ...] | None:
-        """Return the PASID entry of a requester's DMA without PASID, valid or not; None if there is no place for it."""
+    def _pasid_place(self, requester: int) -> range | None:
         context = self.context(requester) if self.scalable else None
         if context is None or not vtd.SCALABLE_CONTEXT["P"].of(context):
             return None
@@ -169,8 +202,9 @@ class ContextTable(Registers):
         word = self._words(directory + (number >> 6) * 8, 1)
         if word is None or not vtd.TABLE["P"].of(word):
             return None
-        place = vtd.TABLE["Pointer"].address(word) + (number & 0x3F) * 8 * vtd.PASID_WORDS
-        return self._words(place, vtd.PASID_WORDS)
+        size = 8 * vtd.PASID_WORDS
+        place = vtd.TABLE["Pointer"].address(word) + (number & 0x3F) * size
+        return range(place, place + size)
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """See Iommu. Of nested tables it is the second stage."""
@@ -293,6 +327,11 @@ class ContextTable(Registers):
             yield from not_told(commands, whose, what, command, self.wait)
             if old.tag is not None and (not context or not self.scalable):
                 yield from not_emptied(commands, old.tag, self.wait)
+
+    def told(self, requester: int, commands: Sequence[Invalidation]) -> bool:
+        """See Iommu."""
+        names = (vtd_commands.CONTEXT, vtd_commands.PASID)
+        return announced(commands, lambda one: any(one.of_entry(name, requester) for name in names))
 
     def events(self) -> tuple[Event, ...]:
         """See Iommu."""

@@ -18,7 +18,8 @@ from pytest_iommu.formats import ConfigError, riscv_commands, riscv_iommu
 from pytest_iommu.formats.invalidations import DomainTag, Invalidation
 from pytest_iommu.formats.riscv_iommu import DC
 from pytest_iommu.oracle.command_queue import CommandLog
-from pytest_iommu.oracle.entry_words import differing
+from pytest_iommu.oracle.entry_changes import announced
+from pytest_iommu.oracle.entry_words import Seen, differing, values
 from pytest_iommu.oracle.invalidation import not_emptied, not_told
 from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, TRANSLATES, Cached, Wrong
 from pytest_iommu.oracle.registers import Registers
@@ -69,6 +70,7 @@ class DeviceDirectory(Registers):
     not_walked = frozenset({"NAPOT"})
     untold = 0
     wait = riscv_commands.WAIT
+    unit = 1
 
     def __init__(self, memory: Memory, base: int) -> None:
         super().__init__(memory, base)
@@ -82,19 +84,30 @@ class DeviceDirectory(Registers):
 
     def context(self, requester: int) -> tuple[int, ...] | None:
         """Return a requester's device context, valid or not; None where the directory has no place for it."""
+        place = self.places(requester).get(riscv_commands.DC)
+        return None if place is None else self._words(place.start, len(place) // 8)
+
+    def places(self, requester: int) -> dict[str, range]:
+        """See Iommu."""
         register = [self._register(DDTP)]
         levels = riscv_iommu.LEVELS.get(riscv_iommu.DDTP["Mode"].of(register), 0)
-        words = riscv_iommu.EXTENDED_WORDS if self.hardware.extended else riscv_iommu.BASE_WORDS
+        size = 8 * (riscv_iommu.EXTENDED_WORDS if self.hardware.extended else riscv_iommu.BASE_WORDS)
         lowest = 6 if self.hardware.extended else 7
         if not levels or requester >> lowest + 9 * (levels - 1):
-            return None
+            return {}
         place = riscv_iommu.DDTP["PPN"].of(register) << 12
         for level in range(levels - 1, 0, -1):
             entry = self._words(place + (requester >> lowest + 9 * (level - 1) & 0x1FF) * 8, 1)
             if entry is None or not riscv_iommu.DDTE["V"].of(entry):
-                return None
+                return {}
             place = riscv_iommu.DDTE["PPN"].of(entry) << 12
-        return self._words(place + (requester & (1 << lowest) - 1) * 8 * words, words)
+        place += (requester & (1 << lowest) - 1) * size
+        return {riscv_commands.DC: range(place, place + size)}
+
+    def seen(self, name: str, words: Sequence[int]) -> Seen:
+        """See Iommu."""
+        counts = tuple(name for name in DC if name != "tc.V")
+        return values(words, DC, counts) if DC["tc.V"].of(words) else ()
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """See Iommu. Of tables on tables it is the first stage, as far as its address is one of memory."""
@@ -169,6 +182,10 @@ class DeviceDirectory(Registers):
         )
         if old.tag is not None:
             yield from not_emptied(commands, old.tag, self.wait)
+
+    def told(self, requester: int, commands: Sequence[Invalidation]) -> bool:
+        """See Iommu."""
+        return announced(commands, lambda one: one.of_entry(riscv_commands.DC, requester))
 
     def _queue(self, base: tuple[int, int], tail: tuple[int, int]) -> tuple[int, int, int]:
         """Return address, number of records and the producer's index of the queue with these registers."""

@@ -18,7 +18,8 @@ from pytest_iommu.formats import ConfigError, amd_commands, amd_iommu
 from pytest_iommu.formats.amd_iommu import DTE
 from pytest_iommu.formats.invalidations import DomainTag, Invalidation
 from pytest_iommu.oracle.command_queue import CommandLog
-from pytest_iommu.oracle.entry_words import differing
+from pytest_iommu.oracle.entry_changes import announced
+from pytest_iommu.oracle.entry_words import Seen, differing, values
 from pytest_iommu.oracle.invalidation import not_emptied, not_told
 from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, PERMISSION, TRANSLATES, Cached, Wrong, event_of
 from pytest_iommu.oracle.registers import Registers
@@ -64,6 +65,8 @@ class DeviceTable(Registers):
     #: in QEMU's trace the address of a leaf at 0 means a refusal
     untold = 2 << 20
     wait = amd_commands.WAIT
+    #: Linux stores halves of an entry in an order that needs no more
+    unit = 2
 
     def __init__(self, memory: Memory, base: int, faults: Faults | None = None) -> None:
         super().__init__(memory, base)
@@ -78,12 +81,23 @@ class DeviceTable(Registers):
 
     def dte(self, requester: int) -> tuple[int, ...] | None:
         """Return a requester's device table entry, valid or not; None if the table has no place for it."""
-        register = [self._register(DEVTAB)]
-        size = amd_iommu.BASE["Size"].of(register) + 1 << 12
-        at = requester * 8 * amd_iommu.DTE_WORDS
-        if at >= size:
-            return None
-        return self._words(amd_iommu.BASE["Base"].address(register) + at, amd_iommu.DTE_WORDS)
+        place = self.places(requester).get(amd_commands.DTE)
+        return None if place is None else self._words(place.start, amd_iommu.DTE_WORDS)
+
+    def places(self, requester: int) -> dict[str, range]:
+        """See Iommu."""
+        register, size = [self._register(DEVTAB)], 8 * amd_iommu.DTE_WORDS
+        if requester * size >= amd_iommu.BASE["Size"].of(register) + 1 << 12:
+            return {}
+        place = amd_iommu.BASE["Base"].address(register) + requester * size
+        return {amd_commands.DTE: range(place, place + size)}
+
+    def seen(self, name: str, words: Sequence[int]) -> Seen:
+        """See Iommu. Without V everything passes; with V and without TV nothing does."""
+        if not DTE["V"].of(words):
+            return values(words, DTE, ("V",))
+        counts = ("Mode", "Host page table root", "GV", "IR", "IW", "DomainID")
+        return values(words, DTE, counts) if DTE["TV"].of(words) else ()
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """See Iommu."""
@@ -172,6 +186,10 @@ class DeviceTable(Registers):
         )
         if old.tag not in (None, new.tag):
             yield from not_emptied(commands, old.tag, self.wait)
+
+    def told(self, requester: int, commands: Sequence[Invalidation]) -> bool:
+        """See Iommu."""
+        return announced(commands, lambda one: one.of_entry(amd_commands.DTE, requester))
 
     def _queue(self, base: tuple[int, int], tail: tuple[int, int]) -> tuple[int, int, int]:
         """Return address, number of records and the producer's index of the queue with these registers."""

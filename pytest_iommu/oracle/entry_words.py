@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Compare the words of an in-memory structure of an IOMMU with the fields that it must have."""
+"""The fields in the words of an in-memory structure of an IOMMU, and those that it must have."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
 from pytest_iommu.formats.base import Field
+
+Seen = tuple[tuple[str, int], ...]
+"""Fields that count for hardware, by name, as the other fields are; none where the structure is not valid."""
 
 
 def differing(
@@ -30,3 +33,8 @@ def differing(
             found.append(f"{name} is {have >> shift:#x}, must be {must >> shift:#x}")
     found += [f"word {number} has bits that no field allows: {word:#x}" for number, word in enumerate(left) if word]
     return found
+
+
+def values(words: Sequence[int], fields: Mapping[str, Field], names: Collection[str]) -> Seen:
+    """Return the values of these fields."""
+    return tuple((name, fields[name].of(words)) for name in names)

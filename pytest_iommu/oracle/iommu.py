@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Fault
+from pytest_iommu.oracle.entry_words import Seen
 
 TRANSLATION, PERMISSION = "F_TRANSLATION", "F_PERMISSION"
 BLOCKED = "blocked"
@@ -86,6 +87,7 @@ class Iommu(Protocol):
     not_walked: frozenset[str]
     untold: int
     wait: str
+    unit: int
 
     @property
     def root(self) -> str:
@@ -120,6 +122,15 @@ class Iommu(Protocol):
 
     def stale(self, requester: int, old: Cached, new: Cached, commands: Sequence[Any]) -> Iterator[str]:
         """Yield what may still be cached of ``old`` after these commands, which came while it became ``new``."""
+
+    def places(self, requester: int) -> Mapping[str, range]:
+        """Return where a requester's entries are now, by name as in what is ``cached``: physical addresses."""
+
+    def seen(self, name: str, words: Sequence[int]) -> Seen:
+        """Return what counts in an entry of that name, which is read ``unit`` words at a time (entry_changes.py)."""
+
+    def told(self, requester: int, commands: Sequence[Any]) -> bool:
+        """Whether these commands end what is kept of any of a requester's entries, and have completed."""
 
     def events(self) -> tuple[Event, ...]:
         """Return what was reported since the last call (at first: since the report's setup), oldest first."""

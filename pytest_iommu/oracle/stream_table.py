@@ -17,9 +17,11 @@ from pytest_iommu.dialects.smmuv3_debugfs import render_cd, render_ste
 from pytest_iommu.formats import ConfigError, smmuv3
 from pytest_iommu.formats.arm_lpae import MAIR
 from pytest_iommu.formats.base import Field, bits
-from pytest_iommu.formats.smmuv3_commands import Command, Tag
+from pytest_iommu.formats.smmuv3_commands import CONFIGURATION, Command, Tag
 from pytest_iommu.oracle import stream_model
 from pytest_iommu.oracle.command_queue import CommandQueue
+from pytest_iommu.oracle.entry_changes import announced, seen_of_cd, seen_of_ste
+from pytest_iommu.oracle.entry_words import Seen
 from pytest_iommu.oracle.invalidation import not_told
 from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, TRANSLATES, Cached, Wrong
 from pytest_iommu.oracle.registers import Registers
@@ -50,6 +52,7 @@ class SmmuV3(Registers):
     not_walked: frozenset[str] = frozenset()
     untold = 0
     wait = "CMD_SYNC"
+    unit = 0
 
     def __init__(self, memory: Memory, base: int) -> None:
         super().__init__(memory, base)
@@ -220,12 +223,30 @@ class SmmuV3(Registers):
             return
         names = ("CFGI_STE", "CFGI_STE_RANGE", *(("CFGI_CD", "CFGI_CD_ALL") if changed == "CD" else ()))
 
-        def concerns(one: Command) -> bool:
-            of_sid = one.sids is not None and one.sids[0] <= requester <= one.sids[1]
-            return one.name in names and of_sid and not one.ssid
+        yield from not_told(
+            commands,
+            lambda one: one.name in names and one.of_stream(requester) and not one.ssid,
+            f"the {changed} of stream {requester}",
+            f"CMD_CFGI_{changed}",
+            self.wait,
+        )
 
-        what = f"the {changed} of stream {requester}"
-        yield from not_told(commands, concerns, what, f"CMD_CFGI_{changed}", self.wait)
+    def places(self, requester: int) -> dict[str, range]:
+        """See Iommu: STE, and the CD that it leads to, or last led to."""
+        found = {
+            "STE": self.ste_address(requester),
+            "CD": self.cd_address(requester) or self.last_cd_address(requester),
+        }
+        size = smmuv3.STE_BYTES
+        return {name: range(place, place + size) for name, place in found.items() if place is not None}
+
+    def seen(self, name: str, words: Sequence[int]) -> Seen:
+        """See Iommu."""
+        return seen_of_ste(tuple(words)) if name == "STE" else seen_of_cd(tuple(words))
+
+    def told(self, requester: int, commands: Sequence[Command]) -> bool:
+        """See Iommu."""
+        return announced(commands, lambda one: one.name in CONFIGURATION and one.of_stream(requester))
 
     def names_of(self, event: str) -> tuple[str, ...]:
         """See Iommu: an STE that aborts leaves no event."""

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
+from iommu_entries import REQUESTER, amd, legacy, scalable
+from synthetic_memory import SyntheticMemory
 
 from pytest_iommu.formats.base import Field
 from pytest_iommu.formats.smmuv3 import CD, STE
 from pytest_iommu.formats.smmuv3_commands import Command
 from pytest_iommu.oracle import stream_model
-from pytest_iommu.oracle.entry_changes import Words, mixture, seen_of_cd, seen_of_ste, told
+from pytest_iommu.oracle.entry_changes import Words, mixture, seen_of_cd, seen_of_ste
+from pytest_iommu.oracle.stream_table import SmmuV3
 
 S1, S2, BYPASS, ABORT = 0b101, 0b110, 0b100, 0b000
 
@@ -89,6 +94,10 @@ def test_both_stages_have_the_fields_of_both() -> None:
 
 def test_what_tells_the_smmu() -> None:
     named, sync = Command("CFGI_STE", (8, 8)), Command("SYNC")
+
+    def told(commands: list[Command], sid: int) -> bool:
+        return SmmuV3(SyntheticMemory(), 0).told(sid, commands)
+
     assert told([named, sync], 8)
     assert told([Command("CFGI_STE_RANGE", (0, 31)), Command("TLBI_NSNH_ALL"), sync], 8)
     assert not told([named], 8)
@@ -96,3 +105,56 @@ def test_what_tells_the_smmu() -> None:
     assert not told([named, sync, named], 8)
     assert not told([named, sync], 9)
     assert not told([Command("TLBI_NH_ALL", vmid=0), sync], 8)
+
+
+def halves(*states: Words) -> list[Words]:
+    """Each state after its halves of two words were stored, the last one first, as Linux stores a DTE."""
+    found = [states[0]]
+    for state in states[1:]:
+        found += [(*found[-1][:2], *state[2:]), state]
+    return found
+
+
+def test_a_device_table_entry_is_read_in_halves() -> None:
+    iommu, old = amd().iommu, (0x5000000 | 3 << 61 | 3 << 9 | 3, 0x17, 0xFFFF, 0xFF)
+    new = (0x6000000 | 3 << 61 | 4 << 9 | 3, 0x18, 0xFFFF, 0xFF)
+
+    seen = partial(iommu.seen, "device table entry")
+
+    assert mixture([halves(old, new)], seen, iommu.unit) is None
+    assert mixture([halves(old, (1, 0, 0, 0), new)], seen, iommu.unit) is None
+    single = [old, (old[0], new[1], *old[2:]), new]
+    found = mixture([single], seen, iommu.unit)
+    assert found is not None
+    assert "DomainID 0x18 (before 0x17, after 0x18)" in found or "Host page table root" in found
+    assert mixture([[old, (0, 0, 0, 0), new]], seen, iommu.unit) == "V 0x0 (before none, after none)"
+
+
+def test_a_pasid_entry_is_not_cleared_while_it_is_present() -> None:
+    iommu, whole = scalable(first=True).iommu, (2 << 2 | 1 << 6 | 1, 0x17, 0x5000000, 0, 0, 0, 0, 0)
+    absent = (whole[0] & ~1, *whole[1:])
+
+    seen = partial(iommu.seen, "PASID entry")
+
+    assert mixture([[whole, absent], [absent, (0,) * 8]], seen, iommu.unit) is None
+    # Set up from the end, P comes last; what was read first is of that moment or of an earlier one.
+    setup = [(0,) * 8, (0, 0, *whole[2:]), (0, *whole[1:]), whole]
+    assert mixture([setup], seen, iommu.unit) is None
+    torn = mixture([[whole, (*whole[:2], 0, *whole[3:]), (0,) * 8]], seen, iommu.unit)
+    assert torn is not None
+    assert "FSPTPTR 0x0 (before 0x5000, after none)" in torn
+    early = mixture([[(0,) * 8, (whole[0], *(0,) * 7), whole]], seen, iommu.unit)
+    assert early is not None
+    assert "FSPTPTR 0x0 (before none, after 0x5000)" in early
+
+
+def test_where_entries_are() -> None:
+    for made, names in ((legacy(), ["context entry"]), (scalable(first=False), ["context entry", "PASID entry"])):
+        places = made.iommu.places(REQUESTER)
+        assert list(places) == names
+        assert places[names[-1]].start == made.place
+        assert len(places[names[-1]]) == 8 * len(made.words)
+    entries = legacy()
+    counts = dict(entries.iommu.seen("context entry", entries.words))
+    assert counts == {"TT": 0, "AW": 2, "DID": 0x17, "SSPTPTR": 0x5000000 >> 12}
+    assert entries.iommu.seen("context entry", [0, 0]) == ()
