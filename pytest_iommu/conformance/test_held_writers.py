@@ -25,7 +25,7 @@ from pytest_iommu.oracle.items import Root, item_address
 from pytest_iommu.scenario.race_words import TIMEOUT
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
+    pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump"),
     pytest.mark.iommu_boot_mode("held"),
 ]
 
@@ -38,17 +38,19 @@ DONE = 5000
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """What is done; it is stopped where it stores the item at ``level`` for ``iova``, or in this function."""
+    """What is done; it is stopped where it stores the item at ``level`` for ``iova``, or where the driver attaches."""
 
     command: str
     iova: int = 0
     level: int = 0
-    function: str = ""
+    attaches: bool = False
 
 
+ATTACH = {"smmuv3": "arm_smmu_attach_dev", "vtd": "intel_iommu_attach_device", "amd": "amd_iommu_attach_device"}
+"""The function of a driver, by the type of IOMMU."""
 WRITERS = {
-    "attach": Writer("attach {name} edu0", function="arm_smmu_attach_dev"),
-    "replace": Writer("replace {name} edu1", function="arm_smmu_attach_dev"),
+    "attach": Writer("attach {name} edu0", attaches=True),
+    "replace": Writer("replace {name} edu1", attaches=True),
     "map": Writer(f"map {{name}} {HOLE:#x} {OA:#x} 4K rw", HOLE),
     "map-of-a-table": Writer(f"map {{name}} {BASE + SIZE:#x} {OA:#x} 4K rw", BASE + SIZE, 1),
     "unmap": Writer(f"unmap {{name}} {BASE:#x} 4K", BASE),
@@ -66,10 +68,11 @@ def stopped(guest: GuestHandle, domain: Domain, writer: Writer) -> Iterator[None
     command = f"{writer.command.format(name=domain.name)}\n".encode()
     job = jobs.start_writer(WRITER, f"{MODULE}/control", command, cpu=CPU)
     with Trap(gdb, guest.run, processors.of(guest.machine)) as trap:
-        if writer.function:
-            function = symbols.of(guest.run, memory).address(writer.function)
+        if writer.attaches:
+            name = ATTACH[guest.machine.iommu_type]
+            function = symbols.of(guest.run, memory).address(name)
             if function is None:
-                pytest.skip(f"this kernel has no function {writer.function}, or hides where it is")
+                pytest.skip(f"this kernel has no function {name}, or hides where it is")
             trap.attach()
             trap.catch_call(function, [job], TIMEOUT)
         else:
@@ -116,7 +119,9 @@ def test_readers_do_not_wait_for_a_writer(what: str, stage: str, iommu: Iommu, i
 
 
 def files(guest: GuestHandle, *domains: Domain) -> list[str]:
-    """All files of these domains, and of the streams of the devices."""
-    streams = [f"{guest.streams.path}/{guest.machine.device(name).sid}" for name in ("edu0", "edu1")]
+    """All files of these domains, and of the streams of the devices where the IOMMU is an SMMUv3."""
     found = [domain.path(file) for domain in domains for file in FILES]
+    if guest.machine.iommu_type != "smmuv3":
+        return found
+    streams = [f"{guest.streams.path}/{guest.machine.device(name).sid}" for name in ("edu0", "edu1")]
     return [*found, *(f"{stream}/{file}" for stream in streams for file in ("ste", "cd"))]
