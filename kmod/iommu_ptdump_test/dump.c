@@ -6,7 +6,8 @@
 #include <linux/kernel.h>
 #ifdef PTT_HAS_DUMP
 #include <linux/io-pgtable.h>
-#include <linux/iommu-ptdump.h>
+
+#include "iommu-ptdump.h"
 #endif
 
 #include "ptdump_test.h"

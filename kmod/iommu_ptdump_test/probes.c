@@ -72,7 +72,7 @@ static __maybe_unused unsigned int ptt_probe(struct arm_smmu_domain *domain)
 /* The C interface of the reference implementation; another dump has another one, or none */
 #ifdef PTT_PROBE_DUMP
 #include <linux/io-pgtable.h>
-#include <linux/iommu-ptdump.h>
+#include "iommu-ptdump.h"
 
 static u32 (*ptt_id)(const struct iommu_domain *domain) __maybe_unused = iommu_ptd_id;
 static void (*ptt_del)(struct iommu_domain *domain) __maybe_unused = iommu_ptd_del;

@@ -86,7 +86,7 @@ def kernel(tmp_path: Path, kernel_tree: Path) -> Kernel:
 def test_only_the_interface_that_the_module_knows_is_used(kernel: Kernel, which: str) -> None:
     header, known = DUMPS[which]
     if header is not None:
-        kernel.put("include/linux/iommu-ptdump.h", header)
+        kernel.put("drivers/iommu/iommu-ptdump.h", header)
     defined, _ = kernel.probed()
     assert ("DUMP" in defined) == known
 

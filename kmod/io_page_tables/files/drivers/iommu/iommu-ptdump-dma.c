@@ -16,7 +16,7 @@
 #include <linux/seq_file.h>
 
 #include "iommu-priv.h"
-#include "iommu-ptdump-domain.h"
+#include "iommu-ptdump.h"
 
 /* Bounds the RCU section, also over a table that holds nothing */
 #define DMA_BUDGET	512

@@ -40,10 +40,7 @@ static void node_del_work(struct work_struct *work)
 	kref_put(&node->ref, node_release);
 }
 
-/**
- * iommu_ptd_node_add() - Have the directory of a subject made
- * @node: Zeroed but for create and release
- */
+/* Has the directory made; @node is zero but for create and release */
 void iommu_ptd_node_add(struct iommu_ptd_node *node)
 {
 	kref_init(&node->ref);
@@ -68,11 +65,9 @@ static int node_enter(struct iommu_ptd_node *node)
 	return 0;
 }
 
-/**
- * iommu_ptd_node_del() - End a subject
- * @node: The node, which belongs to the core from now on
- *
- * On return no reader is inside the subject, and none will be.
+/*
+ * Ends the subject: on return no reader is inside it, and none will be. @node
+ * belongs to the core from now on.
  */
 void iommu_ptd_node_del(struct iommu_ptd_node *node)
 {
@@ -83,11 +78,10 @@ void iommu_ptd_node_del(struct iommu_ptd_node *node)
 }
 EXPORT_SYMBOL_GPL(iommu_ptd_node_del);
 
-/**
- * iommu_ptd_flush() - Wait until the directories are those of live subjects
- *
- * For a module whose functions make directories, before it goes. This may wait
- * for readers of directories: call it without locks.
+/*
+ * Waits until the directories are those of live subjects. For a module whose
+ * functions make directories, before it goes. Call it without locks: this may
+ * wait for readers of directories.
  */
 void iommu_ptd_flush(void)
 {
@@ -95,15 +89,10 @@ void iommu_ptd_flush(void)
 }
 EXPORT_SYMBOL_GPL(iommu_ptd_flush);
 
-/**
- * iommu_ptd_seq_open() - Open a file of a node
- * @inode: Of a file of debugfs_create_file_unsafe(); the other variety would
- *	have the removal of the directory wait for whoever copies to user space
- * @file: The file
- * @ops: Those of IOMMU_PTD_FILE()
- * @size: Of the private data, which begins with struct iommu_ptd_seq
- * @advance: See struct iommu_ptd_seq
- * @rewind: See struct iommu_ptd_seq
+/*
+ * @inode is one of debugfs_create_file_unsafe(): with the other variety the
+ * removal of the directory waits for whoever copies to user space. @size is that
+ * of the private data, which begins with struct iommu_ptd_seq.
  */
 int iommu_ptd_seq_open(struct inode *inode, struct file *file,
 		       const struct seq_operations *ops, size_t size,
@@ -136,10 +125,7 @@ int iommu_ptd_seq_release(struct inode *inode, struct file *file)
 }
 EXPORT_SYMBOL_GPL(iommu_ptd_seq_release);
 
-/**
- * iommu_ptd_seq_stopped() - Has the subject or the reader come to its end?
- * @s: The open file, whose error says which
- */
+/* Has the subject or the reader come to its end? */
 bool iommu_ptd_seq_stopped(struct iommu_ptd_seq *s)
 {
 	if (READ_ONCE(s->node->dying))

@@ -13,42 +13,28 @@
 #include <linux/module.h>
 #include <linux/seq_file.h>
 
-#include "iommu-ptdump-domain.h"
+#include "iommu-ptdump.h"
 
 /* Bounds the RCU section, also over a table that holds nothing */
 #define PTD_BUDGET	512
 #define PTD_BATCH	64
 
-/**
- * struct ptd_range - One line: an entry, or in page_table its neighbours too
- * @item: The first entry
- * @last: Last IOVA, inclusive
- */
+/* One line: an entry, or in page_table its neighbours too */
 struct ptd_range {
 	struct iommu_ptd_item item;
-	u64 last;
+	u64 last;			/* IOVA, inclusive */
 };
 
-/**
- * struct ptd_iter - What an open file remembers
- * @seq: Common to all files
- * @cursor: Where the next batch begins
- * @items: The current batch
- * @nr: Number of @items
- * @next: The first of @items that is in no line yet
- * @line: The current line
- * @iova: What a lookup is about
- * @asked: @iova was written
- */
+/* An open file */
 struct ptd_iter {
 	struct iommu_ptd_seq seq;
-	struct iommu_ptd_cursor cursor;
+	struct iommu_ptd_cursor cursor;	/* Where the next batch begins */
 	struct iommu_ptd_item items[PTD_BATCH];
-	int nr;
-	int next;
+	int nr;				/* Of @items */
+	int next;			/* The first in no line yet */
 	struct ptd_range line;
-	u64 iova;
-	bool asked;
+	u64 iova;			/* What a lookup is about */
+	bool asked;			/* It was written */
 };
 
 static struct iommu_ptd *iter_to_ptd(struct ptd_iter *it)
@@ -382,19 +368,12 @@ PTD_FILE(ptd_entries, ptd_advance_entry, NULL);
 PTD_FILE(ptd_stats, ptd_advance_once, NULL);
 PTD_FILE(ptd_lookup, ptd_advance_lookup, ptd_lookup_write);
 
-/**
- * ptd_create_files() - Make the files of a domain
- * @node: The domain's node, its directory made
- */
-void ptd_create_files(struct iommu_ptd_node *node)
+/* The files of a domain, its directory made */
+void iommu_ptd_create_files(struct iommu_ptd_node *node)
 {
 	debugfs_create_file_unsafe("info", 0400, node->dir, node, &ptd_info_fops);
-	debugfs_create_file_unsafe("page_table", 0400, node->dir, node,
-				   &ptd_page_table_fops);
-	debugfs_create_file_unsafe("entries", 0400, node->dir, node,
-				   &ptd_entries_fops);
-	debugfs_create_file_unsafe("stats", 0400, node->dir, node,
-				   &ptd_stats_fops);
-	debugfs_create_file_unsafe("lookup", 0600, node->dir, node,
-				   &ptd_lookup_fops);
+	debugfs_create_file_unsafe("page_table", 0400, node->dir, node, &ptd_page_table_fops);
+	debugfs_create_file_unsafe("entries", 0400, node->dir, node, &ptd_entries_fops);
+	debugfs_create_file_unsafe("stats", 0400, node->dir, node, &ptd_stats_fops);
+	debugfs_create_file_unsafe("lookup", 0600, node->dir, node, &ptd_lookup_fops);
 }

@@ -8,7 +8,6 @@
 #include <linux/debugfs.h>
 #include <linux/export.h>
 #include <linux/init.h>
-#include <linux/iommu-ptdump.h>
 #include <linux/iommu.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
@@ -16,7 +15,7 @@
 #include <linux/xarray.h>
 
 #include "iommu-pages.h"
-#include "iommu-ptdump-domain.h"
+#include "iommu-ptdump.h"
 
 static DEFINE_XARRAY_ALLOC1(ptd_domains);
 static u32 ptd_next_id;
@@ -28,7 +27,7 @@ static struct dentry *ptd_create(struct iommu_ptd_node *node)
 
 	snprintf(name, sizeof(name), "%u", node_to_ptd(node)->id);
 	node->dir = debugfs_create_dir(name, ptd_domains_dir);
-	ptd_create_files(node);
+	iommu_ptd_create_files(node);
 	return node->dir;
 }
 
@@ -104,12 +103,7 @@ void iommu_ptd_del(struct iommu_domain *domain)
 }
 EXPORT_SYMBOL_GPL(iommu_ptd_del);
 
-/**
- * iommu_ptd_id() - The name of the domain's directory
- * @domain: The domain
- *
- * Returns: The id, or 0 where the domain has no directory.
- */
+/* The name of the domain's directory, 0 if it has none */
 u32 iommu_ptd_id(const struct iommu_domain *domain)
 {
 	return domain->ptd ? domain->ptd->id : 0;
@@ -124,8 +118,8 @@ EXPORT_SYMBOL_GPL(iommu_ptd_id);
  * the domains that are looked at: iommu_ptd_del() takes it before it returns,
  * map, unmap and attach never do.
  *
- * Context: May sleep.
- * Returns: The id, or 0 where there is no such domain.
+ * Context: Any but interrupts.
+ * Returns: The id, or 0 if there is no such domain.
  */
 u32 iommu_ptd_find(phys_addr_t top)
 {
@@ -138,22 +132,16 @@ u32 iommu_ptd_find(phys_addr_t top)
 		ptd->ops->info(ptd->table, &info);
 		if (info.top == top)
 			break;
-		/* The loop goes on by the id, @ptd may be gone after this */
-		cond_resched_lock(&ptd_domains.xa_lock);
 	}
 	xa_unlock(&ptd_domains);
 	return ptd ? id : 0;
 }
 EXPORT_SYMBOL_GPL(iommu_ptd_find);
 
-/**
- * iommu_ptd_table_ok() - Can the walk follow a table item?
- * @pa: Physical address that the item has
- * @size: Size of the table in bytes, a power of two
- *
- * A corrupt table must not take the kernel down with it. Leaves point anywhere,
- * doorbells and BARs included, but a table is memory that iommu-pages.c has
- * allocated, and begins where that begins.
+/*
+ * Can a walk follow an item to a table at @pa? A corrupt table must not take the
+ * kernel down with it. Leaves point anywhere, doorbells and BARs included, but a
+ * table is memory that iommu-pages.c has allocated, and begins where that begins.
  */
 bool iommu_ptd_table_ok(phys_addr_t pa, size_t size)
 {

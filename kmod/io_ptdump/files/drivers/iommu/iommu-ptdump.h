@@ -12,7 +12,7 @@
 
 #include <linux/bits.h>
 #include <linux/completion.h>
-#include <linux/iommu-ptdump.h>
+#include <linux/container_of.h>
 #include <linux/kref.h>
 #include <linux/refcount.h>
 #include <linux/types.h>
@@ -21,27 +21,19 @@
 struct dentry;
 struct file;
 struct inode;
+struct iommu_domain;
 struct iov_iter;
 struct kiocb;
 struct seq_file;
 struct seq_operations;
 
-/**
- * enum iommu_ptd_type - What an entry is
- * @IOMMU_PTD_TABLE: Points to a table of the next lower level
- * @IOMMU_PTD_LEAF: Translates
- * @IOMMU_PTD_PART: One item of a contiguous entry whose first item is gone or
- *	not there yet, because the entry is being cleared or written
- * @IOMMU_PTD_BAD: Non-zero, but neither a valid leaf nor a table that can be
- *	followed
- * @IOMMU_PTD_EMPTY: Nothing; only the end of a path is that
- */
+/* What an entry is */
 enum iommu_ptd_type {
-	IOMMU_PTD_TABLE,
-	IOMMU_PTD_LEAF,
-	IOMMU_PTD_PART,
-	IOMMU_PTD_BAD,
-	IOMMU_PTD_EMPTY,
+	IOMMU_PTD_TABLE,	/* Points to a table of the next lower level */
+	IOMMU_PTD_LEAF,		/* Translates */
+	IOMMU_PTD_PART,		/* Of a contiguous entry without its first item */
+	IOMMU_PTD_BAD,		/* Neither a leaf nor a table to be followed */
+	IOMMU_PTD_EMPTY,	/* Nothing, at the end of a path only */
 };
 
 /* struct iommu_ptd_item prot: what the leaf entry itself permits */
@@ -102,28 +94,17 @@ struct iommu_ptd_cursor {
 	bool path;
 };
 
-/**
- * struct iommu_ptd_info - What a page table is right now
- * @top: Physical address of the top table
- * @top_bytes: Architectural size of the top table, of all where it is
- *	concatenated
- * @table_bytes: Architectural size of every other table
- * @levels: Number of levels in use
- */
+/* What a page table is right now; sizes are those that hardware reads */
 struct iommu_ptd_info {
 	phys_addr_t top;
-	u32 top_bytes;
-	u32 table_bytes;
-	u8 levels;
+	u32 top_bytes;		/* Of all tables if the top is concatenated */
+	u32 table_bytes;	/* Of every other table */
+	u8 levels;		/* In use */
 };
 
-/**
- * struct iommu_ptd_bits - One flag or field of a leaf entry
- * @mask: Bits of the item it occupies
- * @val: Value under @mask that shows @name; for IOMMU_PTD_FIELD the one value
- *	that shows nothing, U64_MAX to show them all
- * @name: Text, for IOMMU_PTD_FIELD followed by the value in decimal
- * @flags: IOMMU_PTD_FIELD, IOMMU_PTD_VOLATILE
+/*
+ * One flag or field of a leaf entry. @val under @mask shows @name; for
+ * IOMMU_PTD_FIELD it is the one value that shows nothing, U64_MAX for none.
  */
 struct iommu_ptd_bits {
 	u64 mask;
@@ -159,18 +140,8 @@ struct iommu_ptd_ops {
 	void (*info)(void *table, struct iommu_ptd_info *info);
 };
 
-/**
- * struct iommu_ptd_node - A directory of debugfs whose subject may go
- * @ref: Held by the directory and by every open file
- * @users: Readers that are inside the subject, and one for the subject itself
- * @idle: Completed when the last of @users has left
- * @add: Makes the directory
- * @del: Removes it
- * @dir: The directory
- * @create: Make the directory and its files, the private data of which is the
- *	node
- * @release: Free what the node is part of
- * @dying: The subject goes; readers give up at their next batch
+/*
+ * A directory of debugfs whose subject may go.
  *
  * debugfs must not be touched under a lock that map, attach or probe take: a
  * getdents() that waits for user memory holds the lock of the directory. Work
@@ -178,34 +149,44 @@ struct iommu_ptd_ops {
  * nothing but the readers that are inside it.
  */
 struct iommu_ptd_node {
-	struct kref ref;
-	refcount_t users;
-	struct completion idle;
+	struct kref ref;		/* Of the directory and of open files */
+	refcount_t users;		/* Readers inside, and the subject */
+	struct completion idle;		/* The last of @users has left */
 	struct work_struct add;
 	struct work_struct del;
 	struct dentry *dir;
+	/* Makes the directory and its files, the private data of which is the node */
 	struct dentry *(*create)(struct iommu_ptd_node *node);
 	void (*release)(struct iommu_ptd_node *node);
-	bool dying;
+	bool dying;			/* Readers give up at their next batch */
 };
 
-/**
- * struct iommu_ptd_seq - What an open file remembers, first in its private data
- * @node: Whose file it is
- * @advance: Make the next record; false at the end and on error
- * @rewind: Go back to before the first record
- * @pos: Number of the current record, -1 for none. Not an IOVA: loff_t is
- *	signed, IOVAs may have bit 63 set
- * @error: Why the walk ended early
- * @inside: ->start() has entered the node
- */
+/* The dump of one domain */
+struct iommu_ptd {
+	struct iommu_ptd_node node;	/* domains/<id> */
+	struct iommu_domain *domain;
+	const struct iommu_ptd_ops *ops;
+	void *table;			/* What @ops take */
+	u64 merge_mask;			/* Equal in all entries of a range */
+	u32 id;				/* Never 0 */
+};
+
+static inline struct iommu_ptd *node_to_ptd(struct iommu_ptd_node *node)
+{
+	return container_of(node, struct iommu_ptd, node);
+}
+
+/* What an open file remembers, first in its private data */
 struct iommu_ptd_seq {
 	struct iommu_ptd_node *node;
+	/* Makes the next record; false at the end and on error */
 	bool (*advance)(struct seq_file *m);
+	/* Goes back to before the first record */
 	void (*rewind)(struct seq_file *m);
+	/* Number of the record, -1 for none. An IOVA may not fit loff_t */
 	loff_t pos;
 	int error;
-	bool inside;
+	bool inside;			/* ->start() has entered the node */
 };
 
 bool iommu_ptd_table_ok(phys_addr_t pa, size_t size);
@@ -213,7 +194,11 @@ bool iommu_ptd_table_ok(phys_addr_t pa, size_t size);
 #ifdef CONFIG_IOMMU_PTDUMP_DEBUGFS
 void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 		   void *table);
+void iommu_ptd_del(struct iommu_domain *domain);
+void iommu_ptd_flush(void);
+u32 iommu_ptd_id(const struct iommu_domain *domain);
 u32 iommu_ptd_find(phys_addr_t top);
+void iommu_ptd_create_files(struct iommu_ptd_node *node);
 
 void iommu_ptd_node_add(struct iommu_ptd_node *node);
 void iommu_ptd_node_del(struct iommu_ptd_node *node);
@@ -255,9 +240,9 @@ static const struct file_operations name##_fops = {			\
 }
 #else
 static inline void iommu_ptd_add(struct iommu_domain *domain,
-				 const struct iommu_ptd_ops *ops, void *table)
-{
-}
+				 const struct iommu_ptd_ops *ops, void *table) {}
+static inline void iommu_ptd_del(struct iommu_domain *domain) {}
+static inline u32 iommu_ptd_find(phys_addr_t top) { return 0; }
 #endif
 
 #endif /* __IOMMU_PTDUMP_H */

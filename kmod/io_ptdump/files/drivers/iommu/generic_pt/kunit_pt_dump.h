@@ -28,8 +28,7 @@ static struct dump_list *dump_all(struct kunit *test, int n, int budget)
 	while (!c.end) {
 		KUNIT_ASSERT_LE(test, list->nr + n, DUMP_MAX);
 		rcu_read_lock();
-		count = NS(dump_walk)(priv->common, &c, &list->items[list->nr],
-				      n, budget);
+		count = NS(dump_walk)(priv->common, &c, &list->items[list->nr], n, budget);
 		rcu_read_unlock();
 		KUNIT_ASSERT_LE(test, count, n);
 		list->nr += count;
@@ -39,8 +38,7 @@ static struct dump_list *dump_all(struct kunit *test, int n, int budget)
 }
 
 /* The entries that translate @va, from the top down; returns how many */
-static int dump_path(struct kunit *test, pt_vaddr_t va,
-		     struct iommu_ptd_item *items)
+static int dump_path(struct kunit *test, pt_vaddr_t va, struct iommu_ptd_item *items)
 {
 	struct kunit_iommu_priv *priv = test->priv;
 	struct iommu_ptd_cursor c = { .pos = va, .path = true };
@@ -175,8 +173,7 @@ static void test_dump_batches(struct kunit *test)
 		other = dump_all(test, ways[i].n, ways[i].budget);
 		KUNIT_ASSERT_EQ(test, other->nr, all->nr);
 		for (at = 0; at < all->nr; at++)
-			dump_expect_same(test, &other->items[at],
-					 &all->items[at]);
+			dump_expect_same(test, &other->items[at], &all->items[at]);
 		kunit_kfree(test, other);
 	}
 }
@@ -197,8 +194,7 @@ static void test_dump_last_page(struct kunit *test)
 	do_map(test, va, 0, priv->smallest_pgsz);
 	list = dump_all(test, 64, 512);
 	KUNIT_ASSERT_NE(test, list->nr, 0);
-	dump_expect_leaf(test, &list->items[list->nr - 1], va, 0,
-			 priv->smallest_pgsz_lg2);
+	dump_expect_leaf(test, &list->items[list->nr - 1], va, 0, priv->smallest_pgsz_lg2);
 	do_unmap(test, va, priv->smallest_pgsz);
 }
 
@@ -247,8 +243,7 @@ static void test_dump_from_within(struct kunit *test)
 	rcu_read_lock();
 	KUNIT_EXPECT_EQ(test, NS(dump_walk)(priv->common, &c, &item, 1, 512), 1);
 	rcu_read_unlock();
-	dump_expect_leaf(test, &item, va + priv->smallest_pgsz,
-			 priv->smallest_pgsz, lg2);
+	dump_expect_leaf(test, &item, va + priv->smallest_pgsz, priv->smallest_pgsz, lg2);
 	KUNIT_EXPECT_EQ(test, c.pos, va + len);
 }
 
@@ -335,8 +330,7 @@ static void test_dump_foreign_table(struct kunit *test)
 		kunit_skip(test, "all tables are in the top");
 
 	pts = pt_init(&range, path[count - 2].level, __va(path[count - 3].oa));
-	pts.index = log2_mod(va >> path[count - 2].lg2sz,
-			     pt_num_items_lg2(&pts));
+	pts.index = log2_mod(va >> path[count - 2].lg2sz, pt_num_items_lg2(&pts));
 	pts.type = pt_load_entry_raw(&pts);
 	KUNIT_ASSERT_EQ(test, pts.type, PT_ENTRY_TABLE);
 	KUNIT_ASSERT_EQ(test, pts.entry, path[count - 2].raw);
