@@ -77,6 +77,22 @@ static size_t print_words(char *text, size_t size, const uint64_t *words, const 
 	return len;
 }
 
+/* What `-` in Domain is followed by in an STE */
+static const char *without_domain(const uint64_t *w)
+{
+	static const char *const words[] = {
+		" blocked",  " unknown", " unknown", " unknown",
+		" identity", " cd",	 " unknown", " unknown",
+	};
+	unsigned int config = bits(w[0], 3, 1), s1dss = bits(w[1], 1, 0);
+
+	if (!(w[0] & 1))
+		return " none";
+	if (config == 5 && bits(w[0], 63, 59) && s1dss < 2)
+		return s1dss ? " identity" : " blocked";
+	return words[config];
+}
+
 static void ste_text(char *text, size_t size, unsigned long sid, const uint64_t *w, char *id,
 		     size_t id_size)
 {
@@ -94,9 +110,10 @@ static void ste_text(char *text, size_t size, unsigned long sid, const uint64_t 
 	len = snprintf(text, size,
 		       "STE for Stream ID %lu\n  Valid: %s\n  Config: %s\n"
 		       "  S1ContextPtr: 0x%016" PRIx64 "\n  S2TTB: 0x%016" PRIx64 "\n"
-		       "  Domain: %s\n",
+		       "  Domain: %s%s\n",
 		       sid, w[0] & 1 ? "Yes" : "No", configs[config],
-		       s1 ? address_bits(w[0], 6) : 0, s2 ? address_bits(w[3], 4) : 0, id);
+		       s1 ? address_bits(w[0], 6) : 0, s2 ? address_bits(w[3], 4) : 0, id,
+		       *id == '-' ? without_domain(w) : "");
 	print_words(text + len, size - len, w, "STE");
 }
 
@@ -115,10 +132,11 @@ static void cd_text(char *text, size_t size, unsigned long sid, unsigned long ss
 		       "CD for Stream ID %lu SSID %lu\n  Valid: %s\n  ASID: %" PRIu64
 		       "\n  T0SZ: %" PRIu64
 		       "\n  TG0: %s\n  IPS: %d\n  EPD0: %s\n  TTB0: 0x%016" PRIx64
-		       "\n  MAIR: 0x%016" PRIx64 "\n  Domain: %s\n",
+		       "\n  MAIR: 0x%016" PRIx64 "\n  Domain: %s%s\n",
 		       sid, ssid, bits(w[0], 31, 31) ? "Yes" : "No", bits(w[0], 63, 48),
 		       bits(w[0], 5, 0), granules[bits(w[0], 7, 6)], widths[bits(w[0], 34, 32)],
-		       epd0 ? "Yes" : "No", address_bits(w[1], 4), w[3], id);
+		       epd0 ? "Yes" : "No", address_bits(w[1], 4), w[3], id,
+		       *id != '-' ? "" : epd0 ? " blocked" : " unknown");
 	print_words(text + len, size - len, w, "CD");
 }
 

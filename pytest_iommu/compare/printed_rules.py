@@ -21,7 +21,13 @@ NO_DOMAINS = "the text has no Domain lines"
 PAGE = 4096
 _VTD_ADDRESS = bits(51, 12)
 _FIRST_STAGE, _PRESENT = 1, bits(0)
-_STE_FIELDS = {"valid": "Valid", "config": "Config", "s1_context_ptr": "S1ContextPtr", "s2ttb": "S2TTB"}
+_STE_FIELDS = {
+    "valid": "Valid",
+    "config": "Config",
+    "s1_context_ptr": "S1ContextPtr",
+    "s2ttb": "S2TTB",
+    "without": "Domain",
+}
 _CD_FIELDS = {
     "valid": "Valid",
     "asid": "ASID",
@@ -31,6 +37,7 @@ _CD_FIELDS = {
     "epd0": "EPD0",
     "ttb0": "TTB0",
     "mair": "MAIR",
+    "without": "Domain",
 }
 
 
@@ -203,7 +210,7 @@ def _items(table: Table) -> Iterator[Finding]:
 
 
 def _stream(stream: Stream) -> Iterator[Finding]:
-    """Check the columns of an STE or CD against its words (STE-2)."""
+    """Check the columns of an STE or CD against its words (STE-2), and what stands for a domain (STE-3)."""
     entry = stream.entry
     fields = _STE_FIELDS if isinstance(entry, Ste) else _CD_FIELDS
     if isinstance(entry, Ste):
@@ -214,7 +221,7 @@ def _stream(stream: Stream) -> Iterator[Finding]:
         have, want = getattr(entry, name), getattr(decoded, name)
         if shown in stream.lines and have != want:
             why = f"{shown} is {readable(name, have)}, but the words say {readable(name, want)}"
-            yield Finding("STE-2", stream.file, stream.lines[shown], why)
+            yield Finding("STE-3" if shown == "Domain" else "STE-2", stream.file, stream.lines[shown], why)
 
 
 def _contexts(dump: PrintedDump) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ import pytest
 from pytest_iommu.check import reading
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.check.witnesses.streams import Streams, Wanted
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats import smmuv3
 from pytest_iommu.formats.base import Field
@@ -113,7 +114,7 @@ def second(iommu: Iommu) -> Domain:
     return made
 
 
-@pytest.mark.iommu_rules("STE-2", "STE-6")
+@pytest.mark.iommu_rules("STE-2", "STE-3", "STE-6")
 @pytest.mark.parametrize("valid", [1, 0], ids=["valid", "invalid"])
 @pytest.mark.parametrize("config", range(8))
 def test_every_config(planter: Planter, domain: Domain, config: int, valid: int) -> None:
@@ -123,6 +124,18 @@ def test_every_config(planter: Planter, domain: Domain, config: int, valid: int)
         assert f"  Config: {smmuv3.CONFIGS.get(config, smmuv3.UNKNOWN)}\n" in ste
         assert ste == planter.held_ste()
     planter.check(Wanted(DEVICE, "only S1_TRANS", domain.id))
+
+
+@pytest.mark.iommu_rules("STE-3")
+@pytest.mark.parametrize(("s1dss", "said"), [(0, "blocked"), (1, "identity"), (2, "cd"), (3, "cd")])
+def test_what_becomes_of_dma_without_a_pasid(planter: Planter, domain: Domain, s1dss: int, said: str) -> None:
+    """With one CD S1DSS is of no meaning; with several it is for it to say, whatever the CD of SSID 0 is."""
+    with planter.ste(S1DSS=s1dss):
+        assert "  Domain: - cd\n" in planter.texts()[0]
+    with planter.ste(S1DSS=s1dss, S1CDMax=1):
+        ste, _ = planter.texts()
+        if f"  Domain: - {said}\n" not in ste:
+            raise CheckFailed(f"expected `Domain: - {said}`, got:\n{ste}", ("STE-3",), verdict=Verdict.DUMP)
 
 
 @pytest.mark.iommu_rules("STE-2", "FLT-3")

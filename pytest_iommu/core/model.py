@@ -226,7 +226,8 @@ class Ste(Readable):
     """A stream table entry of an SMMUv3, as the file ``ste`` says it or as decoded from its ``words`` (abi.md, STE-2).
 
     ``config`` is the word that the file has for it; an address that Config gives no meaning is 0; ``words`` are the
-    eight 64-bit words; ``domain`` the id of the domain whose top ``s2ttb`` is, None where there is none.
+    eight 64-bit words; ``domain`` the id of the domain whose top ``s2ttb`` is, None where there is none. ``without``
+    says what it means that there is none, such as ``identity``.
     """
 
     sid: int
@@ -236,6 +237,7 @@ class Ste(Readable):
     s2ttb: int
     words: tuple[int, ...]
     domain: int | None = None
+    without: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -243,7 +245,8 @@ class Cd(Readable):
     """A context descriptor of an SMMUv3, as the file ``cd`` says it or as decoded from its ``words`` (abi.md, STE-6).
 
     ``tg0`` is the granule in bytes, None for the reserved value; ``ips`` in bits; ``words`` are the eight 64-bit words;
-    ``domain`` the id of the domain whose top ``ttb0`` is, None where there is none or ``epd0`` is set.
+    ``domain`` the id of the domain whose top ``ttb0`` is, None where there is none or ``epd0`` is set; ``without`` as
+    in Ste.
     """
 
     sid: int
@@ -258,6 +261,7 @@ class Cd(Readable):
     mair: int
     words: tuple[int, ...]
     domain: int | None = None
+    without: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 
 from pytest_iommu.core.model import Cd, Ste, format_size
 from pytest_iommu.dialects.dialect import DumpSyntaxError
+from pytest_iommu.formats.smmuv3 import WITHOUT_DOMAIN, decode_cd, decode_ste
 
 _HEX = "0x([0-9a-f]{16})"
 _NUMBER = "(0|[1-9][0-9]*)"
 _YES_NO = "(Yes|No)"
-_DOMAIN = "(-|[1-9][0-9]*)"
+#: the kind behind `-` is newer than the line: without it, the words say it
+_DOMAIN = f"(-|[1-9][0-9]*|- (?:{'|'.join(WITHOUT_DOMAIN)}))"
 _CONFIG = r"(ABORT|BYPASS|only S1_TRANS|only S2_TRANS|S1\+S2_TRANS|UNKNOWN)"
 
 Grammar = tuple[tuple[str, str], ...]
@@ -57,15 +59,17 @@ def parse_ste(text: str) -> Ste:
     if len(lines) > len(STE_LINES):
         number = len(STE_LINES) + 1
         raise DumpSyntaxError("STE-2", "ste", number, lines[number - 1], "unexpected line")
-    sid, valid, config, context, s2ttb, domain, *words = values
+    sid, valid, config, context, s2ttb, domain, *raw = values
+    words = tuple(int(word, 16) for word in raw)
     return Ste(
         sid=int(sid),
         valid=valid == "Yes",
         config=config,
         s1_context_ptr=int(context, 16),
         s2ttb=int(s2ttb, 16),
-        words=tuple(int(word, 16) for word in words),
+        words=words,
         domain=_id(domain),
+        without=_without(domain) or decode_ste(0, words).without,
     )
 
 
@@ -75,7 +79,8 @@ def parse_cd(text: str) -> tuple[Cd, ...]:
     found: list[Cd] = []
     for start in range(0, len(lines), len(CD_LINES)):
         values = _block("cd", "STE-6", CD_LINES, lines, start)
-        sid, ssid, valid, asid, t0sz, tg0, ips, epd0, ttb0, mair, domain, *words = values
+        sid, ssid, valid, asid, t0sz, tg0, ips, epd0, ttb0, mair, domain, *raw = values
+        words = tuple(int(word, 16) for word in raw)
         if found and (int(sid) != found[-1].sid or int(ssid) <= found[-1].ssid):
             why = f"after SSID {found[-1].ssid} of stream {found[-1].sid}"
             raise DumpSyntaxError("STE-6", "cd", start + 1, lines[start], why)
@@ -91,15 +96,20 @@ def parse_cd(text: str) -> tuple[Cd, ...]:
                 epd0=epd0 == "Yes",
                 ttb0=int(ttb0, 16),
                 mair=int(mair, 16),
-                words=tuple(int(word, 16) for word in words),
+                words=words,
                 domain=_id(domain),
+                without=_without(domain) or decode_cd(0, 0, words).without,
             )
         )
     return tuple(found)
 
 
 def _id(text: str) -> int | None:
-    return None if text == "-" else int(text)
+    return None if text.startswith("-") else int(text)
+
+
+def _without(text: str) -> str:
+    return text.removeprefix("- ") if text.startswith("- ") else ""
 
 
 def _lines(file: str, rule: str, text: str) -> list[str]:
@@ -131,7 +141,7 @@ def render_ste(ste: Ste) -> str:
         f"  Config: {ste.config}\n"
         f"  S1ContextPtr: 0x{ste.s1_context_ptr:016x}\n"
         f"  S2TTB: 0x{ste.s2ttb:016x}\n"
-        f"  Domain: {_domain(ste.domain)}\n"
+        f"  Domain: {_domain(ste)}\n"
         f"{_raw('STE', ste.words)}"
     )
 
@@ -148,7 +158,7 @@ def render_cd(cds: Iterable[Cd]) -> str:
         f"  EPD0: {_yes(cd.epd0)}\n"
         f"  TTB0: 0x{cd.ttb0:016x}\n"
         f"  MAIR: 0x{cd.mair:016x}\n"
-        f"  Domain: {_domain(cd.domain)}\n"
+        f"  Domain: {_domain(cd)}\n"
         f"{_raw('CD', cd.words)}"
         for cd in cds
     )
@@ -158,8 +168,8 @@ def _yes(value: bool) -> str:
     return "Yes" if value else "No"
 
 
-def _domain(domain: int | None) -> str:
-    return "-" if domain is None else str(domain)
+def _domain(entry: Ste | Cd) -> str:
+    return f"- {entry.without}" if entry.domain is None else str(entry.domain)
 
 
 def _raw(name: str, words: Iterable[int]) -> str:

@@ -25,6 +25,7 @@ STE = {
     "S1Fmt": Field(0, 5, 4),
     "S1ContextPtr": Field(0, 51, 6),
     "S1CDMax": Field(0, 63, 59),
+    "S1DSS": Field(1, 1, 0),
     "S2FWB": Field(1, 25, 25),
     "S2T0SZ": Field(2, 37, 32),
     "S2SL0": Field(2, 39, 38),
@@ -67,6 +68,11 @@ CONFIGS = {0b000: "ABORT", 0b100: "BYPASS", 0b101: "only S1_TRANS", 0b110: "only
 UNKNOWN = "UNKNOWN"
 WITH_STAGE1 = ("only S1_TRANS", "S1+S2_TRANS")
 WITH_STAGE2 = ("only S2_TRANS", "S1+S2_TRANS")
+#: what it means that an STE or CD has no domain (abi.md, STE-3)
+WITHOUT_DOMAIN = ("none", "blocked", "identity", "cd", "unknown")
+_WITHOUT = {"ABORT": "blocked", "BYPASS": "identity", "only S1_TRANS": "cd"}
+#: S1DSS, what a transaction without a substream gets where there are several CDs; 0b10 is the CD of SSID 0
+_WITHOUT_SUBSTREAM = {0b00: "blocked", 0b01: "identity"}
 
 #: TG0 and S2TG; the fourth value is reserved
 TG = {0b00: 4096, 0b01: 65536, 0b10: 16384}
@@ -113,7 +119,16 @@ def decode_ste(sid: int, words: Sequence[int]) -> Ste:
         s1_context_ptr=STE["S1ContextPtr"].address(words) if config in WITH_STAGE1 else 0,
         s2ttb=STE["S2TTB"].address(words) if config in WITH_STAGE2 else 0,
         words=tuple(words),
+        without=_ste_without(words, config),
     )
+
+
+def _ste_without(words: Sequence[int], config: str) -> str:
+    if not STE["V"].of(words):
+        return "none"
+    if config == "only S1_TRANS" and STE["S1CDMax"].of(words):
+        return _WITHOUT_SUBSTREAM.get(STE["S1DSS"].of(words), "cd")
+    return _WITHOUT.get(config, "unknown")
 
 
 def decode_cd(sid: int, ssid: int, words: Sequence[int]) -> Cd:
@@ -130,6 +145,7 @@ def decode_cd(sid: int, ssid: int, words: Sequence[int]) -> Cd:
         ttb0=CD["TTB0"].address(words),
         mair=CD["MAIR"].of(words),
         words=tuple(words),
+        without="blocked" if CD["EPD0"].of(words) else "unknown",
     )
 
 

@@ -48,11 +48,11 @@ SHOWN = {
         TableConfig("amdv1", 4096, 48, 52, (4096,), 3)
     ),
     "Ste(sid=8, valid=True, config='only S1_TRANS', s1_context_ptr=0x41000000, s2ttb=0x0, "
-    "words=(0x1b, 0x41000000, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0), domain=5)": Ste(
+    "words=(0x1b, 0x41000000, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0), domain=5, without='unknown')": Ste(
         8, True, "only S1_TRANS", 0x41000000, 0, WORDS, 5
     ),
     "Cd(sid=8, ssid=0, valid=True, asid=3, t0sz=16, tg0=4K, ips=44, epd0=False, ttb0=0x41000000, mair=0xf404ff44, "
-    "words=(0x1b, 0x41000000, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0), domain=None)": Cd(
+    "words=(0x1b, 0x41000000, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0), domain=None, without='unknown')": Cd(
         8, 0, True, 3, 16, 4096, 44, False, 0x41000000, 0xF404FF44, WORDS
     ),
     "Event(name='F_TRANSLATION', sid=8, words=(0x10, 0x2), ssid=None, iova=0x1234000, write=True, stage=1, "

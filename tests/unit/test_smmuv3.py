@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_iommu.core.model import Cd, Ste
@@ -24,7 +26,7 @@ STE for Stream ID 8
   Config: only S1_TRANS
   S1ContextPtr: 0x0000000040fb8000
   S2TTB: 0x0000000000000000
-  Domain: -
+  Domain: - cd
   Raw Data:
     STE[0]: 0x0000000040fb800b
     STE[1]: 0x0000100008000054
@@ -99,7 +101,10 @@ def test_every_config(config: int, word: str, s1: bool, s2: bool, valid: int) ->
     context, top = 0x000FFFFFFFFFFFC0, 0x000FFFFFFFFFFFF0
     words = (0xF800000000000030 | context | config << 1 | valid, 0, 0, 0xFFFFFFFFFFFFFFFF, 1, 2, 3, 4)
     found = decode_ste(9, words)
-    assert found == Ste(9, bool(valid), word, context if s1 else 0, top if s2 else 0, words)
+    # S1CDMax is not 0 and S1DSS is: DMA without a PASID is refused
+    without = {"ABORT": "blocked", "BYPASS": "identity", "only S1_TRANS": "blocked"}.get(word, "unknown")
+    expected = Ste(9, bool(valid), word, context if s1 else 0, top if s2 else 0, words)
+    assert found == replace(expected, without=without if valid else "none")
     assert parse_ste(render_ste(found)) == found
 
 
@@ -107,7 +112,7 @@ def test_every_field_of_a_cd() -> None:
     words = (0xABCD << 48 | 7 << 32 | 1 << 14 | 2 << 6 | 25, 0xFFFFFFFFFFFFFFFF, 5, 0x0123456789ABCDEF, 0, 0, 0, 6)
     found = decode_cd(1, 2, words)
     top = 0x000FFFFFFFFFFFF0
-    assert found == Cd(1, 2, False, 0xABCD, 25, 16 * K, 56, True, top, 0x0123456789ABCDEF, words)
+    assert found == Cd(1, 2, False, 0xABCD, 25, 16 * K, 56, True, top, 0x0123456789ABCDEF, words, None, "blocked")
     assert [decode_cd(0, 0, [tg << 6, *words[1:]]).tg0 for tg in range(4)] == [4 * K, 64 * K, 16 * K, None]
     ips = [decode_cd(0, 0, [value << 32, *words[1:]]).ips for value in range(8)]
     assert ips == [32, 36, 40, 42, 44, 48, 52, 56]
@@ -119,6 +124,20 @@ def test_text_of_odd_fields() -> None:
     assert "\n  TG0: reserved\n" in text
     assert "\n  EPD0: Yes\n" in text
     assert parse_cd(text) == (reserved,)
+
+
+def test_what_no_domain_means() -> None:
+    """Of DMA without a PASID, S1DSS says it, but only where there are several CDs. Older files have `-` alone."""
+    several, one = 1 << 59, 0
+    for number, dss, want in ((several, 0, "blocked"), (several, 1, "identity"), (several, 2, "cd"), (one, 1, "cd")):
+        found = decode_ste(8, (STE_S1[0] | number, STE_S1[1] & ~3 | dss, *STE_S1[2:]))
+        assert found.without == want
+        text = render_ste(found)
+        assert f"  Domain: - {want}\n" in text
+        assert parse_ste(text) == parse_ste(text.replace(f"- {want}", "-")) == found
+    named = replace(decode_cd(8, 0, CD_S1), domain=None)
+    assert "  Domain: - unknown\n" in render_cd([named])
+    assert parse_cd(render_cd([named]).replace("- unknown", "- blocked"))[0].without == "blocked"
 
 
 def test_several_cds() -> None:
@@ -138,6 +157,7 @@ STE_FAULTS = {
     "S1ContextPtr: 0x0000000040fb8000": "S1ContextPtr: 0x0000000040FB8000",
     "  S2TTB: 0x0000000000000000": "  S2TTB: 0x0",
     "  Domain: -": "  Domain: 0",
+    "  Domain: - cd": "  Domain: - CD",
     "  Raw Data:": " Raw Data:",
     "    STE[1]": "    STE[2]",
     "    STE[7]: 0x0000000000000000\n": "",

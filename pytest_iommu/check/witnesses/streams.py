@@ -51,8 +51,13 @@ class StreamText:
     @property
     def domain(self) -> str:
         """The id of the stream's domain or `-`: from its STE at stage 2, from its first CD at stage 1."""
-        ste = _value(self.ste, "Domain")
-        return ste if ste != "-" else _value(self.cd, "Domain") or "-"
+        ste = _value(self.ste, "Domain").split(" ")[0]
+        return ste if ste != "-" else _value(self.cd, "Domain").split(" ")[0] or "-"
+
+    @property
+    def without(self) -> str:
+        """What the STE says in place of a domain, such as `identity`; empty where it names one."""
+        return _value(self.ste, "Domain").partition("- ")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +297,7 @@ def _rule(file: str, line: str) -> str:
 def _of_another_time(have: str, want: str) -> bool:
     """Whether an STE is valid but differs from the one in memory, so that it may be an earlier one."""
     one, now = parse_ste(have), parse_ste(want)
-    sound = one.valid and one == replace(decode_ste(one.sid, one.words), domain=one.domain)
+    sound = one.valid and one == replace(decode_ste(one.sid, one.words), domain=one.domain, without=one.without)
     return sound and (one.config, one.s1_context_ptr, one.s2ttb) != (now.config, now.s1_context_ptr, now.s2ttb)
 
 

@@ -25,57 +25,42 @@
 
 static struct dentry *arm_smmu_debugfs_dir;
 
-/**
- * struct arm_smmu_debugfs - The directory of an SMMU
- * @node: iommu/arm_smmu_v3/<iommu>
- * @streams: stream_table in it
- * @name: <iommu>
- */
+/* iommu/arm_smmu_v3/<iommu> */
 struct arm_smmu_debugfs {
 	struct iommu_ptd_node node;
-	struct dentry *streams;
-	char name[];
+	struct dentry *streams;		/* stream_table */
+	char name[];			/* <iommu> */
 };
 
-/**
- * struct arm_smmu_stream_debugfs - The directory of a stream
- * @node: stream_table/<sid>
- * @master: Whose stream it is; readers that are inside the node may use it
- * @smmu: The directory of the SMMU, which goes after this one
- * @id: The stream ID
- * @device: Name of the link to the device
- * @target: What the link contains, NULL where there was no memory
- */
+/* stream_table/<sid>, which goes before the directory of the SMMU */
 struct arm_smmu_stream_debugfs {
 	struct iommu_ptd_node node;
-	struct arm_smmu_master *master;
+	struct arm_smmu_master *master;	/* For readers inside the node */
 	struct arm_smmu_debugfs *smmu;
 	u32 id;
-	char *device;
-	char *target;
+	char *device;			/* Name of the link to the device */
+	char *target;			/* NULL if there was no memory */
 };
 
-/**
- * struct stream_iter - What an open file remembers
- * @seq: Common to all files
- * @data: The current record: copy of an STE or a CD
- * @domain: Id of the domain that it refers to, 0 for none
- * @ssid: Of the CD in @data
- * @next_ssid: The first that was not looked at
- */
+/* An open file */
 struct stream_iter {
 	struct iommu_ptd_seq seq;
-	u64 data[STRTAB_STE_DWORDS];
-	u32 domain;
-	u32 ssid;
-	u32 next_ssid;
+	u64 data[STRTAB_STE_DWORDS];	/* Copy of an STE or a CD */
+	u32 domain;			/* That it refers to, 0 for none */
+	u32 ssid;			/* Of the CD */
+	u32 next_ssid;			/* The first not looked at */
 };
 
 static_assert(STRTAB_STE_DWORDS == CTXDESC_CD_DWORDS);
 
+static struct arm_smmu_stream_debugfs *node_to_stream(struct iommu_ptd_node *node)
+{
+	return container_of(node, struct arm_smmu_stream_debugfs, node);
+}
+
 static struct arm_smmu_stream_debugfs *iter_to_stream(struct stream_iter *it)
 {
-	return container_of(it->seq.node, struct arm_smmu_stream_debugfs, node);
+	return node_to_stream(it->seq.node);
 }
 
 static void stream_rewind(struct seq_file *m)
@@ -95,11 +80,8 @@ static bool stream_copy(struct stream_iter *it, const __le64 *src)
 {
 	int tries, i;
 
-	for (i = 0; i < STRTAB_STE_DWORDS; i++)
-		it->data[i] = le64_to_cpu(READ_ONCE(src[i]));
-
-	for (tries = 1; tries < STREAM_TRIES; tries++) {
-		bool same = true;
+	for (tries = 0; tries < STREAM_TRIES; tries++) {
+		bool same = tries > 0;
 
 		/* All loads of a copy come before those of the next */
 		smp_rmb();
@@ -116,29 +98,32 @@ static bool stream_copy(struct stream_iter *it, const __le64 *src)
 	return false;
 }
 
-static bool stream_ste_s1(const u64 *ste)
+/* The three bits of Config: their name, and what they mean if there is no domain */
+static const struct stream_config {
+	const char *name;
+	const char *without_domain;
+	bool s1, s2;
+} stream_configs[8] = {
+	[STRTAB_STE_0_CFG_ABORT] = { "ABORT", "blocked" },
+	[STRTAB_STE_0_CFG_BYPASS] = { "BYPASS", "identity" },
+	[STRTAB_STE_0_CFG_S1_TRANS] = { "only S1_TRANS", "cd", .s1 = true },
+	[STRTAB_STE_0_CFG_S2_TRANS] = { "only S2_TRANS", .s2 = true },
+	[STRTAB_STE_0_CFG_NESTED] = { "S1+S2_TRANS", .s1 = true, .s2 = true },
+};
+
+static const struct stream_config *stream_config(const u64 *ste)
 {
-	unsigned int cfg = FIELD_GET(STRTAB_STE_0_CFG, ste[0]);
-
-	return cfg == STRTAB_STE_0_CFG_S1_TRANS || cfg == STRTAB_STE_0_CFG_NESTED;
-}
-
-static bool stream_ste_s2(const u64 *ste)
-{
-	unsigned int cfg = FIELD_GET(STRTAB_STE_0_CFG, ste[0]);
-
-	return cfg == STRTAB_STE_0_CFG_S2_TRANS || cfg == STRTAB_STE_0_CFG_NESTED;
+	return &stream_configs[FIELD_GET(STRTAB_STE_0_CFG, ste[0])];
 }
 
 static bool stream_advance_ste(struct seq_file *m)
 {
 	struct stream_iter *it = m->private;
 
-	if (it->seq.pos >= 0 ||
-	    !stream_copy(it, stream_ste(iter_to_stream(it))->data))
+	if (it->seq.pos >= 0 || !stream_copy(it, stream_ste(iter_to_stream(it))->data))
 		return false;
 	/* Now: a moment later the address may be another domain's */
-	it->domain = !stream_ste_s2(it->data) ? 0 :
+	it->domain = !stream_config(it->data)->s2 ? 0 :
 		iommu_ptd_find(it->data[3] & STRTAB_STE_3_S2TTB_MASK);
 	return true;
 }
@@ -188,8 +173,7 @@ static bool stream_advance_cd(struct seq_file *m)
 {
 	struct stream_iter *it = m->private;
 	struct arm_smmu_stream_debugfs *stream = iter_to_stream(it);
-	unsigned int num = stream_num_cds(stream);
-	unsigned int looked_at = 0;
+	unsigned int num = stream_num_cds(stream), looked_at = 0;
 
 	while (it->next_ssid < num) {
 		u32 ssid = it->next_ssid;
@@ -198,8 +182,7 @@ static bool stream_advance_cd(struct seq_file *m)
 		if (cd)
 			it->next_ssid++;
 		else
-			it->next_ssid = round_down(ssid, CTXDESC_L2_ENTRIES) +
-					CTXDESC_L2_ENTRIES;
+			it->next_ssid = round_down(ssid, CTXDESC_L2_ENTRIES) + CTXDESC_L2_ENTRIES;
 		if (cd && stream_copy_cd(it, cd)) {
 			it->ssid = ssid;
 			return true;
@@ -212,21 +195,15 @@ static bool stream_advance_cd(struct seq_file *m)
 	return false;
 }
 
-static const char *stream_yes(bool yes)
-{
-	return yes ? "Yes" : "No";
-}
-
-static void stream_show_domain(struct seq_file *m, u32 domain)
+static void stream_show_domain(struct seq_file *m, u32 domain, const char *without)
 {
 	if (domain)
 		seq_printf(m, "  Domain: %u\n", domain);
 	else
-		seq_puts(m, "  Domain: -\n");
+		seq_printf(m, "  Domain: - %s\n", without);
 }
 
-static void stream_show_raw(struct seq_file *m, const char *name,
-			    const u64 *data)
+static void stream_show_raw(struct seq_file *m, const char *name, const u64 *data)
 {
 	int i;
 
@@ -235,40 +212,38 @@ static void stream_show_raw(struct seq_file *m, const char *name,
 		seq_printf(m, "    %s[%d]: 0x%016llx\n", name, i, data[i]);
 }
 
-static const char *stream_config(unsigned int cfg)
+static const char *stream_ste_without_domain(const u64 *ste)
 {
-	switch (cfg) {
-	case STRTAB_STE_0_CFG_ABORT:
-		return "ABORT";
-	case STRTAB_STE_0_CFG_BYPASS:
-		return "BYPASS";
-	case STRTAB_STE_0_CFG_S1_TRANS:
-		return "only S1_TRANS";
-	case STRTAB_STE_0_CFG_S2_TRANS:
-		return "only S2_TRANS";
-	case STRTAB_STE_0_CFG_NESTED:
-		return "S1+S2_TRANS";
-	default:
-		return "UNKNOWN";
+	const struct stream_config *config = stream_config(ste);
+
+	if (!(ste[0] & STRTAB_STE_0_V))
+		return "none";
+	/* With several CDs, S1DSS says what becomes of DMA without a PASID */
+	if (config->s1 && !config->s2 && ste[0] & STRTAB_STE_0_S1CDMAX) {
+		u64 s1dss = FIELD_GET(STRTAB_STE_1_S1DSS, ste[1]);
+
+		if (s1dss == STRTAB_STE_1_S1DSS_TERMINATE)
+			return "blocked";
+		if (s1dss == STRTAB_STE_1_S1DSS_BYPASS)
+			return "identity";
 	}
+	return config->without_domain ?: "unknown";
 }
 
 static int stream_ste_show(struct seq_file *m, void *v)
 {
 	struct stream_iter *it = m->private;
 	const u64 *data = it->data;
-	unsigned int cfg = FIELD_GET(STRTAB_STE_0_CFG, data[0]);
-	u64 s1ctxptr = stream_ste_s1(data) ?
-			       data[0] & STRTAB_STE_0_S1CTXPTR_MASK : 0;
-	u64 s2ttb = stream_ste_s2(data) ?
-			    data[3] & STRTAB_STE_3_S2TTB_MASK : 0;
+	const struct stream_config *config = stream_config(data);
 
 	seq_printf(m, "STE for Stream ID %u\n", iter_to_stream(it)->id);
-	seq_printf(m, "  Valid: %s\n", stream_yes(data[0] & STRTAB_STE_0_V));
-	seq_printf(m, "  Config: %s\n", stream_config(cfg));
-	seq_printf(m, "  S1ContextPtr: 0x%016llx\n", s1ctxptr);
-	seq_printf(m, "  S2TTB: 0x%016llx\n", s2ttb);
-	stream_show_domain(m, it->domain);
+	seq_printf(m, "  Valid: %s\n", data[0] & STRTAB_STE_0_V ? "Yes" : "No");
+	seq_printf(m, "  Config: %s\n", config->name ?: "UNKNOWN");
+	seq_printf(m, "  S1ContextPtr: 0x%016llx\n",
+		   config->s1 ? data[0] & STRTAB_STE_0_S1CTXPTR_MASK : 0);
+	seq_printf(m, "  S2TTB: 0x%016llx\n",
+		   config->s2 ? data[3] & STRTAB_STE_3_S2TTB_MASK : 0);
+	stream_show_domain(m, it->domain, stream_ste_without_domain(data));
 	stream_show_raw(m, "STE", data);
 	return 0;
 }
@@ -280,37 +255,29 @@ static int stream_cd_show(struct seq_file *m, void *v)
 	struct stream_iter *it = m->private;
 	const u64 *data = it->data;
 
-	seq_printf(m, "CD for Stream ID %u SSID %u\n", iter_to_stream(it)->id,
-		   it->ssid);
-	seq_printf(m, "  Valid: %s\n", stream_yes(data[0] & CTXDESC_CD_0_V));
+	seq_printf(m, "CD for Stream ID %u SSID %u\n", iter_to_stream(it)->id, it->ssid);
+	seq_printf(m, "  Valid: %s\n", data[0] & CTXDESC_CD_0_V ? "Yes" : "No");
 	seq_printf(m, "  ASID: %llu\n", FIELD_GET(CTXDESC_CD_0_ASID, data[0]));
-	seq_printf(m, "  T0SZ: %llu\n",
-		   FIELD_GET(CTXDESC_CD_0_TCR_T0SZ, data[0]));
-	seq_printf(m, "  TG0: %s\n",
-		   granules[FIELD_GET(CTXDESC_CD_0_TCR_TG0, data[0])]);
-	seq_printf(m, "  IPS: %u\n",
-		   sizes[FIELD_GET(CTXDESC_CD_0_TCR_IPS, data[0])]);
-	seq_printf(m, "  EPD0: %s\n",
-		   stream_yes(data[0] & CTXDESC_CD_0_TCR_EPD0));
-	seq_printf(m, "  TTB0: 0x%016llx\n",
-		   data[1] & CTXDESC_CD_1_TTB0_MASK);
+	seq_printf(m, "  T0SZ: %llu\n", FIELD_GET(CTXDESC_CD_0_TCR_T0SZ, data[0]));
+	seq_printf(m, "  TG0: %s\n", granules[FIELD_GET(CTXDESC_CD_0_TCR_TG0, data[0])]);
+	seq_printf(m, "  IPS: %u\n", sizes[FIELD_GET(CTXDESC_CD_0_TCR_IPS, data[0])]);
+	seq_printf(m, "  EPD0: %s\n", data[0] & CTXDESC_CD_0_TCR_EPD0 ? "Yes" : "No");
+	seq_printf(m, "  TTB0: 0x%016llx\n", data[1] & CTXDESC_CD_1_TTB0_MASK);
 	seq_printf(m, "  MAIR: 0x%016llx\n", data[3]);
-	stream_show_domain(m, it->domain);
+	stream_show_domain(m, it->domain,
+			   data[0] & CTXDESC_CD_0_TCR_EPD0 ? "blocked" : "unknown");
 	stream_show_raw(m, "CD", data);
 	return 0;
 }
 
-#define STREAM_FILE(name, advance) \
-	IOMMU_PTD_FILE(name, sizeof(struct stream_iter), advance,	\
-		       stream_rewind, NULL)
-
-STREAM_FILE(stream_ste, stream_advance_ste);
-STREAM_FILE(stream_cd, stream_advance_cd);
+IOMMU_PTD_FILE(stream_ste, sizeof(struct stream_iter), stream_advance_ste,
+	       stream_rewind, NULL);
+IOMMU_PTD_FILE(stream_cd, sizeof(struct stream_iter), stream_advance_cd,
+	       stream_rewind, NULL);
 
 static struct dentry *stream_create(struct iommu_ptd_node *node)
 {
-	struct arm_smmu_stream_debugfs *stream =
-		container_of(node, struct arm_smmu_stream_debugfs, node);
+	struct arm_smmu_stream_debugfs *stream = node_to_stream(node);
 	struct dentry *dir;
 	char name[12];
 
@@ -325,16 +292,14 @@ static struct dentry *stream_create(struct iommu_ptd_node *node)
 
 static void stream_release(struct iommu_ptd_node *node)
 {
-	struct arm_smmu_stream_debugfs *stream =
-		container_of(node, struct arm_smmu_stream_debugfs, node);
+	struct arm_smmu_stream_debugfs *stream = node_to_stream(node);
 
 	kfree(stream->device);
 	kfree(stream->target);
 	kfree(stream);
 }
 
-static struct arm_smmu_stream_debugfs *stream_add(struct arm_smmu_master *master,
-						  u32 id)
+static struct arm_smmu_stream_debugfs *stream_add(struct arm_smmu_master *master, u32 id)
 {
 	struct arm_smmu_stream_debugfs *stream = kzalloc_obj(*stream);
 	char *path;
@@ -348,8 +313,7 @@ static struct arm_smmu_stream_debugfs *stream_add(struct arm_smmu_master *master
 	path = kobject_get_path(&master->dev->kobj, GFP_KERNEL);
 	/* From iommu/arm_smmu_v3/<iommu>/stream_table/<sid> up to /sys */
 	if (path)
-		stream->target = kasprintf(GFP_KERNEL,
-					   "../../../../../../..%s", path);
+		stream->target = kasprintf(GFP_KERNEL, "../../../../../../..%s", path);
 	kfree(path);
 	stream->node.create = stream_create;
 	stream->node.release = stream_release;
@@ -357,10 +321,7 @@ static struct arm_smmu_stream_debugfs *stream_add(struct arm_smmu_master *master
 	return stream;
 }
 
-/**
- * arm_smmu_debugfs_add_master() - Have a directory made for every stream
- * @master: The master, which cannot fail to be probed any more
- */
+/* Once the master cannot fail to be probed any more */
 void arm_smmu_debugfs_add_master(struct arm_smmu_master *master)
 {
 	unsigned int i;
@@ -377,11 +338,9 @@ void arm_smmu_debugfs_add_master(struct arm_smmu_master *master)
 	}
 }
 
-/**
- * arm_smmu_debugfs_remove_master() - Have the directories of a master removed
- * @master: The master, with all that it has still there
- *
- * On return no reader is in the STEs or CDs of the master, and none will be.
+/*
+ * Before anything goes that the master has. On return no reader is in its STEs
+ * or CDs, and none will be.
  */
 void arm_smmu_debugfs_remove_master(struct arm_smmu_master *master)
 {
@@ -394,8 +353,7 @@ void arm_smmu_debugfs_remove_master(struct arm_smmu_master *master)
 
 static struct dentry *smmu_create(struct iommu_ptd_node *node)
 {
-	struct arm_smmu_debugfs *smmu =
-		container_of(node, struct arm_smmu_debugfs, node);
+	struct arm_smmu_debugfs *smmu = container_of(node, struct arm_smmu_debugfs, node);
 	struct dentry *dir = debugfs_create_dir(smmu->name, arm_smmu_debugfs_dir);
 
 	smmu->streams = debugfs_create_dir("stream_table", dir);
@@ -407,10 +365,7 @@ static void smmu_release(struct iommu_ptd_node *node)
 	kfree(container_of(node, struct arm_smmu_debugfs, node));
 }
 
-/**
- * arm_smmu_debugfs_add_smmu() - Have the directory of an SMMU made
- * @smmu: The SMMU, which has its name in sysfs but no masters yet
- */
+/* Once the SMMU has its name in sysfs, and before its first master */
 void arm_smmu_debugfs_add_smmu(struct arm_smmu_device *smmu)
 {
 	const char *name = dev_name(smmu->iommu.dev);
@@ -424,28 +379,18 @@ void arm_smmu_debugfs_add_smmu(struct arm_smmu_device *smmu)
 	iommu_ptd_node_add(&smmu->debugfs->node);
 }
 
-/**
- * arm_smmu_debugfs_remove_smmu() - Have the directory of an SMMU removed
- * @smmu: The SMMU, its masters gone
- */
+/* After all masters of the SMMU */
 void arm_smmu_debugfs_remove_smmu(struct arm_smmu_device *smmu)
 {
 	if (smmu->debugfs)
 		iommu_ptd_node_del(&smmu->debugfs->node);
 }
 
-/**
- * arm_smmu_debugfs_init() - Make the directory of all SMMUs
- */
 void arm_smmu_debugfs_init(void)
 {
-	arm_smmu_debugfs_dir = debugfs_create_dir("arm_smmu_v3",
-						  iommu_debugfs_dir);
+	arm_smmu_debugfs_dir = debugfs_create_dir("arm_smmu_v3", iommu_debugfs_dir);
 }
 
-/**
- * arm_smmu_debugfs_exit() - Remove the directory of all SMMUs
- */
 void arm_smmu_debugfs_exit(void)
 {
 	iommu_ptd_flush();
