@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What several files of the suite use: kinds of domains, held readers, memory, a second guest."""
+"""What several files of the suite use: kinds of domains, held readers, memory, the file groups, a second guest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
 from pytest_iommu.core.model import Range
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Op
 from pytest_iommu.core.waiting import Deadline
-from pytest_iommu.dialects import IO_PTDUMP
+from pytest_iommu.dialects import IO_PTDUMP, DumpSyntaxError
+from pytest_iommu.dialects.groups import GroupLine, parse_groups
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.testmodule import DEBUGFS, MODULE, DomainRow, parse_domains
 from pytest_iommu.images import Progress
@@ -91,6 +93,27 @@ def limited(guest: GuestHandle, folder: str, op: Op, limit: int | None = None) -
     assert all(result.ok for result in results), [ops.errno_name(result.value) for result in results]
     (ended,) = guest.run([jobs.wait_job(WRITER, WRITING * 1000)], 2 * WRITING).results
     return ended.value
+
+
+def groups(guest: GuestHandle) -> tuple[GroupLine, ...]:
+    """The lines of groups. Skips where the dump has no such file."""
+    (result,) = guest.run([ops.read_file(f"{DEBUGFS}/groups")]).results
+    if ops.errno_name(result.value) == "ENOENT":
+        pytest.skip("this kernel's dump has no file groups")
+    assert result.ok, ops.errno_name(result.value)
+    try:
+        return parse_groups(ops.text_of(result))
+    except DumpSyntaxError as error:
+        raise CheckFailed(str(error), (error.rule,), verdict=Verdict.DUMP) from error
+
+
+def group_line(guest: GuestHandle, device: str) -> GroupLine:
+    """The one line of a device of the machine that is not about a PASID."""
+    name = f"0000:{guest.machine.device(device).address}"
+    found = [row for row in groups(guest) if row.device == name and row.pasid is None]
+    if len(found) != 1:
+        raise CheckFailed(f"{name} has {len(found)} lines in groups", ("GRP-1",), verdict=Verdict.DUMP)
+    return found[0]
 
 
 def beside(item: pytest.Item, guest: GuestHandle, flavour: str) -> GuestHandle:

@@ -42,7 +42,7 @@ class Table:
     ``format`` is a name of formats/ if the text says which one; ``top`` a physical address. ``whole`` is False where
     rows were left out (``[...]``). ``points``: rows are single addresses, whose extent is unknown. ``leaves``: a row is
     one leaf. ``by_columns``: attributes are those of arm64's dumps, where BLK tells blocks from pages. ``pointer`` is
-    what looks like a kernel pointer in the heading.
+    what looks like a kernel pointer in the heading. ``domain`` is the id in domains/ that the heading names.
     """
 
     file: str
@@ -59,6 +59,7 @@ class Table:
     leaves: bool = False
     by_columns: bool = False
     pointer: str = ""
+    domain: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ DUMP: dict[str, str] = {
     "GRP-1": "groups has a line for every device of every group, and for every PASID in use",
     "GRP-2": "the kind in groups is that of the domain that the device is on",
     "GRP-3": "the id in groups is the directory of that domain, or `-`",
+    "GRP-4": "VT-d's and AMD's own debugfs name the domain that groups has for the device",
     "LKP-1": "lookup shows the entries that translate an IOVA from the top down, as entries has them",
     "LKP-2": "the path ends at what is no table; output is the OA of the IOVA, or `-` where no leaf maps it",
     "LKP-3": "each open file has an IOVA of its own; what is no number is EINVAL, and changes nothing",

@@ -4,7 +4,8 @@
     intel/<bdf>[/<pasid hex>]/domain_translation_struct    a row a leaf, with the items that lead to it
     intel/dmar_translation_struct                          root, context and PASID entries
 
-A superpage has no lower columns; older kernels print zeros there. PML5E is 0 with four levels.
+A superpage has no lower columns; older kernels print zeros there. PML5E is 0 with four levels. With the reference the
+heading of a table names the domain, too (abi.md, GRP-4).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ RULE, CONTEXT_RULE = "ENT-1", "STE-2"
 _WORD = "0x[0-9a-f]{16}"
 _DEVICE = re.compile(
     r"Device ([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?: with pasid ([0-9a-f]{1,5}))? @0x([0-9a-f]{1,16})"
+    r"(?: domain ([1-9][0-9]*))?"
 )
 _BDF_OF = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _PASID = re.compile(r"[0-9a-f]{1,5}")
@@ -139,6 +141,7 @@ def _table(name: str, begun: int, device: re.Match[str], grid: Grid) -> Table:
         stage=1 if first else 2,
         whole=grid.whole,
         leaves=True,
+        domain=None if device[4] is None else int(device[4]),
     )
 
 
