@@ -15,7 +15,7 @@ import pytest
 
 from pytest_iommu.check import reading
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
-from pytest_iommu.check.witnesses.streams import Streams, Wanted
+from pytest_iommu.check.witnesses.streams import Streams, Wanted, differs
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats import smmuv3
@@ -122,7 +122,8 @@ def test_every_config(planter: Planter, domain: Domain, config: int, valid: int)
     with planter.ste(Config=config, V=valid, S2TTB=NOWHERE >> 4):
         ste, _ = planter.texts()
         assert f"  Config: {smmuv3.CONFIGS.get(config, smmuv3.UNKNOWN)}\n" in ste
-        assert ste == planter.held_ste()
+        if ste != planter.held_ste():
+            raise differs("ste", planter.sid, ste, planter.held_ste())
     planter.check(Wanted(DEVICE, "only S1_TRANS", domain.id))
 
 

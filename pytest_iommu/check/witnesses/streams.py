@@ -223,7 +223,7 @@ class Streams:
             have = text.ste if file == "ste" else text.cd
             if have != want:
                 self.files[f"{file}.{text.sid}.ram.txt"] = want.encode()
-                yield self._stays_valid(text, want) or _differs(file, text.sid, have, want)
+                yield self._stays_valid(text, want) or differs(file, text.sid, have, want)
 
     def _stays_valid(self, text: StreamText, held: str) -> CheckFailed | None:
         """Return the failure where a dump shows, truly, a descriptor that the stream's entry no longer leads to."""
@@ -301,7 +301,7 @@ def _of_another_time(have: str, want: str) -> bool:
     return sound and (one.config, one.s1_context_ptr, one.s2ttb) != (now.config, now.s1_context_ptr, now.s2ttb)
 
 
-def _differs(file: str, sid: int, have: str, want: str) -> CheckFailed:
+def differs(file: str, sid: int, have: str, want: str) -> CheckFailed:
     """Classify the difference: STE-4 for an earlier STE, otherwise the rule of the first line that differs."""
     lines = [pair for pair in zip_longest(have.splitlines(), want.splitlines()) if pair[0] != pair[1]]
     what, rule, also = f"{file} of stream {sid} does not match its words in RAM", "STE-2", ""
