@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.races.held import READER, DumpFile, HeldReader
 from pytest_iommu.check.witnesses.lookup_file import LookupFile
 from pytest_iommu.conformance.helpers import KINDS, make
 from pytest_iommu.core.model import Kind
@@ -22,6 +24,7 @@ from pytest_iommu.dialects import DumpSyntaxError
 from pytest_iommu.dialects.lookup import Lookup, parse_lookup
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.testmodule import MODULE, parse_domains
+from pytest_iommu.scenario.race_words import TABLE, Hold
 
 pytestmark = pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump")
 
@@ -29,6 +32,8 @@ FIRST, SECOND = 10, 11
 WRITER = 0
 K, M = 1 << 10, 1 << 20
 IOVA, OA = 0x31200000, 0x912200000
+#: tables of another domain that take what has become free
+OTHERS, OTHER_OA = 24, 0xB00000000
 #: lookups in one batch, and batches until both states must have been seen
 LOOKUPS, BATCHES = 40, 200
 
@@ -196,3 +201,44 @@ def test_while_the_table_comes_and_goes(kind: str, iommu: Iommu, iommu_guest: Gu
         finally:
             iommu_guest.run([jobs.reset_jobs()])
         assert seen == {True, False}, f"the table was {'never' if True in seen else 'always'} there"
+
+
+@pytest.mark.iommu_rules("CON-1", "LKP-2")
+@pytest.mark.iommu_needs(machine="smmuv3")
+@pytest.mark.iommu_boot_mode("held")
+@pytest.mark.parametrize("kind", ["s1", "amdv1", "riscv_64"])
+def test_a_table_goes_while_a_lookup_is_in_it(kind: str, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+    """The lookup has loaded the item that leads to the table: nobody else gets the table until the lookup is through.
+
+    io-pgtable leaves the items of such a table as they are, generic_pt clears them. Another domain then takes as many
+    tables as may have become free.
+    """
+    domain, other, memory = make(iommu, kind, 4096), iommu.table("amdv1"), iommu_guest.memory
+    domain.map(IOVA, OA, 2 * M, "rw", leaf=domain.page)
+    iova = IOVA + 5 * domain.page
+    hold = Hold(TABLE, iova, 1)
+    with opened(iommu_guest, domain, FIRST):
+        written = iommu_guest.run([ops.write(FIRST, b"%d\n" % iova)]).results[0]
+        ranges = domain.model.snapshot().ranges
+        place = DumpFile(domain.name, domain.path("lookup"), "lookup", domain.config, ranges, slot=FIRST)
+        reader = HeldReader(iommu_guest.run, iommu_guest.gdb, memory, iommu_guest.machine, place, hold)
+        reader.hold()
+        try:
+            assert memory is not None
+            leaf = reader.path[-1]
+            iommu.command(f"unmap {domain.name} {IOVA:#x} {2 * M:#x}")
+            iommu.command(f"map {other.name} {iova:#x} {OTHER_OA:#x} 4K rw count={OTHERS} istep=2M")
+            still = int.from_bytes(memory.read(leaf.address, 8), "little")
+            reader.let_go()
+        except BaseException:
+            reader.abandon()
+            raise
+        (end,) = iommu_guest.run([jobs.wait_job(READER, 20000)], timeout=60).results
+        text = b"".join(read.data for read in jobs.split_reads(end.data))
+        left = leaf.raw if kind == "s1" else 0
+        assert still == left, f"the table is free while a lookup is in it: 0x{leaf.raw:016x} became 0x{still:016x}"
+        found = answer((written, replace(end, data=text)), iova)
+        wanted = (Kind.LEAF, OA + 5 * domain.page) if kind == "s1" else (Kind.EMPTY, None)
+        assert (found.path[-1].kind, found.output) == wanted
+        for one in (domain, other):
+            iommu.command(f"destroy {one.name}")

@@ -38,7 +38,8 @@ Run = Callable[["Sequence[Op]"], "Reply"]
 class DumpFile:
     """What to read: ``file`` of the domain ``name`` at ``path``, ``chunk`` bytes per read(2) (0: 64 KiB).
 
-    ``start`` holds the mappings of the domain when the reader starts.
+    ``start`` holds the mappings of the domain when the reader starts. With ``slot`` the reader reads the file that
+    ops.open_file() has opened there: one that has to be written first.
     """
 
     name: str
@@ -47,6 +48,7 @@ class DumpFile:
     config: TableConfig
     start: tuple[Range, ...]
     chunk: int = 0
+    slot: int | None = None
 
 
 class HeldReader:
@@ -160,7 +162,11 @@ class HeldReader:
             pytest.skip(
                 f"kernel symbol {UNLOCK} not found: RCU readers are not preemptible, or kallsyms hides addresses"
             )
-        reader = jobs.start_reader(READER, self._place.path, chunk=self._place.chunk, cpu=CPU)
+        place = self._place
+        if place.slot is None:
+            reader = jobs.start_reader(READER, place.path, chunk=place.chunk, cpu=CPU)
+        else:
+            reader = jobs.start_sharing_reader(READER, place.slot, chunk=place.chunk, cpu=CPU)
         if self._hold.how != FROZEN:
             self._done("start_spinner", [jobs.start_spinner(SPINNER, CPU, OCCUPY)])
         self._trap = trap = Trap(gdb, self._run, processor)
