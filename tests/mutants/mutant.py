@@ -9,8 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_iommu.core import machines
+
 HERE = Path(__file__).resolve().parent
 TREE, V1 = HERE / "kernel", HERE / "io_page_tables"
+MACHINES = "smmuv3,smmuv3s1,smmuv3s2,smmuv3topo,smmuv3ids"
+"""All with an SMMUv3, the default one first: one kernel for all, and some rules are seen on one of them only."""
 LOST = ("kernel-crash", "kernel-hang")
 """Stand for a rule: a report in the kernel's log, or a kernel that answers no more, is what must be seen."""
 _RULE = re.compile(rf"[A-Z][A-Z0-9]{{1,2}}-[0-9]+|{'|'.join(LOST)}")
@@ -25,9 +29,10 @@ class Mutant:
     """One patch. ``rule`` must be named first by a failing test; ``also`` may be by others. A parser's has no rule.
     Instead of a rule it may be one of LOST.
 
-    ``flavours`` are the kernels that it needs and ``machines`` those it is run on (none: all), by comma; ``tests`` are
-    those that are run, as pytest's -k has it. One of the kernel itself (``of_tree``) is applied to a kernel without a
-    dump; ``model`` is the fix or the class of bugs that it is modelled on, ``seen`` the witness that sees it.
+    ``flavours`` are the kernels that it needs and ``machines`` those it is run on, by comma, which share one kernel;
+    ``tests`` are those that are run, as pytest's -k has it. One of the kernel itself (``of_tree``) is applied to a
+    kernel without a dump; ``model`` is the fix or the class of bugs that it is modelled on, ``seen`` the witness that
+    sees it.
     """
 
     path: Path
@@ -35,7 +40,7 @@ class Mutant:
     rule: str = ""
     also: tuple[str, ...] = ()
     flavours: str = "plain"
-    machines: str = ""
+    machines: str = MACHINES
     tests: str = ""
     model: str = ""
     seen: str = ""
@@ -44,6 +49,11 @@ class Mutant:
     def of_tree(self) -> bool:
         """Whether it is a bug of the kernel itself, not of the dump."""
         return self.path.parent == TREE
+
+    @property
+    def arch(self) -> str:
+        """The architecture of its machines, whose kernel it is planted in."""
+        return machines.get(self.machines.partition(",")[0]).arch
 
     @property
     def part(self) -> str:
@@ -77,13 +87,18 @@ def read(path: Path, rules: Iterable[str]) -> Mutant:
     for name in ("Model", "Seen"):
         if (name in fields) is not (path.parent == TREE):
             raise MutantError(f"{path.name}: `{name}: ...` belongs in the head of kernel/*.patch, and nowhere else")
+    listed = fields.get("Machines", MACHINES)
+    if strangers := sorted(set(listed.split(",")) - set(machines.names())):
+        raise MutantError(f"{path.name}: no such machine: {' '.join(strangers)}")
+    if len(arches := {machines.get(name).arch for name in listed.split(",")}) > 1:
+        raise MutantError(f"{path.name}: machines of several architectures: {' '.join(sorted(arches))}")
     return Mutant(
         path,
         " ".join(sentence.split()),
         named[0],
         tuple(named[1:]),
         fields.get("Flavour", "plain"),
-        fields.get("Machines", ""),
+        listed,
         fields.get("Tests", ""),
         fields.get("Model", ""),
         fields.get("Seen", ""),
