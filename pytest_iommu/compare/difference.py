@@ -29,8 +29,8 @@ class Rank(IntEnum):
     MERGE = 24
     PRESENCE = 26
     INFO = 28
+    BITS = 29
     ENTRY = 30
-    RAW = 31
     TOP = 32
     MEMORY = 36
     FILES = 40

@@ -97,7 +97,7 @@ def _leaf(expected: Expected, want: Entry, have: Entry) -> Iterator[Difference]:
     if have.flags != want.flags:
         yield Difference("PRT-3", Rank.FLAGS, FILE, flags_rule_text(have.flags, want.flags), *shown)
     if have.raw != want.raw:
-        yield Difference("ENT-1", Rank.RAW, FILE, f"raw is 0x{have.raw:x}, not 0x{want.raw:x}", *shown)
+        yield Difference("ENT-1", Rank.BITS, FILE, f"raw is 0x{have.raw:x}, not 0x{want.raw:x}", *shown)
 
 
 def _table(expected: Expected, want: Entry, have: Entry) -> Iterator[Difference]:
@@ -111,7 +111,7 @@ def _table(expected: Expected, want: Entry, have: Entry) -> Iterator[Difference]
         yield Difference("LVL-1", Rank.LEVEL, FILE, f"level is {have.level}, not {want.level}", *shown)
     elif have.raw != placed.raw:
         why = f"raw is 0x{have.raw:x}, but a table item for that address is 0x{placed.raw:x}"
-        yield Difference("ENT-1", Rank.ENTRY, FILE, why, *shown)
+        yield Difference("ENT-1", Rank.BITS, FILE, why, *shown)
     if have.oa != inside:
         why = f"the address is 0x{have.oa:x}, but the one in raw is 0x{inside:x}"
         yield Difference("ENT-1", Rank.ENTRY, FILE, why, *shown)

@@ -19,8 +19,8 @@ _RULE_OF_RANK = {
     Rank.LEAF: "TAB-3",
     Rank.PROT: "TAB-2",
     Rank.FLAGS: "TAB-2",
+    Rank.BITS: "TAB-2",
     Rank.ENTRY: "TAB-6",
-    Rank.RAW: "TAB-2",
 }
 """Of all other ranks it is TAB-1."""
 

@@ -20,3 +20,10 @@ def test_what_an_unmap_leaves(line: str, unmapped: bool, rule: str) -> None:
     """Items of a group whose first one is gone still translate; a table that stays does not."""
     one = Difference("ENT-1", Rank.ENTRY, "entries", "this entry should not be there", None, SILENT, memory=line)
     assert table_rule(one, unmapped) == rule
+
+
+def test_bits_of_an_item_that_points_to_a_table() -> None:
+    """Its address is right: it is pointed to once, but what is below it is limited."""
+    why = "raw is not that of a table item"
+    one = Difference("ENT-1", Rank.BITS, "entries", why, f"{TABLE[:-1]}7", SILENT, memory=TABLE)
+    assert table_rule(one, False) == "TAB-2"
