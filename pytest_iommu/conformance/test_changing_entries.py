@@ -111,7 +111,7 @@ def test_hardware_sees_no_mixture(before: str, after: str, iommu: Iommu, iommu_g
                 ("HW-4",),
                 files=files,
                 verdict=Verdict.ENTRIES,
-                table=SmmuV3.root,
+                table=witness.root,
                 because="it changes word by word",
             )
 
