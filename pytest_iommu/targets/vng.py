@@ -230,8 +230,8 @@ class VngHost:
         """Return vng's command line. ``program`` starts QEMU."""
         boot = self._boot
         assert self._vng is not None
-        # vng inserts the words quoted here into a shell command verbatim; it quotes the others itself. Our script says
-        # what QEMU uses; virtio-fs would bring a RAM of its own.
+        # vng inserts the words quoted here into a shell command verbatim; it quotes the others itself. It is told that
+        # there is no KVM, since our script says what QEMU uses. virtio-fs would bring a RAM of its own.
         return [
             *(self._vng, "--run", shlex.quote(boot.kernel), "--qemu", shlex.quote(str(program)), "--verbose"),
             *("--memory", f"{boot.machine.memory >> 20}M", "--cpus", str(boot.boot_mode.cpus)),
@@ -251,12 +251,13 @@ class VngHost:
 
     @cached_property
     def _tools(self) -> Sequence[str]:
-        """What virtme-ng needs for the kernel's modules: for a kernel of a tree none, as it would write to the tree."""
+        """What virtme-ng needs for the kernel's modules; it leaves those of a tree alone, to which it would write."""
         from pytest_iommu.images import busybox
         from pytest_iommu.images.artefacts import store_at
         from pytest_iommu.images.progress import Progress
 
-        if self._settings.image is None or _IN_TREE.fullmatch(self._boot.kernel):
+        image = self._boot.kernel
+        if self._settings.image is None or _IN_TREE.fullmatch(image) or not _has_modules(Path(image)):
             return ["--skip-modules"]
         if not all(shutil.which(name, path=f"{_path()}:{SBIN}") for name in ("modprobe", "depmod")):
             raise SetupError(
@@ -311,6 +312,11 @@ class VngHost:
             raise SetupError(
                 f"{self.name} began with unexpected output {said!r}: what uses the port iommu.agent?", evidence(child)
             )
+
+
+def _has_modules(image: Path) -> bool:
+    """Whether virtme-ng may find modules for an image: below a directory that the image is in, or above."""
+    return any((above / "lib/modules").is_dir() or (above / "usr/lib/modules").is_dir() for above in image.parents)
 
 
 def _listen(name: str) -> socket.socket:

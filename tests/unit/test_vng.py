@@ -125,6 +125,7 @@ def host(
     def make(image: str = "vmlinuz", mode: str = FUNCTIONAL, **more: Any) -> VngHost:
         path = tmp_path / image
         path.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lib/modules").mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(0x202) + b"HdrS" + bytes(4096))
         given = {"target": "vng", "cache": agent_cache, "where": tmp_path, "folder": tmp_path, "image": path, **more}
         settings = Settings(**given)
@@ -196,6 +197,14 @@ def test_the_mode_of_the_boot_counts(host: Callable[..., VngHost], monkeypatch: 
 
 def test_a_tree_is_not_written_to(host: Callable[..., VngHost]) -> None:
     assert "--skip-modules" in host("tree/arch/x86/boot/bzImage").argv(Path("qemu"))
+
+
+@pytest.mark.parametrize("place", ["lib/modules", "usr/lib/modules"])
+def test_modules_of_an_image(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not vng._has_modules(Path("boot/vmlinuz")), "virtme-ng would look for programs that it does not need"
+    (tmp_path / place).mkdir(parents=True)
+    assert vng._has_modules(Path("boot/vmlinuz"))
 
 
 def test_modules_take_kmod(host: Callable[..., VngHost], programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
