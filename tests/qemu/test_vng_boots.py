@@ -169,7 +169,8 @@ def test_a_killed_pytest_leaves_no_guest(inner: Vng, pytester: pytest.Pytester) 
 
 
 def test_a_kernel_without_a_root(inner: Vng) -> None:
-    result = inner.run(SCENARIOS / "files.iommu.yaml", "-x", "--iommu-append=rootfstype=none")
+    append = "--iommu-append=rdinit=/nowhere rootfstype=none"
+    result = inner.run(SCENARIOS / "dma.iommu.yaml", "-x", append)
     result.stdout.fnmatch_lines(["*kernel-crash: panic while booting: Kernel panic - not syncing: *root fs*"])
 
 
