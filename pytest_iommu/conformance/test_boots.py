@@ -13,7 +13,7 @@ import pytest
 from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, configured, type_of
 from pytest_iommu.check.owners.device_entries import Entries
-from pytest_iommu.check.owners.drivers import group, vfio
+from pytest_iommu.check.owners.drivers import group, plugged_in, vfio
 from pytest_iommu.check.owners.guest_program import Owner, Space
 from pytest_iommu.conformance.helpers import FILES, assert_table_in_memory, in_memory
 from pytest_iommu.guest import ops
@@ -76,12 +76,13 @@ class TestWithoutDebugfs:
         # That the device answers is DMA through a domain without a directory, or past the IOMMU where the kernel was
         # told so.
         device = iommu_guest.machine.device("rng0")
-        _, random, _ = iommu_guest.run([ops.open_file(SLOT, RANDOM), ops.read(SLOT, 16), ops.close(SLOT)]).results
-        assert random.value == len(random.data) == 16
-        kind = type_of(iommu_guest, f"/sys/bus/pci/devices/0000:{device.address}")
-        assert kind == configured(iommu_guest) or configured(iommu_guest) is None
-        if iommu_guest.in_ram is not None and iommu_guest.in_ram.iommu is not None:
-            Entries(iommu_guest, "rng0").must_be(PASSES if kind == IDENTITY else TRANSLATES, "is in use")
+        with plugged_in(iommu_guest, "rng0"):
+            _, random, _ = iommu_guest.run([ops.open_file(SLOT, RANDOM), ops.read(SLOT, 16), ops.close(SLOT)]).results
+            assert random.value == len(random.data) == 16
+            kind = type_of(iommu_guest, f"/sys/bus/pci/devices/0000:{device.address}")
+            assert kind == configured(iommu_guest) or configured(iommu_guest) is None
+            if iommu_guest.in_ram is not None and iommu_guest.in_ram.iommu is not None:
+                Entries(iommu_guest, "rng0").must_be(PASSES if kind == IDENTITY else TRANSLATES, "is in use")
         assert not complaints(iommu_guest)
 
     @pytest.mark.iommu_needs(machine="emulated", devices=("edu1",), config=("VFIO_PCI", "VFIO_CONTAINER"))

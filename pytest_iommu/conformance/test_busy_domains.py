@@ -16,6 +16,7 @@ import pytest
 from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, type_of
 from pytest_iommu.check.owners.directories import DOMAINS, directories
+from pytest_iommu.check.owners.drivers import plugged_in
 from pytest_iommu.check.owners.guest_program import Owner
 from pytest_iommu.check.witnesses.in_ram import InRam, ranges_of
 from pytest_iommu.core.model import Dump, Range, TableConfig
@@ -74,6 +75,13 @@ def ordered(ranges: tuple[Range, ...]) -> None:
             raise CheckFailed(f"0x{after.first:x} comes after 0x{before.last:x}", ("RNG-2", "CON-5"))
 
 
+@pytest.fixture
+def device(iommu_guest: GuestHandle) -> Iterator[None]:
+    """The virtio device with its driver."""
+    with plugged_in(iommu_guest, DEVICE):
+        yield
+
+
 @contextmanager
 def busy(guest: GuestHandle) -> Iterator[None]:
     """Keeps the device at work."""
@@ -121,7 +129,7 @@ def domain_of(guest: GuestHandle, name: str) -> str:
 
 @pytest.mark.iommu_rules("LAY-2", "INF-3", "RNG-1", "RNG-2", "RNG-4", "CON-2", "CON-5")
 @pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", devices=(DEVICE,))
-def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu) -> None:
+def test_a_domain_under_io(iommu_guest: GuestHandle, device: None, iommu: Iommu) -> None:
     """Each dump is well formed, and has the rings where they were at first."""
     rings = Rings(iommu_guest)
     number = domain_of(iommu_guest, DEVICE)
@@ -153,7 +161,7 @@ def test_a_domain_under_io(iommu_guest: GuestHandle, iommu: Iommu) -> None:
 
 @pytest.mark.iommu_rules("HW-1", "TAB-1", "TAB-2")
 @pytest.mark.iommu_needs(machine="emulated", devices=(DEVICE,))
-def test_the_rings_of_a_device_in_memory(iommu_guest: GuestHandle) -> None:
+def test_the_rings_of_a_device_in_memory(iommu_guest: GuestHandle, device: None) -> None:
     """Where the table in memory leads to, the device has written its index; with a dump or without."""
     rings = Rings(iommu_guest)
     with busy(iommu_guest):
@@ -175,10 +183,11 @@ def test_the_rings_of_a_device_in_memory(iommu_guest: GuestHandle) -> None:
 @pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", devices=("serial0",))
 def test_a_domain_with_the_buffers_of_a_driver(iommu_guest: GuestHandle) -> None:
     """A domain of the DMA API: the driver mapped page by page, where the kernel chose."""
-    before = set(in_ram(iommu_guest, "serial0")["entries"].splitlines())
-    number = domain_of(iommu_guest, "serial0")
-    shown = set(iommu_guest.read(f"{DOMAINS}/{number}/entries").decode().splitlines())
-    stays = before & set(in_ram(iommu_guest, "serial0")["entries"].splitlines())
+    with plugged_in(iommu_guest, "serial0"):
+        before = set(in_ram(iommu_guest, "serial0")["entries"].splitlines())
+        number = domain_of(iommu_guest, "serial0")
+        shown = set(iommu_guest.read(f"{DOMAINS}/{number}/entries").decode().splitlines())
+        stays = before & set(in_ram(iommu_guest, "serial0")["entries"].splitlines())
     assert len(stays) > 20, "the device has no buffers mapped"
     missing = stays - shown
     if missing:

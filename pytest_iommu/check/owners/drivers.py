@@ -24,6 +24,19 @@ def driver_of(guest: GuestHandle, device: str) -> str | None:
 
 
 @contextmanager
+def plugged_in(guest: GuestHandle, name: str) -> Iterator[None]:
+    """Have a device of the machine in the guest with its driver, whether it is there at boot or not."""
+    hotplug = guest.machine.device(name).hotplug
+    if hotplug:
+        guest.plug(name)
+    try:
+        yield
+    finally:
+        if hotplug and guest.alive:
+            guest.plug(name, add=False)
+
+
+@contextmanager
 def driven_by(guest: GuestHandle, bus: str, name: str, driver: str) -> Iterator[str]:
     """Bind the device ``name`` of a bus to ``driver``, and back at the end; yields its sysfs directory.
 
