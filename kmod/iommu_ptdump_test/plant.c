@@ -114,9 +114,12 @@ static u64 hole_in_ram(void)
 #ifdef CONFIG_ARM64
 	u64 end = end_of_ram(), at;
 
-	for (at = 0; at < end; at += SZ_64K)
+	for (at = 0; at < end; at += SZ_64K) {
 		if (pfn_valid(PHYS_PFN(at)) && !pfn_is_map_memory(PHYS_PFN(at)))
 			return at;
+		if (IS_ALIGNED(at, SZ_1G))
+			cond_resched();
+	}
 #endif
 	return 0;
 }

@@ -9,6 +9,7 @@
 #define __IO_PGTABLE_ARM_PTDUMP_H
 
 #include <linux/bitfield.h>
+#include <linux/rcupdate.h>
 
 #include "iommu-ptdump.h"
 
@@ -140,6 +141,7 @@ static int arm_lpae_ptd_walk(void *table, struct iommu_ptd_cursor *c,
 	int top = data->start_level, lvl = top, count = 0;
 	arm_lpae_iopte *tables[ARM_LPAE_MAX_LEVELS];
 
+	lockdep_assert_in_rcu_read_lock();
 	if (c->path) {
 		u64 iova = c->pos;
 

@@ -6,6 +6,8 @@
  * stays inside while text is copied to user space. Whoever ends the subject
  * waits for readers that are inside, and for nothing else.
  */
+#define DEFAULT_SYMBOL_NAMESPACE "IOMMU_PTDUMP"
+
 #include <linux/debugfs.h>
 #include <linux/export.h>
 #include <linux/fs.h>

@@ -5,12 +5,13 @@
  * /sys/kernel/debug/iommu/domains/<id>/ is there for every domain whose page
  * table can be read, for as long as the table lives.
  */
+#define DEFAULT_SYMBOL_NAMESPACE "IOMMU_PTDUMP"
+
 #include <linux/debugfs.h>
 #include <linux/export.h>
 #include <linux/init.h>
 #include <linux/iommu.h>
 #include <linux/mm.h>
-#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/xarray.h>
 

@@ -14,6 +14,7 @@
 #include <linux/completion.h>
 #include <linux/container_of.h>
 #include <linux/kref.h>
+#include <linux/module.h>
 #include <linux/refcount.h>
 #include <linux/types.h>
 #include <linux/workqueue.h>
@@ -192,6 +193,8 @@ struct iommu_ptd_seq {
 bool iommu_ptd_table_ok(phys_addr_t pa, size_t size);
 
 #ifdef CONFIG_IOMMU_PTDUMP_DEBUGFS
+MODULE_IMPORT_NS("IOMMU_PTDUMP");
+
 void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 		   void *table);
 void iommu_ptd_del(struct iommu_domain *domain);

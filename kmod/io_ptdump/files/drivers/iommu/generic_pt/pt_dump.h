@@ -11,6 +11,8 @@
 #ifndef __GENERIC_PT_PT_DUMP_H
 #define __GENERIC_PT_PT_DUMP_H
 
+#include <linux/rcupdate.h>
+
 #include "pt_iter.h"
 
 #include "../iommu-ptdump.h"
@@ -132,6 +134,7 @@ static int NS(dump_walk)(void *table, struct iommu_ptd_cursor *c,
 	struct pt_state pts = pt_init_top(&range);
 	int count = 0;
 
+	lockdep_assert_in_rcu_read_lock();
 	if (c->path) {
 		u64 va = c->pos;
 
