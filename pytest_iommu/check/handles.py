@@ -378,7 +378,9 @@ class Iommu:
         from pytest_iommu import formats
         from pytest_iommu.scenario.variants import software_command
 
-        config = formats.configure(format, options=options, **parameters)
+        # A format without options has no such parameter.
+        named: dict[str, object] = {"options": options} if options else {}
+        config = formats.configure(format, **parameters, **named)
         return self._make(software_command(formats.get(format), config, parameters, options) + more, config)
 
     def _make(self, words: str, config: TableConfig, hold: Hold | None = None) -> Domain:
