@@ -73,12 +73,30 @@ class Trap:
         except GdbError:
             return None
 
-    def catch(self, address: int, start: Sequence[Op], timeout: float) -> None:
-        """Run ``start`` and stop when CPU has loaded from this address. NotReached after ``timeout`` seconds."""
-        self._gdb.set(Point.READ, address)
-        if not self._caught(start, lambda stop: stop.address is not None, timeout):
-            raise NotReached("no load from the address was seen")
-        self._load(address)
+    def catch(self, address: int, start: Sequence[Op], timeout: float, times: int = 1) -> None:
+        """Run ``start`` and stop when CPU has loaded from this address, the ``times``-th time.
+
+        NotReached after ``timeout`` seconds.
+        """
+        for number in range(times):
+            self._gdb.set(Point.READ, address)
+            if number:
+                self._go()
+                caught = self._meet(lambda stop: stop.cpu == CPU and stop.address is not None, timeout) is not None
+            else:
+                caught = self._caught(start, lambda stop: stop.address is not None, timeout)
+            if not caught:
+                raise NotReached("no load from the address was seen" if not number else f"it was loaded {number} times")
+            self._load(address)
+
+    def loads(self, address: int, start: Sequence[Op], timeout: float) -> int:
+        """Run ``start`` and return how often any processor has loaded from this address meanwhile.
+
+        NotReached if the batch is not done after ``timeout`` seconds.
+        """
+        seen: list[None] = []
+        self._each(Point.READ, [range(address, address + 8)], start, timeout, lambda: seen.append(None))
+        return len(seen) - 1
 
     def catch_store(self, address: int, start: Sequence[Op], timeout: float) -> None:
         """Run ``start`` and stop when CPU has stored to this address. NotReached after ``timeout`` seconds."""
@@ -108,10 +126,15 @@ class Trap:
         It is called before the store, or behind it where the processor stops there. NotReached if the batch is not done
         after ``timeout`` seconds. The stores may be any processor's.
         """
+        self._each(Point.WRITE, places, start, timeout, look)
+
+    def _each(
+        self, point: Point, places: Sequence[range], start: Sequence[Op], timeout: float, look: Callable[[], None]
+    ) -> None:
         deadline = Deadline(timeout)
         while True:
             for place in places:
-                self._gdb.set(Point.WRITE, place.start, len(place))
+                self._gdb.set(point, place.start, len(place))
             self._go()
             if self._sent is None:
                 self._sent = self._pool.submit(self._run, start)
