@@ -20,7 +20,7 @@ from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.scenario.race_words import BATCH, COPY, FROZEN, LEAF, TABLE, Hold
 
 pytestmark = [
-    pytest.mark.iommu_needs(machine="smmuv3", dialect="io_ptdump"),
+    pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump"),
     pytest.mark.iommu_boot_mode("held"),
 ]
 
@@ -122,7 +122,8 @@ def replace(race: Race) -> None:
 
 
 def another_domain_comes_and_goes(race: Race) -> None:
-    race.window.command("domain e0 dev=edu0 stage=1")
+    stage = next(iter(race.machine.stages))
+    race.window.command(f"domain e0 dev=edu0 stage={stage.removeprefix('s')}")
     race.window.command(f"map e0 {PAGES:#x} {OA:#x} {PAGE} rw")
     race.window.command("attach e0 edu0")
     race.window.command("detach edu0")
@@ -131,7 +132,8 @@ def another_domain_comes_and_goes(race: Race) -> None:
 
 def unplug(race: Race) -> None:
     """By the guest's own hand; whether removal waits for the reader is its own affair, but not for ever."""
-    race.window.block_file(f"{PCI}/devices/0000:00:02.0/remove", "1", must=False)
+    address = race.machine.device("edu1").address
+    race.window.block_file(f"{PCI}/devices/0000:{address}/remove", "1", must=False)
 
 
 def free(race: Race) -> None:
@@ -208,7 +210,8 @@ def test_window(
 ) -> None:
     if operation.hardware and iommu_guest.page != 4096:
         pytest.skip(f"its hardware domains have pages of 4K, this kernel has {iommu_guest.page >> 10}K")
-    kinds = [one for one in KINDS if one in ("s1", "s2") or not operation.hardware]
+    stages = iommu_guest.machine.stages
+    kinds = [one for one in KINDS if one in stages or not (operation.hardware or one in ("s1", "s2"))]
     chosen = kinds[(OPERATIONS.index(operation) + list(HOLDS).index(hold)) % len(kinds)]
     if iommu_guest.key.flavour == "debug" and kind != chosen:
         pytest.skip(f"a debug kernel is slow: this pair is tried with {chosen} there")
@@ -229,10 +232,10 @@ def test_window(
 @pytest.mark.parametrize("file", ["page_table", "entries", "stats"])
 @pytest.mark.parametrize("hold", ["table-1", "leaf"])
 def test_window_of_a_processor_that_stands_still(
-    hold: str, file: str, iommu: Iommu, iommu_race: Callable[..., Race]
+    hold: str, file: str, iommu: Iommu, iommu_guest: GuestHandle, iommu_race: Callable[..., Race]
 ) -> None:
     """No interrupt gets to the reader's processor: operations that would wait for it do not come back."""
-    domain = fill(iommu, "s1")
+    domain = fill(iommu, next(iter(iommu_guest.machine.stages)))
     where = HOLDS[hold](OPERATIONS[0])
     with iommu_race(domain, dataclasses.replace(where, how=FROZEN), file) as race:
         (unmap_of_a_table if hold == "leaf" else remap_to_another_oa)(race)
@@ -240,15 +243,17 @@ def test_window_of_a_processor_that_stands_still(
 
 @pytest.mark.iommu_rules("CON-10", "CON-5", "CON-2")
 @pytest.mark.parametrize("chunk", [1, 60, 4096])
-def test_window_of_a_reader_of_small_pieces(chunk: int, iommu: Iommu, iommu_race: Callable[..., Race]) -> None:
+def test_window_of_a_reader_of_small_pieces(
+    chunk: int, iommu: Iommu, iommu_guest: GuestHandle, iommu_race: Callable[..., Race]
+) -> None:
     """A read(2) that is held is one of many: what came before it and what comes after make one text."""
-    domain = fill(iommu, "s2")
+    domain = fill(iommu, list(iommu_guest.machine.stages)[-1])
     with iommu_race(domain, Hold(LEAF, PAGES + 5 * PAGE), "page_table", chunk) as race:
         block_where_pages_were(race)
 
 
 @pytest.mark.iommu_rules("CON-7")
-@pytest.mark.parametrize("kind", ["s1", "amdv1"])
+@pytest.mark.parametrize("kind", ["s1", "s2", "amdv1"])
 def test_a_window_that_is_not_reached_is_a_failure(kind: str, iommu: Iommu, iommu_race: Callable[..., Race]) -> None:
     """info is no walk: it loads no leaf."""
     domain = fill(iommu, kind)

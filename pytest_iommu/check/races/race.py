@@ -23,6 +23,7 @@ class Race:
 
     def __init__(self, guest: GuestHandle, iommu: Iommu, domain: Domain, hold: Hold, file: str, chunk: int) -> None:
         self.domain = domain
+        self.machine = guest.machine
         self.hold = hold
         ranges = domain.model.snapshot().ranges
         place = DumpFile(domain.name, domain.path(file), file, domain.config, ranges, chunk)
