@@ -193,7 +193,9 @@ struct iommu_ptd_seq {
 bool iommu_ptd_table_ok(phys_addr_t pa, size_t size);
 
 #ifdef CONFIG_IOMMU_PTDUMP_DEBUGFS
+#ifdef MODULE
 MODULE_IMPORT_NS("IOMMU_PTDUMP");
+#endif
 
 void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 		   void *table);
