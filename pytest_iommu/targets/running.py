@@ -7,6 +7,7 @@ Everything uses one connection: a shell command there reads files of known size 
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import shutil
 import socket
@@ -334,7 +335,8 @@ def _built_here(store: Store, key: str, tree: Path, there: There) -> StoreEntry:
             return found
         for path in ready.module_sources():
             shutil.copy(path, work)
-        argv = ["make", "-C", str(tree), f"M={work}", "modules"]
+        jobs = f"-j{len(os.sched_getaffinity(0))}"
+        argv = ["make", jobs, "-C", str(tree), f"M={work}", "modules"]
         done = process.run(argv, env=process.environment_of_make(LC_ALL="C"))
         if done.status != 0:
             last = "\n".join(done.lines[-15:])
