@@ -73,7 +73,8 @@ def slot(iommu_guest: GuestHandle, iommu: Iommu) -> Iterator[Slot]:
     domain = iommu.domain(stage=next(iter(iommu_guest.machine.stages)))
     assert iommu_guest.machine.scratch is not None
     place = iommu_guest.machine.scratch[0]
-    domain.map(IOVA, place, 2 * domain.page, "rw")
+    for offset in (0, domain.page):  # a leaf each, so that one can go
+        domain.map(IOVA + offset, place + offset, domain.page, "rw")
     entries, transfers = Entries(iommu_guest, device), Transfers.of(iommu_guest, iommu, device)
     found = Slot(iommu_guest, device, domain, entries, transfers, place)
     yield found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pytest_iommu.check.handles import GuestHandle, Iommu
 from pytest_iommu.check.owners.default_domains import type_of
+from pytest_iommu.check.owners.guest_program import OwnerMemory
 from pytest_iommu.check.witnesses.transfers import Transfers
 from pytest_iommu.compare.comparison import compare_table
 from pytest_iommu.core.model import Prot
@@ -52,16 +53,15 @@ class DefaultDomain:
         """Map that many pages of new memory for the device; ``direction`` is a key of ALLOWED."""
         said = self._iommu.command(f"share {name} {self.device} {pages * self.page:#x} {direction}")
         made = Shared(name, int(said["iova"], 0), tuple(int(one, 0) for one in said["pages"].split(",")))
-        for number, address in enumerate(made.pages):
-            iova = made.iova + number * self.page
-            self.model.map(iova, address, self.page, Prot.from_letters(ALLOWED[direction]))
+        # The DMA API maps what is contiguous in memory at once, so leaves may be larger than a page.
+        for offset, address, size in OwnerMemory(name, self.page, made.pages).runs(0, pages * self.page):
+            self.model.map(made.iova + offset, address, size, Prot.from_letters(ALLOWED[direction]))
         return made
 
     def unshare(self, shared: Shared) -> None:
         """Unmap and free it."""
         self._iommu.command(f"unshare {shared.name}")
-        for number in range(len(shared.pages)):
-            self.model.unmap(shared.iova + number * self.page, self.page)
+        self.model.unmap(shared.iova, len(shared.pages) * self.page)
         self._unmapped = True
 
     def check(self) -> None:
