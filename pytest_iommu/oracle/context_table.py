@@ -137,7 +137,7 @@ class ContextTable(Registers):
     @property
     def root(self) -> str:
         """See Iommu."""
-        return "PASID table" if self.scalable else "context table"
+        return "context or PASID table" if self.scalable else "context table"
 
     @property
     def scalable(self) -> bool:
