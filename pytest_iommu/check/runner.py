@@ -280,6 +280,9 @@ class Scenario:
         if caches is not None:
             # What DMA then does says more, and comes first.
             self._later += caches.after(phase)
+        if isinstance(caches, Attachments):
+            # Of two tables with one id, DMA goes by whichever is cached.
+            self.problems += caches.shared(phase)
         results = results[len(batch) :]
         if not at_once:
             after = self._after(phase)

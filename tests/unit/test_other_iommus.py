@@ -209,7 +209,12 @@ def test_the_context_entry_goes_with_the_device() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "root"),
-    [("legacy", "context table"), ("first", "context or PASID table"), ("amd", "device table"), ("riscv", "device directory")],
+    [
+        ("legacy", "context table"),
+        ("first", "context or PASID table"),
+        ("amd", "device table"),
+        ("riscv", "device directory"),
+    ],
 )
 def test_the_verdict_names_what_the_iommu_has(kind: str, root: str) -> None:
     found = KINDS[kind]().iommu.root

@@ -69,12 +69,17 @@ class Attachments:
         self._devices.update(groups)
 
     def after(self, phase: Phase) -> list[CheckFailed]:
-        """Compare the entries with the attachments after the phase."""
-        domains = self._devices.domains(phase.attached)
-        found = [*self._left(domains), *(("HW-3", text) for text in self._shared(domains))]
-        wrong = [CheckFailed(text, (rule,), verdict=Verdict.ENTRIES, table=self._iommu.root) for rule, text in found]
+        """Compare the entries of devices without a domain, and the commands, with what has happened in the phase."""
+        found = self._failures(self._left(self._devices.domains(phase.attached)))
         commands = self._told.after()
-        return wrong if commands is None else [*wrong, *self._told.failures(phase.lost, commands)]
+        return found if commands is None else [*found, *self._told.failures(phase.lost, commands)]
+
+    def shared(self, phase: Phase) -> list[CheckFailed]:
+        """Compare the domain ids of devices whose tables differ after the phase."""
+        return self._failures(("HW-3", text) for text in self._shared(self._devices.domains(phase.attached)))
+
+    def _failures(self, found: Iterable[Wrong]) -> list[CheckFailed]:
+        return [CheckFailed(text, (rule,), verdict=Verdict.ENTRIES, table=self._iommu.root) for rule, text in found]
 
     def _left(self, domains: Mapping[str, str]) -> Iterator[Wrong]:
         for device in sorted(self._devices.known - set(domains)):
