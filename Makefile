@@ -78,8 +78,10 @@ series: setup
 races: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-flavour=debug -n $(JOBS) -m iommu_boot_mode $(ARGS)
 
+bench: ARCHES = x86_64 riscv
 bench: setup
 	$(BIN)/python tools/bench $(ARGS)
+	$(BIN)/python tools/side-by-side
 	$(BIN)/python tools/parsers
 
 # Mutated texts of the corpus for the parsers of dialects.
