@@ -114,7 +114,7 @@ class Scenario:
         self._instance = platform.placed(written, self._guest, self._machine)
         try:
             plan = compile_plan(self._instance)
-            self._hold_scratch(plan)
+            self._hold_board(plan)
             return plan
         except ScenarioError as error:
             if written.machine in written.case.machines:
@@ -122,13 +122,17 @@ class Scenario:
             sizes = {f"{one.ias} bits of IOVA, {one.oas} of PA" for one in _hardware(self._instance)}
             pytest.skip(f"does not fit this kernel's domains ({'; '.join(sorted(sizes))}): {error.problem}")
 
-    def _hold_scratch(self, plan: Plan) -> None:
-        """Skip a case that does DMA to another machine's memory, and was not written for this one."""
+    def _hold_board(self, plan: Plan) -> None:
+        """Skip a case that asks for what another board has, and was not written for this one."""
         if self._instance.machine in self._instance.case.machines:
             return
-        for one in (one for phase in (*plan.phases, *plan.after) for one in phase.dma):
+        meanwhile = plan.race.steps if plan.race is not None else ()
+        phases = [*plan.phases, *plan.after, *(phase for step in meanwhile for phase in step.phases)]
+        for one in (one for phase in phases for one in phase.dma):
             if one.event is None and one.oa is not None and not self._machine.in_scratch(one.oa, one.size):
                 pytest.skip(f"line {one.line} does DMA to 0x{one.oa:x}, which is not memory of {self._machine.name}")
+        if self._machine.smmu is None and any(phase.streams for phase in phases):
+            pytest.skip(f"asks for stream table entries, which {self._machine.name} has not")
 
     def _accounted(self, plan: Plan) -> None:
         """Run the plan once, and twice if the kernel's count of the pages of page tables is wrong (TAB-6)."""

@@ -47,6 +47,8 @@ TABLES: dict[str, tuple[str, dict[str, int]]] = {
 CONCATENATED = "arm_64_lpae_s2-4k-40"
 OA = 0x1000000000
 SLOT = 20
+#: what the test module says of a driver's generic_pt, whose format it does not know, and of tables that must be flushed
+NO_PLACE = re.compile("the items of .* are not known|does not see what the CPU writes")
 
 
 def make(iommu: Iommu, table: str) -> Domain:
@@ -163,6 +165,8 @@ def plant(iommu: Iommu, domain: Domain, image: Image, level: int, how: str, iova
     except CommandError as error:
         if error.errno != "EOPNOTSUPP":
             raise
+        if NO_PLACE.search(str(error)):
+            pytest.skip(f"nothing is planted in this driver's table: {error}")
         return None
     address, was, now = (int(done[key], 16) for key in ("pa", "was", "now"))
     assert image.items.get(address, 0) == was, f"entries did not show 0x{was:016x}, which was at 0x{address:x}"
