@@ -18,6 +18,7 @@ from pytest_iommu.check.owners.default_domains import (
     configured,
     group_of,
     group_types,
+    require_dma_domains,
     type_of,
 )
 from pytest_iommu.check.owners.directories import DOMAINS, directories
@@ -99,6 +100,7 @@ def test_from_dma_to_dma_fq(iommu_guest: GuestHandle) -> None:
 @pytest.mark.iommu_needs(machine="emulated", dialect="io_ptdump", devices=(EDU1,))
 def test_an_identity_domain_has_no_directory(iommu_guest: GuestHandle) -> None:
     """It has no page table to dump. The group's type can only be changed while its device has no driver."""
+    require_dma_domains(iommu_guest)
     iommu_guest.write(f"{MODULE}/control", "reset\n")
     address = f"0000:{iommu_guest.machine.device(EDU1).address}"
     type_file = f"{group_of(iommu_guest, f'/sys/bus/pci/devices/{address}')}/type"

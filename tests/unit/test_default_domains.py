@@ -8,7 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_iommu.check.owners.default_domains import configured, group_of, group_types, type_of
+from pytest_iommu.check.owners.default_domains import (
+    DMA,
+    configured,
+    group_of,
+    group_types,
+    require_dma_domains,
+    type_of,
+)
 from pytest_iommu.check.witnesses.streams import Streams
 from pytest_iommu.core import machines
 from pytest_iommu.core.outcomes import SetupError
@@ -64,7 +71,8 @@ class Guest:
     ],
 )
 def test_what_default_domains_must_be(command_line: str, config: set[str] | None, kind: str | None) -> None:
-    guest = Guest({"/proc/cmdline": f"{command_line}\n"}, None if config is None else frozenset(config))
+    lines = None if config is None else frozenset({*config, DMA})
+    guest = Guest({"/proc/cmdline": f"{command_line}\n"}, lines)
     assert configured(cast(Any, guest)) == kind
 
 
@@ -81,6 +89,13 @@ def test_what_they_are() -> None:
     assert type_of(guest, EDU0) == "DMA"
     with pytest.raises(SetupError, match=r"0000:00:02.0 has no IOMMU group: ENOENT"):
         type_of(guest, "/sys/bus/pci/devices/0000:00:02.0")
+
+
+def test_an_architecture_without_dma_domains() -> None:
+    guest = cast(Any, Guest({"/proc/cmdline": "iommu.passthrough=0\n"}, frozenset({STRICT})))
+    assert configured(guest) == "identity"
+    with pytest.raises(pytest.skip.Exception, match="CONFIG_IOMMU_DMA"):
+        require_dma_domains(guest)
 
 
 @pytest.mark.parametrize(

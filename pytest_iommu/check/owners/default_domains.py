@@ -7,6 +7,8 @@ Tests follow that configuration; sysfs shows the actual type of a group.
 
 from __future__ import annotations
 
+import pytest
+
 from pytest_iommu.check.handles import GuestHandle
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.guest import ops
@@ -17,6 +19,9 @@ IDENTITY, STRICT, LAZY = "identity", "DMA", "DMA-FQ"
 
 INFO = {STRICT: "dma", LAZY: "dma-fq"}
 """Types as written in a domain's info. An identity domain has no table and no directory."""
+
+DMA = "CONFIG_IOMMU_DMA=y"
+"""The DMA API by page tables; an architecture has it or not (not RISC-V in 7.3), and without it all is identity."""
 
 _TRUE, _FALSE = ("1", "y", "Y", "t", "T", "on"), ("0", "n", "N", "f", "F", "off")
 
@@ -41,6 +46,13 @@ def type_of(guest: GuestHandle, device: str) -> str:
     return guest.read(f"{group_of(guest, device)}/type").decode().strip()
 
 
+def require_dma_domains(guest: GuestHandle) -> None:
+    """Skip on a kernel whose default domains cannot have a table."""
+    lines = guest.kernel_config
+    if lines is not None and DMA not in lines:
+        pytest.skip(f"this kernel has no default domains with a table: {DMA}")
+
+
 def configured(guest: GuestHandle) -> str | None:
     """Return the type that default domains must have by the kernel's command line and configuration.
 
@@ -48,6 +60,8 @@ def configured(guest: GuestHandle) -> str | None:
     """
     passthrough, strict = _from_command_line(guest.read("/proc/cmdline").decode())
     lines = guest.kernel_config
+    if lines is not None and DMA not in lines:
+        return IDENTITY
     if passthrough is None and lines is not None:
         passthrough = "CONFIG_IOMMU_DEFAULT_PASSTHROUGH=y" in lines
     if passthrough:
