@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pytest_iommu.check.handles import GuestHandle, Iommu
-from pytest_iommu.check.owners.default_domains import IDENTITY, STRICT, group_of, type_of
+from pytest_iommu.check.owners.default_domains import IDENTITY, STRICT, group_of, require_dma_domains, type_of
 from pytest_iommu.check.owners.device_entries import Entries
 from pytest_iommu.check.owners.drivers import group, node, vfio
 from pytest_iommu.check.owners.editing import IOMMUFD, LOW, TYPE1, buffer
@@ -89,6 +89,7 @@ def scratch_of(guest: GuestHandle) -> int:
 def test_from_a_table_to_identity_and_back(
     entries: Entries, iommu: Iommu, iommu_guest: GuestHandle, default: Change
 ) -> None:
+    require_dma_domains(iommu_guest)
     domain = iommu.domain(device=DEVICE, stage=stage_of(iommu_guest))
     domain.map(IOVA, scratch_of(iommu_guest), 3 * domain.page, "rw")
     domain.attach(DEVICE)
@@ -108,6 +109,7 @@ def test_from_a_table_to_identity_and_back(
 @pytest.mark.iommu_rules("ISO-1", "TAB-1", "TLB-1")
 def test_unbind_and_bind(entries: Entries, iommu: Iommu, iommu_guest: GuestHandle, default: Change) -> None:
     """A driver that goes leaves the default domain behind; ours claims the group, which blocks the device."""
+    require_dma_domains(iommu_guest)
     domain = iommu.domain(device=DEVICE, stage=stage_of(iommu_guest))
     domain.map(IOVA, scratch_of(iommu_guest), domain.page, "rw")
     transfers = Transfers.of(iommu_guest, iommu, DEVICE)
