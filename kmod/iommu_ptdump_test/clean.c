@@ -14,6 +14,7 @@
 int ptt_cmd_clean(struct ptt_args *args, struct ptt_reply *reply)
 {
 	struct ptt_domain *d = ptt_find_domain(args->word[1]);
+	const struct iommu_dirty_ops *ops;
 	struct iommu_iotlb_gather gather;
 	struct iommu_dirty_bitmap dirty;
 	struct ptt_call span;
@@ -21,7 +22,8 @@ int ptt_cmd_clean(struct ptt_args *args, struct ptt_reply *reply)
 
 	if (!d)
 		return ptt_fail(reply, -ENOENT, "no domain %.31s", args->word[1]);
-	if (!d->domain->dirty_ops)
+	ops = d->domain->dirty_ops;
+	if (!ops)
 		return ptt_fail(reply, -EOPNOTSUPP, "no dirty tracking in %s", d->format);
 	ret = ptt_at_rest(d, reply);
 	if (!ret)
@@ -31,7 +33,7 @@ int ptt_cmd_clean(struct ptt_args *args, struct ptt_reply *reply)
 
 	/* no bitmap: it belongs to user space; the ranges to flush are those of dirty items */
 	iommu_dirty_bitmap_init(&dirty, NULL, &gather);
-	ret = d->domain->dirty_ops->read_and_clear_dirty(d->domain, span.iova, span.size, 0, &dirty);
+	ret = ops->read_and_clear_dirty(d->domain, span.iova, span.size, 0, &dirty);
 	if (ret)
 		return ptt_fail(reply, ret, "read_and_clear_dirty(0x%llx, 0x%llx)", span.iova,
 				span.size);
