@@ -15,15 +15,14 @@ from pytest_iommu import formats
 from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Memory
 from pytest_iommu.formats import ConfigError, riscv_commands, riscv_iommu
-from pytest_iommu.formats.invalidations import DomainTag, Invalidation
+from pytest_iommu.formats.invalidations import Invalidation
 from pytest_iommu.formats.riscv_iommu import DC
 from pytest_iommu.oracle.command_queue import CommandLog
-from pytest_iommu.oracle.entry_changes import announced
 from pytest_iommu.oracle.entry_words import Seen, differing, values
-from pytest_iommu.oracle.invalidation import not_emptied, not_told
+from pytest_iommu.oracle.invalidation import not_emptied
 from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, TRANSLATES, Cached, Wrong
-from pytest_iommu.oracle.registers import Registers
 from pytest_iommu.oracle.ring import Log
+from pytest_iommu.oracle.single_entry import SingleEntry
 
 CAPABILITIES, DDTP = (0x0, 8), (0x10, 8)
 CQB, CQT, FQB, FQT = (0x18, 8), (0x24, 4), (0x28, 8), (0x34, 4)
@@ -58,10 +57,11 @@ class RiscvHardware:
         return formats.configure(name, levels=levels, vasz=12 + 9 * levels, oasz=OAS, options=options)
 
 
-class DeviceDirectory(Registers):
+class DeviceDirectory(SingleEntry):
     """One RISC-V IOMMU with registers at the physical address ``base``."""
 
     root = "device directory"
+    entry, id_name, invalidates = riscv_commands.DC, "PSCID", "IODIR.INVAL_DDT"
     event_granule = 1
     exact = True
     #: QEMU reports it with address 0
@@ -81,11 +81,6 @@ class DeviceDirectory(Registers):
     def hardware(self) -> RiscvHardware:
         """What the capabilities say, which never change."""
         return RiscvHardware.of(self._register(CAPABILITIES))
-
-    def context(self, requester: int) -> tuple[int, ...] | None:
-        """Return a requester's device context, valid or not; None where the directory has no place for it."""
-        place = self.places(requester).get(riscv_commands.DC)
-        return None if place is None else self._words(place.start, len(place) // 8)
 
     def places(self, requester: int) -> dict[str, range]:
         """See Iommu."""
@@ -111,7 +106,7 @@ class DeviceDirectory(Registers):
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """See Iommu. Of tables on tables it is the first stage, as far as its address is one of memory."""
-        context = self.context(requester)
+        context = self.words(requester)
         if context is None or not DC["tc.V"].of(context) or DC["tc.PDTV"].of(context) or DC["iohgatp.MODE"].of(context):
             return None
         levels = DC["fsc.MODE"].of(context) - riscv_iommu.SV39 + 3
@@ -122,7 +117,7 @@ class DeviceDirectory(Registers):
 
     def wrong(self, requester: int, config: TableConfig, top: int) -> Iterator[Wrong]:
         """See Iommu. PSCIDs begin with 1."""
-        context = self.context(requester)
+        context = self.words(requester)
         if context is None:
             return
         want = {"tc.V": 1, "fsc.MODE": config.levels - 3 + riscv_iommu.SV39, "fsc.PPN": top >> 12}
@@ -139,13 +134,13 @@ class DeviceDirectory(Registers):
         """See Iommu."""
         if self.table(requester) is not None:
             return TRANSLATES
-        context = self.context(requester)
+        context = self.words(requester)
         bare = context is not None and DC["tc.V"].of(context) and not DC["fsc.MODE"].of(context)
         return PASSES if bare else BLOCKS
 
     def wrong_without_table(self, requester: int, present: bool = True) -> Iterator[Wrong]:
         """See Iommu."""
-        context = self.context(requester)
+        context = self.words(requester)
         if context is None or not DC["tc.V"].of(context):
             return
         if self.state(requester) != PASSES:
@@ -155,7 +150,7 @@ class DeviceDirectory(Registers):
 
     def tag(self, requester: int) -> int | None:
         """See Iommu: the PSCID."""
-        context = self.context(requester)
+        context = self.words(requester)
         return DC["ta.PSCID"].of(context) if context is not None and DC["tc.V"].of(context) else None
 
     def commands(self) -> CommandLog:
@@ -163,29 +158,14 @@ class DeviceDirectory(Registers):
         where = partial(self._queue, CQB, CQT)
         return CommandLog(self._memory, riscv_commands.COMMAND_BYTES, where, riscv_commands.decode_command)
 
-    def cached(self, requester: int) -> Cached | None:
-        """See Iommu."""
-        context, tag = self.context(requester), self.tag(requester)
-        if context is None:
-            return None
-        translated = tag is not None and self.table(requester) is not None
-        return Cached({riscv_commands.DC: context}, DomainTag("PSCID", tag) if translated and tag is not None else None)
-
     def stale(self, requester: int, old: Cached, new: Cached, commands: Sequence[Invalidation]) -> Iterator[str]:
         """See Iommu (6.3.1 "Device-directory-table entry"). What is not valid is not cached."""
         context = old.entries[riscv_commands.DC]
         if old.entries == new.entries or not DC["tc.V"].of(context):
             return
-        what = f"the {riscv_commands.DC} of requester 0x{requester:x}"
-        yield from not_told(
-            commands, lambda one: one.of_entry(riscv_commands.DC, requester), what, "IODIR.INVAL_DDT", self.wait
-        )
+        yield from self._not_told(requester, commands)
         if old.tag is not None:
             yield from not_emptied(commands, old.tag, self.wait)
-
-    def told(self, requester: int, commands: Sequence[Invalidation]) -> bool:
-        """See Iommu."""
-        return announced(commands, lambda one: one.of_entry(riscv_commands.DC, requester))
 
     def _queue(self, base: tuple[int, int], tail: tuple[int, int]) -> tuple[int, int, int]:
         """Return address, number of records and the producer's index of the queue with these registers."""

@@ -16,14 +16,13 @@ from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Faults, Memory
 from pytest_iommu.formats import ConfigError, amd_commands, amd_iommu
 from pytest_iommu.formats.amd_iommu import DTE
-from pytest_iommu.formats.invalidations import DomainTag, Invalidation
+from pytest_iommu.formats.invalidations import Invalidation
 from pytest_iommu.oracle.command_queue import CommandLog
-from pytest_iommu.oracle.entry_changes import announced
 from pytest_iommu.oracle.entry_words import Seen, differing, values
-from pytest_iommu.oracle.invalidation import not_emptied, not_told
+from pytest_iommu.oracle.invalidation import not_emptied
 from pytest_iommu.oracle.iommu import BLOCKED, BLOCKS, PASSES, PERMISSION, TRANSLATES, Cached, Wrong, event_of
-from pytest_iommu.oracle.registers import Registers
 from pytest_iommu.oracle.ring import Log
+from pytest_iommu.oracle.single_entry import SingleEntry
 
 DEVTAB, CMDBUF, EVTLOG, FEATURES = (0x0, 8), (0x8, 8), (0x10, 8), (0x30, 8)
 CMDBUF_TAIL, EVTLOG_TAIL = (0x2008, 8), (0x2018, 8)
@@ -50,13 +49,14 @@ class AmdHardware:
         return formats.configure(name, levels=3, vasz=min(64, 21 + 9 * (self.levels - 1)), oasz=OAS)
 
 
-class DeviceTable(Registers):
+class DeviceTable(SingleEntry):
     """One AMD IOMMU with registers at the physical address ``base``.
 
     ``faults`` tells what it refused, if anyone does; else it is its event log, in which QEMU 11 puts nothing.
     """
 
     root = "device table"
+    entry, id_name, invalidates = amd_commands.DTE, "DomainID", "INVALIDATE_DEVTAB_ENTRY"
     event_granule = 1
     exact = False
     #: QEMU does not trace a translation with too few permissions as one that failed
@@ -79,11 +79,6 @@ class DeviceTable(Registers):
         """What the feature register says, which never changes."""
         return AmdHardware.of(self._register(FEATURES))
 
-    def dte(self, requester: int) -> tuple[int, ...] | None:
-        """Return a requester's device table entry, valid or not; None if the table has no place for it."""
-        place = self.places(requester).get(amd_commands.DTE)
-        return None if place is None else self._words(place.start, amd_iommu.DTE_WORDS)
-
     def places(self, requester: int) -> dict[str, range]:
         """See Iommu."""
         register, size = [self._register(DEVTAB)], 8 * amd_iommu.DTE_WORDS
@@ -101,7 +96,7 @@ class DeviceTable(Registers):
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """See Iommu."""
-        dte = self.dte(requester)
+        dte = self.words(requester)
         if dte is None or not (DTE["V"].of(dte) and DTE["TV"].of(dte)) or DTE["GV"].of(dte):
             return None
         levels = DTE["Mode"].of(dte)
@@ -116,7 +111,7 @@ class DeviceTable(Registers):
 
     def wrong(self, requester: int, config: TableConfig, top: int) -> Iterator[Wrong]:
         """See Iommu. The mode is judged by the levels that the table has now."""
-        dte = self.dte(requester)
+        dte = self.words(requester)
         if dte is None:
             return
         want = {"V": 1, "TV": 1, "Mode": DTE["Mode"].of(dte), "Host page table root": top, "IR": 1, "IW": 1}
@@ -131,7 +126,7 @@ class DeviceTable(Registers):
 
     def state(self, requester: int) -> str:
         """See Iommu. Without V everything passes, with V and without TV nothing does."""
-        dte = self.dte(requester)
+        dte = self.words(requester)
         if dte is None:
             return BLOCKS
         if not DTE["V"].of(dte):
@@ -144,7 +139,7 @@ class DeviceTable(Registers):
 
     def wrong_without_table(self, requester: int, present: bool = True) -> Iterator[Wrong]:
         """See Iommu. Kernels block with TV and neither IR nor IW, or without TV."""
-        dte = self.dte(requester)
+        dte = self.words(requester)
         if dte is None:
             return
         passes = self.state(requester) == PASSES
@@ -156,7 +151,7 @@ class DeviceTable(Registers):
 
     def tag(self, requester: int) -> int | None:
         """See Iommu: the domain id."""
-        dte = self.dte(requester)
+        dte = self.words(requester)
         return DTE["DomainID"].of(dte) if dte is not None and DTE["V"].of(dte) else None
 
     def commands(self) -> CommandLog:
@@ -164,32 +159,13 @@ class DeviceTable(Registers):
         where = partial(self._queue, CMDBUF, CMDBUF_TAIL)
         return CommandLog(self._memory, amd_commands.COMMAND_BYTES, where, amd_commands.decode_command)
 
-    def cached(self, requester: int) -> Cached | None:
-        """See Iommu."""
-        dte, tag = self.dte(requester), self.tag(requester)
-        if dte is None:
-            return None
-        translated = tag is not None and self.table(requester) is not None
-        return Cached({amd_commands.DTE: dte}, DomainTag("DomainID", tag) if translated and tag is not None else None)
-
     def stale(self, requester: int, old: Cached, new: Cached, commands: Sequence[Invalidation]) -> Iterator[str]:
         """See Iommu (2.4.2 and 2.4.3). A table that has grown is still the domain's, and its translations are true."""
         if old.entries == new.entries:
             return
-        what = f"the {amd_commands.DTE} of requester 0x{requester:x}"
-        yield from not_told(
-            commands,
-            lambda one: one.of_entry(amd_commands.DTE, requester),
-            what,
-            "INVALIDATE_DEVTAB_ENTRY",
-            self.wait,
-        )
+        yield from self._not_told(requester, commands)
         if old.tag not in (None, new.tag):
             yield from not_emptied(commands, old.tag, self.wait)
-
-    def told(self, requester: int, commands: Sequence[Invalidation]) -> bool:
-        """See Iommu."""
-        return announced(commands, lambda one: one.of_entry(amd_commands.DTE, requester))
 
     def _queue(self, base: tuple[int, int], tail: tuple[int, int]) -> tuple[int, int, int]:
         """Return address, number of records and the producer's index of the queue with these registers."""
