@@ -7,6 +7,7 @@ One file an architecture: stream_table.py, context_table.py, device_table.py and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,6 +93,9 @@ class Iommu(Protocol):
     @property
     def root(self) -> str:
         """What leads from a requester to its page table, in the words of the IOMMU's specification."""
+
+    def at_one_time(self) -> AbstractContextManager[None]:
+        """Read each register once in the block, in which nothing changes them."""
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """Return configuration and top of a requester's page table, with its levels now; None if it has none."""

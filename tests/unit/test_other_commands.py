@@ -10,6 +10,7 @@ from iommu_entries import AMD, DOMAIN, KINDS, REQUESTER, RISCV, VTD, Entries, am
 
 from pytest_iommu.formats import amd_commands, riscv_commands, vtd_commands
 from pytest_iommu.formats.invalidations import ALL, DomainTag, Invalidation, napot
+from pytest_iommu.oracle.context_table import ContextTable
 from pytest_iommu.oracle.invalidation import Gone, Leaves, missing
 
 Words = tuple[int, int]
@@ -289,3 +290,21 @@ def test_a_queue_that_wraps_around(kind: str) -> None:
     assert reader.new() is None, "the first of them is overwritten"
     queue.put(known["wait"])
     assert len(reader.new() or ()) == 1
+
+
+def test_registers_that_are_read_at_one_time_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again afterwards: they may have changed."""
+    entries, read = scalable(first=False), list[int]()
+    register = entries.memory.register
+
+    def counted(address: int, size: int = 4) -> int:
+        read.append(address)
+        return register(address, size)
+
+    monkeypatch.setattr(entries.memory, "register", counted)
+    iommu = ContextTable(entries.memory, VTD)
+    with iommu.at_one_time():
+        first = [iommu.cached(REQUESTER) for _ in range(3)]
+    assert len(read) == len(set(read)) > 1
+    assert first == [iommu.cached(REQUESTER)] * 3
+    assert len(read) > len(set(read))

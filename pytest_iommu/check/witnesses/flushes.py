@@ -52,7 +52,8 @@ class Invalidations:
 
     def _read(self) -> dict[int, Cached]:
         """What may be cached of the requesters of the machine's devices that have entries now."""
-        found = ((sid, self._iommu.cached(sid)) for sid in self._sids)
+        with self._iommu.at_one_time():
+            found = [(sid, self._iommu.cached(sid)) for sid in self._sids]
         return {sid: cached for sid, cached in found if cached is not None}
 
     def _entries(self, commands: Sequence[Any]) -> Iterator[str]:
