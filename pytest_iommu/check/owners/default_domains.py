@@ -46,10 +46,13 @@ def type_of(guest: GuestHandle, device: str) -> str:
     return guest.read(f"{group_of(guest, device)}/type").decode().strip()
 
 
+def _without_dma(lines: frozenset[str] | None) -> bool:
+    return lines is not None and DMA not in lines
+
+
 def require_dma_domains(guest: GuestHandle) -> None:
     """Skip on a kernel whose default domains cannot have a table."""
-    lines = guest.kernel_config
-    if lines is not None and DMA not in lines:
+    if _without_dma(guest.kernel_config):
         pytest.skip(f"this kernel has no default domains with a table: {DMA}")
 
 
@@ -60,7 +63,7 @@ def configured(guest: GuestHandle) -> str | None:
     """
     passthrough, strict = _from_command_line(guest.read("/proc/cmdline").decode())
     lines = guest.kernel_config
-    if lines is not None and DMA not in lines:
+    if _without_dma(lines):
         return IDENTITY
     if passthrough is None and lines is not None:
         passthrough = "CONFIG_IOMMU_DEFAULT_PASSTHROUGH=y" in lines

@@ -75,8 +75,10 @@ class Entries:
     def _hold_cds(self, why: str) -> None:
         """CheckFailed where an SMMUv3's CD is left of a domain of stage 1: it has to go by itself."""
         __tracebackhide__ = True
-        for sid, ste in self._smmu.streams(self._sids).items() if self._smmu is not None else ():
-            cd = self._smmu.last_cd(sid) if self._smmu is not None else None
+        if self._smmu is None:
+            return
+        for sid, ste in self._smmu.streams(self._sids).items():
+            cd = self._smmu.last_cd(sid)
             if ste.config == "only S2_TRANS" and cd is not None and cd.valid:
                 text = f"{self._device} {why}, but the CD of stream {sid} is valid"
                 raise CheckFailed(text, ("HW-5",), verdict=Verdict.ENTRIES, table=SmmuV3.root)

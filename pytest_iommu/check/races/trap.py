@@ -208,9 +208,8 @@ class Trap:
         self._gdb.clear()
 
     def _read(self, where: range, cpu: int = CPU) -> bytes:
-        self._gdb.register(
-            cpu, self._processor.COUNTER
-        )  # the stub reads memory as the processor that was accessed last
+        # The stub reads memory as the processor that was accessed last.
+        self._gdb.register(cpu, self._processor.COUNTER)
         pieces = range(where.start, where.stop, PIECE)
         return b"".join(self._gdb.read(start, min(PIECE, where.stop - start)) for start in pieces)
 
