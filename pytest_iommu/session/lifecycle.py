@@ -200,8 +200,9 @@ def key_of(item: pytest.Item) -> Key:
     settings, needs = run.settings, marks.needs_of(item)
     machine = settings.machine if needs.machine is None else needs.machine
     if machine == marks.EMULATED:
-        have = {name: {device.name for device in run.machine(name).devices} for name in settings.machines}
-        machine = next((name for name in have if have[name] >= set(needs.devices)), settings.machine)
+        wanted = set(needs.devices)
+        having = (name for name in settings.machines if wanted <= {one.name for one in run.machine(name).devices})
+        machine = next(having, settings.machine)
     return Key(machine, marks.flavour_of(item) or settings.flavour, marks.boot_mode_of(item))
 
 
