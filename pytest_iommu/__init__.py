@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_iommu.check.handles import CommandError, Domain, GuestFileError, GuestHandle, Iommu
+    from pytest_iommu.check.guest_handle import GuestFileError, GuestHandle
+    from pytest_iommu.check.iommu_handle import CommandError, Domain, Iommu
     from pytest_iommu.check.races.race import Race
     from pytest_iommu.check.witnesses.in_ram import InRam
     from pytest_iommu.compare.comparison import Comparison
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from pytest_iommu.targets.registry import TargetKind
 
 _HOMES = {
-    "check.handles": ("CommandError", "Domain", "GuestFileError", "GuestHandle", "Iommu"),
+    "check.guest_handle": ("GuestFileError", "GuestHandle"),
+    "check.iommu_handle": ("CommandError", "Domain", "Iommu"),
     "check.races.race": ("Race",),
     "check.witnesses.in_ram": ("InRam",),
     "compare.comparison": ("Comparison",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.conformance.helpers import GROUPS
 from pytest_iommu.core.known_issues import KnownIssue
 from pytest_iommu.guest import ops

@@ -7,7 +7,8 @@ import statistics
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.conformance.helpers import MEMINFO, meminfo
 from pytest_iommu.guest import ops
 

@@ -11,7 +11,8 @@ from itertools import count
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.witnesses.dma import BEFORE, pattern
 from pytest_iommu.core.model import Range
 

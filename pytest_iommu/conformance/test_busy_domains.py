@@ -13,7 +13,8 @@ from itertools import pairwise
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, type_of
 from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.check.owners.drivers import plugged_in

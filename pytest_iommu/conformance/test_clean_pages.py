@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, Iommu
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 
 BASE, OA = 0x4000000000, 0x80000000
 GRANULES = (4096, 16384, 65536)

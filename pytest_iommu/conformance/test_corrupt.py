@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from pytest_iommu import formats
-from pytest_iommu.check.handles import CommandError, Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import CommandError, Domain, Iommu
 from pytest_iommu.core.model import Dump, Entry, Kind, Prot
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.dialects.io_ptdump import render_entry

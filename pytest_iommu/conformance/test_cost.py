@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.conformance.helpers import make, without_and_with
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import MODULE

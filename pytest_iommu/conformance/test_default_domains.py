@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.owners.default_domains import (
     GROUPS,
     IDENTITY,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.witnesses.other_dumps import judge
 from pytest_iommu.compare.printed_rules import NO_DOMAINS, unsaid
 from pytest_iommu.dialects import LIVE_TEXTS, TextDialect

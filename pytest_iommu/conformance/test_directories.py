@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.conformance.helpers import FILES, KINDS, make
 from pytest_iommu.core.model import Dump, Kind

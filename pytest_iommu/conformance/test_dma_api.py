@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, LAZY, STRICT, group_of
 from pytest_iommu.check.owners.device_entries import Entries
 from pytest_iommu.check.owners.dma_api import ALLOWED, DefaultDomain

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.conformance.helpers import FILES, GROUPS, MEMINFO, WRITER, limited, make, meminfo
 from pytest_iommu.core.protocol import Op
 from pytest_iommu.guest import jobs, ops

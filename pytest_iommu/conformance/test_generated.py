@@ -10,7 +10,8 @@ import pytest
 
 from pytest_iommu.check.generate.drive import OF_DEVICES, OF_TABLES, Search
 from pytest_iommu.check.generate.written import DEVICE, VARIANTS, Variant, shares
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.session.hookcalls import listener
 

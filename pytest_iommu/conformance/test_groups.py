@@ -10,7 +10,8 @@ import re
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.witnesses.vtd_file import path_of
 from pytest_iommu.conformance.helpers import group_line, groups
 from pytest_iommu.core.outcomes import CheckFailed, Verdict

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.owners.directories import DOMAINS
 from pytest_iommu.conformance.helpers import FILES, await_stuck
 from pytest_iommu.guest import jobs, ops

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.platform import linear_map
 from pytest_iommu.check.races import processors, symbols
 from pytest_iommu.check.races.trap import CPU, Trap

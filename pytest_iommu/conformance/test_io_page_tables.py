@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.owners.default_domains import GROUPS, IDENTITY, INFO, group_of, group_types
 from pytest_iommu.check.spoken import ROOT
 from pytest_iommu.check.witnesses.other_dumps import judge

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.conformance.helpers import FILES, MEMINFO, await_stuck, make, meminfo, scan_twice
 from pytest_iommu.guest import jobs, ops
 from pytest_iommu.guest.jobs import Signal

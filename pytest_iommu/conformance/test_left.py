@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, STRICT, group_of, require_dma_domains, type_of
 from pytest_iommu.check.owners.device_entries import Entries
 from pytest_iommu.check.owners.drivers import group, node, vfio

@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.conformance.helpers import make, meminfo
 from pytest_iommu.core.model import Prot, Range
 from pytest_iommu.core.protocol import Memory, Op, Result

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.races.held import READER, DumpFile, HeldReader
 from pytest_iommu.check.witnesses.lookup_file import LookupFile
 from pytest_iommu.conformance.helpers import KINDS, make

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.races.end_state import in_memory
 from pytest_iommu.conformance.helpers import GROUPS, KINDS, WRITING, make
 from pytest_iommu.core.model import Prot, Range

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_iommu import formats
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.owners.directories import directories
 from pytest_iommu.conformance.helpers import assert_table_in_memory
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.check.owners.drivers import node, vfio
 from pytest_iommu.check.owners.editing import IOMMUFD, LOW, buffer, hold_leaves

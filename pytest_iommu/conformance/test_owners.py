@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_iommu import formats
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.owners.directories import Owned, directories
 from pytest_iommu.check.owners.drivers import group, node, vfio, without_iommu
 from pytest_iommu.check.owners.editing import IOMMUFD, LOW, TYPE1, buffer, edit

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_iommu.check import reading
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.witnesses.streams import Wanted
 from pytest_iommu.guest import ops
 

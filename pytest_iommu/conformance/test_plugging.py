@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, type_of
 from pytest_iommu.check.owners.device_entries import Entries
 from pytest_iommu.check.plugging import pluggable

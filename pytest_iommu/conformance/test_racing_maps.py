@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.platform import linear_map
 from pytest_iommu.check.races import processors
 from pytest_iommu.check.races.end_state import apply, ended_early

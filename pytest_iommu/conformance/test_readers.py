@@ -11,7 +11,8 @@ from itertools import pairwise
 import pytest
 
 from pytest_iommu import formats
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.conformance import helpers
 from pytest_iommu.conformance.helpers import FILES
 from pytest_iommu.core.model import Entry, Kind

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.witnesses.transfers import Transfers
 
 BASE, OA = 0x4000000000, 0x80000000

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.races import lifetimes, storm
 from pytest_iommu.check.races.end_state import in_memory
 from pytest_iommu.check.races.lifetimes import WatchedFile, same

@@ -14,7 +14,8 @@ from dataclasses import replace
 import pytest
 
 from pytest_iommu.check import reading
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.witnesses.streams import Streams, Wanted, differs
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.protocol import Memory

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Set
 import pytest
 
 from pytest_iommu.check import reading
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.owners.default_domains import STRICT, group_of
 from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.check.witnesses.in_ram import InRam

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.owners.drivers import group, node, vfio
 from pytest_iommu.check.owners.editing import IOMMUFD, LOW, TYPE1, buffer, edit, hold
 from pytest_iommu.check.owners.guest_program import Owner, OwnerError, Space

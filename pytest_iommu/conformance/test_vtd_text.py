@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.races.storm import nothing_raced
 from pytest_iommu.check.races.storm_log import StormLog, parse_storm
 from pytest_iommu.check.reading import joined

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_iommu.check.handles import Domain, GuestHandle, Iommu, Task
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Domain, Iommu, Task
 from pytest_iommu.check.races.race import Race
 from pytest_iommu.conformance.helpers import make
 from pytest_iommu.core.model import Prot

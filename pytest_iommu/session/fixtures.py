@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_iommu.check.handles import Domain, GuestHandle, Iommu
+    from pytest_iommu.check.guest_handle import GuestHandle
+    from pytest_iommu.check.iommu_handle import Domain, Iommu
     from pytest_iommu.check.races.race import Race
     from pytest_iommu.core.model import Dump
     from pytest_iommu.core.settings import Settings
@@ -41,7 +42,7 @@ def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
 
     One that crashes, hangs or is tainted is replaced before the next test.
     """
-    from pytest_iommu.check.handles import GuestHandle
+    from pytest_iommu.check.guest_handle import GuestHandle
     from pytest_iommu.session import marks
     from pytest_iommu.session.lifecycle import key_of
     from pytest_iommu.session.run import NO_TARGET
@@ -71,7 +72,7 @@ def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
 @pytest.fixture
 def iommu(iommu_guest: GuestHandle, request: pytest.FixtureRequest) -> Iterator[Iommu]:
     """Makes domains in the guest; at the end everything it made is freed, and must be gone from debugfs."""
-    from pytest_iommu.check.handles import Iommu
+    from pytest_iommu.check.iommu_handle import Iommu
     from pytest_iommu.session.hookcalls import listener
 
     made = Iommu(iommu_guest, listener(request.node))

@@ -10,7 +10,8 @@ from subprocess import TimeoutExpired
 import execnet
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.core import known_issues
 from pytest_iommu.core.outcomes import (
     CheckFailed,

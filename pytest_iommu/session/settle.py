@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.witnesses import accounting
 from pytest_iommu.check.witnesses.in_ram import forget
 from pytest_iommu.core.outcomes import GuestLost, KernelCrash, KernelHang

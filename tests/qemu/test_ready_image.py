@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.guest.testmodule import MODULE, parse_domains
 from pytest_iommu.session.run import RUN
 

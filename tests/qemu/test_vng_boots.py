@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.owners.directories import DOMAINS
 from pytest_iommu.core import machines, paths
 from pytest_iommu.core.boot_modes import RACES

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_iommu.check.handles import CommandError, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import CommandError, Iommu
 from pytest_iommu.core.protocol import Op, Reply, Result
 
 

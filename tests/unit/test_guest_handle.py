@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_iommu.check.handles import CommandError, GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import CommandError, Iommu
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.outcomes import GuestLost, KernelCrash
 from pytest_iommu.core.protocol import Evidence, Op, Reply, Result

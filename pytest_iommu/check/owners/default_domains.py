@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.guest import ops
 

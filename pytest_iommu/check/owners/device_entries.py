@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.witnesses.attachments import not_as
 from pytest_iommu.check.witnesses.flushes import Invalidations
 from pytest_iommu.core.outcomes import CheckFailed, Verdict

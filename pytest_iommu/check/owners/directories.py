@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.reading import Compared
 from pytest_iommu.compare.comparison import compare
 from pytest_iommu.core.outcomes import CheckFailed

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_iommu.check.handles import GuestHandle, Iommu
+from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.owners.default_domains import type_of
 from pytest_iommu.check.owners.guest_program import OwnerMemory
 from pytest_iommu.check.witnesses.transfers import Transfers

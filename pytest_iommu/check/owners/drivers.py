@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.owners.guest_program import Owner
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.core.protocol import Op

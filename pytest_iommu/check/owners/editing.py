@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.owners.guest_program import Owner, OwnerMemory, Space
 from pytest_iommu.check.reading import Compared
 from pytest_iommu.compare.comparison import compare_table

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_iommu.check.handles import GuestHandle
+from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.core.model import Prot, TableConfig
 from pytest_iommu.core.outcomes import SetupError
 from pytest_iommu.guest import ops

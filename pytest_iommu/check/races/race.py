@@ -11,7 +11,8 @@ from pytest_iommu.check.races.window import Window
 from pytest_iommu.scenario.race_words import COPY, Hold
 
 if TYPE_CHECKING:
-    from pytest_iommu.check.handles import Domain, GuestHandle, Iommu, Task
+    from pytest_iommu.check.guest_handle import GuestHandle
+    from pytest_iommu.check.iommu_handle import Domain, Iommu, Task
 
 
 class Race:

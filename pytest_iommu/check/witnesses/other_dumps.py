@@ -13,7 +13,7 @@ from pytest_iommu.core.printed import PrintedDump
 from pytest_iommu.core.protocol import OutsideMemory
 
 if TYPE_CHECKING:
-    from pytest_iommu.check.handles import GuestHandle
+    from pytest_iommu.check.guest_handle import GuestHandle
     from pytest_iommu.compare.printed_rules import Finding
     from pytest_iommu.core.printed import Table
     from pytest_iommu.dialects import TextDialect

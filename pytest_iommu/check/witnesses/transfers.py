@@ -15,7 +15,8 @@ from pytest_iommu.check.witnesses.dma import BEFORE, pattern
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 
 if TYPE_CHECKING:
-    from pytest_iommu.check.handles import GuestHandle, Iommu
+    from pytest_iommu.check.guest_handle import GuestHandle
+    from pytest_iommu.check.iommu_handle import Iommu
     from pytest_iommu.check.witnesses.in_ram import InRam
 
 SEED, BYTES = 1, 4
