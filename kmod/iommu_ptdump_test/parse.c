@@ -24,7 +24,7 @@ static const char *const key_names[PTT_NR_KEYS] = {
 	[PTT_THREADS] = "threads", [PTT_OPS] = "ops",	      [PTT_MORE] = "more",
 	[PTT_PAUSE] = "pause",
 	[PTT_ROUNDS] = "rounds",   [PTT_PAGES] = "pages",      [PTT_TO] = "to",
-	[PTT_ROUND] = "round",	   [PTT_LATE] = "late",
+	[PTT_ROUND] = "round",	   [PTT_LATE] = "late",	      [PTT_AT] = "at",
 };
 
 const char *ptt_key_name(enum ptt_key key)

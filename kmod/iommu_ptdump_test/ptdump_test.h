@@ -43,7 +43,7 @@ extern struct mutex ptt_lock;
  * @text: after "ok " or "error NAME "
  */
 struct ptt_reply {
-	char text[256];
+	char text[512];
 };
 
 __printf(3, 4) int ptt_fail(struct ptt_reply *reply, int err, const char *fmt, ...);
@@ -81,6 +81,7 @@ enum ptt_key {
 	PTT_ROUNDS,
 	PTT_ROUND,
 	PTT_LATE,
+	PTT_AT,
 	PTT_NR_KEYS
 };
 

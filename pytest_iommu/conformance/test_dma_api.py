@@ -7,6 +7,7 @@ The type of the default domain is the kernel's own: identity domains have no tab
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from pytest_iommu.check.iommu_handle import Iommu
 from pytest_iommu.check.owners.default_domains import IDENTITY, LAZY, STRICT, group_of
 from pytest_iommu.check.owners.device_entries import Entries
 from pytest_iommu.check.owners.dma_api import ALLOWED, DefaultDomain
+from pytest_iommu.check.witnesses.transfers import BYTES
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.oracle.iommu import PASSES, PERMISSION, TRANSLATION
 
@@ -29,6 +31,14 @@ MACHINES = [
 ]
 """The first one of the run, and Arm's with one stage."""
 one_machine = pytest.mark.iommu_needs(machine="emulated", devices=(DEVICE,))
+SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
+    # the last bytes are in a page that the size alone, without the offset, does not reach
+    "unaligned": (0x1804, {"at": 0x800}),
+    "in-pieces": (5 * 0x1000, {"apart": True}),
+    "unaligned-in-pieces": (0x2004, {"at": 0x80C, "apart": True}),
+    "registers": (0x2000, {"registers_of": "edu1"}),
+}
+"""For pages of 4K; larger ones are touched by fewer bytes."""
 
 
 @pytest.fixture
@@ -80,6 +90,27 @@ def test_transfers_go_where_the_direction_allows(direction: str, default: Defaul
     for iova, _ in ends:
         default.transfers.hold("write", iova, TRANSLATION, rule="TLB-1")
     default.transfers.hold("write", keeps.iova, at=keeps.pages[0])
+
+
+@pytest.mark.iommu_needs(machine="emulated", devices=(DEVICE, "edu1"))
+@pytest.mark.parametrize("direction", ["r", "w", "rw"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_that_is_touched_is_mapped(shape: str, direction: str, default: DefaultDomain) -> None:
+    """Whole pages from the first byte to the last, the pieces of a scatterlist in order, registers as such."""
+    with_table(default)
+    keeps = default.share("keeps", 1, "w")
+    size, how = SHAPES[shape]
+    shared = default.share_bytes("b", size, direction, **how)
+    default.check()
+    if direction != "r" and shape != "registers":
+        at = shared.iova % default.page
+        default.transfers.hold("write", shared.iova, at=shared.pages[0] + at)
+        last = at + size - BYTES
+        end = shared.pages[last // default.page] + last % default.page
+        default.transfers.hold("write", shared.iova + size - BYTES, at=end)
+    default.unshare(shared)
+    default.check()
+    default.unshare(keeps)
 
 
 @one_machine

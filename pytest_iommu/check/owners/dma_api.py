@@ -16,6 +16,7 @@ from pytest_iommu.check.owners.guest_program import OwnerMemory
 from pytest_iommu.check.witnesses.transfers import Transfers
 from pytest_iommu.compare.comparison import compare_table
 from pytest_iommu.core.model import Prot
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.guest.testmodule import DomainRow
 from pytest_iommu.oracle import TableModel
 
@@ -25,10 +26,14 @@ ALLOWED = {"r": "rxc", "w": "wxc", "rw": "rwxc", "coherent": "rwxc"}
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Memory that is mapped for the device: its first IOVA, and the physical address of each page."""
+    """Memory or registers mapped for the device. ``iova``: what the device is told of the first of ``size`` bytes.
+
+    ``pages``: the physical address of each page that is touched.
+    """
 
     name: str
     iova: int
+    size: int
     pages: tuple[int, ...]
 
 
@@ -52,17 +57,34 @@ class DefaultDomain:
 
     def share(self, name: str, pages: int, direction: str) -> Shared:
         """Map that many pages of new memory for the device; ``direction`` is a key of ALLOWED."""
-        said = self._iommu.command(f"share {name} {self.device} {pages * self.page:#x} {direction}")
-        made = Shared(name, int(said["iova"], 0), tuple(int(one, 0) for one in said["pages"].split(",")))
+        return self.share_bytes(name, pages * self.page, direction)
+
+    def share_bytes(
+        self, name: str, size: int, direction: str, at: int = 0, apart: bool = False, registers_of: str = ""
+    ) -> Shared:
+        """Map new memory for the device, from offset ``at`` of its first page on. CheckFailed for a wrong IOVA.
+
+        ``apart``: each page is a piece of its own, with other memory between them. ``registers_of``: not memory, but
+        what that device has in BAR 0.
+        """
+        line = f"share {name} {self.device} {size:#x} {direction}"
+        line += f" at={at:#x}" * bool(at) + " pages=apart" * apart + f" to={registers_of}" * bool(registers_of)
+        said = self._iommu.command(line)
+        made = Shared(name, int(said["iova"], 0), size, tuple(int(one, 0) for one in said["pages"].split(",")))
+        # Registers are neither coherent nor memory.
+        prot = ALLOWED[direction].replace("c", "m") if registers_of else ALLOWED[direction]
         # The DMA API maps what is contiguous in memory at once, so leaves may be larger than a page.
-        for offset, address, size in OwnerMemory(name, self.page, made.pages).runs(0, pages * self.page):
-            self.model.map(made.iova + offset, address, size, Prot.from_letters(ALLOWED[direction]))
+        for offset, address, length in OwnerMemory(name, self.page, made.pages).runs(0, len(made.pages) * self.page):
+            self.model.map(made.iova - at + offset, address, length, Prot.from_letters(prot))
+        if apart and not _follow(said["segments"], made):
+            what = f"{line}: the device is told {said['segments']}, expected 0x{size:x} bytes without a gap"
+            raise CheckFailed(what, ("TAB-1",), verdict=Verdict.MAPPING, because="what dma_map_sgtable() returns")
         return made
 
     def unshare(self, shared: Shared) -> None:
         """Unmap and free it."""
         self._iommu.command(f"unshare {shared.name}")
-        self.model.unmap(shared.iova, len(shared.pages) * self.page)
+        self.model.unmap(shared.iova & -self.page, len(shared.pages) * self.page)
         self._unmapped = True
 
     def check(self) -> None:
@@ -78,3 +100,13 @@ class DefaultDomain:
         comparison = compare_table(self.model.snapshot(), leaves, self._unmapped)
         if not comparison.ok:
             raise comparison.failure(f"{name}:\n", (name,))
+
+
+def _follow(segments: str, shared: Shared) -> bool:
+    """Whether these segments, each ``iova+length``, are all of it in order."""
+    at = shared.iova
+    for iova, length in (piece.split("+") for piece in segments.split(",")):
+        if int(iova, 0) != at:
+            return False
+        at += int(length, 0)
+    return at == shared.iova + shared.size
