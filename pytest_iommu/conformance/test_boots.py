@@ -70,6 +70,7 @@ def owner(iommu_guest: GuestHandle) -> Iterator[Owner]:
 class TestWithoutDebugfs:
     """debugfs=off: the files are not there, and nothing else is missed."""
 
+    @pytest.mark.iommu_rules("HW-1")
     @pytest.mark.iommu_needs(machine="emulated", devices=("rng0",))
     def test_the_machine_works(self, iommu_guest: GuestHandle) -> None:
         assert "debugfs" not in iommu_guest.read("/proc/filesystems").decode().split()
@@ -86,6 +87,7 @@ class TestWithoutDebugfs:
                 Entries(iommu_guest, "rng0").must_be(PASSES if kind == IDENTITY else TRANSLATES, "is in use")
         assert not complaints(iommu_guest)
 
+    @pytest.mark.iommu_rules("TAB-1", "TAB-4")
     @pytest.mark.iommu_needs(machine="emulated", devices=("edu1",), config=("VFIO_PCI", "VFIO_CONTAINER"))
     def test_domains_come_and_go(self, iommu_guest: GuestHandle, owner: Owner) -> None:
         page = iommu_guest.page

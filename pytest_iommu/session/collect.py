@@ -46,7 +46,7 @@ class ScenarioFile(pytest.File):
             suite = load(Path(self.path))
         except ScenarioError as error:
             raise self.CollectError(str(error)) from error
-        dialects = [dialect.name for dialect in self.config.stash[RUN].dialects]
+        dialects = [dialect.name for dialect in self.config.stash[RUN].dialects.dumps]
         for case in suite.cases:
             if case.needs.dialect not in (None, *dialects):
                 problem = f"unknown dialect {case.needs.dialect!r}; known: {', '.join(dialects)}"

@@ -59,9 +59,9 @@ def iommu_guest(request: pytest.FixtureRequest) -> GuestHandle:
     if reason:
         pytest.skip(reason)
     handle = GuestHandle(run, key, fresh=marks.fresh(item))
-    if needs.dialect is not None and not run.chosen(needs.dialect):
+    if needs.dialect is not None and not run.dialects.chosen(needs.dialect):
         pytest.skip(f"needs dialect {needs.dialect}: --iommu-dialect leaves it out")
-    if needs.dialect in {one.name for one in run.texts}:
+    if needs.dialect in {one.name for one in run.dialects.texts}:
         if needs.dialect not in {one.name for one in handle.spoken}:
             pytest.skip(f"needs dialect {needs.dialect}, of which this kernel has no files")
     elif needs.dialect is not None and needs.dialect != handle.dialect.name:

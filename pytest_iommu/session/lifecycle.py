@@ -121,7 +121,7 @@ def kernel_lines(run: Run) -> list[str]:
     lines = []
     for key, kernel in run.kernels.items():
         lines.append(f"iommu: {key}: {kernel.describe()}")
-        if told := run.configured_dialects(key):
+        if told := run.dialects.configured(key):
             lines.append(f"iommu: {key}: dialects by its configuration: {told}")
     return lines
 

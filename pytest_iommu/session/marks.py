@@ -58,7 +58,7 @@ class Known:
     @cached_property
     def dialects(self) -> Collection[str]:
         """Dialects by name."""
-        return dict.fromkeys(one.name for one in (*self._run.dialects, *self._run.texts))
+        return dict.fromkeys(one.name for one in (*self._run.dialects.dumps, *self._run.dialects.texts))
 
 
 Check = Callable[[pytest.Mark, Known], str | None]

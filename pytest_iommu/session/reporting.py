@@ -58,7 +58,7 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     elif report.when == "call" and needs_guest(item):
         _state(item, report, (KERNEL, item.config.stash[RUN].kernel_said(key_of(item))))
     if report.when != "teardown" and needs_guest(item):
-        _state(item, report, (SPOKEN, item.config.stash[RUN].known_spoken(key_of(item))))
+        _state(item, report, (SPOKEN, item.config.stash[RUN].dialects.known_spoken(key_of(item))))
     only_judged(item, report)
     error = _error(item, call, report)
     if error is None:
@@ -207,9 +207,9 @@ def only_judged(item: pytest.Item, report: pytest.TestReport) -> None:
     if not needs_guest(item):
         return
     run, key = item.config.stash[RUN], key_of(item)
-    dialect = run.known_dialect(key)
+    dialect = run.dialects.known(key)
     # Of a test of another kernel's files, the rules are those of these.
-    of_text = needs_of(item).dialect in {one.name for one in run.texts}
+    of_text = needs_of(item).dialect in {one.name for one in run.dialects.texts}
     no_dump = dialect is not None and not dialect.files and not of_text
     no_memory = not run.sees_memory(key)
     if not (no_dump or no_memory):

@@ -16,16 +16,14 @@ from pytest_iommu.core import flavours
 from pytest_iommu.core.flavours import Sizes
 from pytest_iommu.core.key import Key
 from pytest_iommu.core.limits import available_memory
-from pytest_iommu.core.outcomes import CheckFailed, IommuError, SetupError
+from pytest_iommu.core.outcomes import IommuError, SetupError
 from pytest_iommu.core.settings import Settings
-from pytest_iommu.dialects.no_dump import NO_DUMP
 from pytest_iommu.dialects.text_dialect import TextDialect
-from pytest_iommu.guest import ops
 from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.state import BootState, Touched
-from pytest_iommu.guest.testmodule import DEBUGFS
 from pytest_iommu.report.failure_folder import Folder
 from pytest_iommu.session import handover
+from pytest_iommu.session.dialects import Dialects
 from pytest_iommu.session.hookcalls import of_plugin, tell
 from pytest_iommu.session.pool import MOST, Pool
 from pytest_iommu.targets.registry import BUILD_OPTIONS, TargetKind
@@ -55,8 +53,7 @@ class Run:
         self.pool = Pool(self._start, self._started, self._lost, self._room)
         self._recorder: Recorder | None = None
         self._targets: dict[Key, Target] = {}
-        self._dialects: dict[Key, Dialect] = {}
-        self._spoken: dict[Key, tuple[TextDialect, ...]] = {}
+        self.dialects = Dialects(self)
         self._states: dict[Guest, BootState] = {}
         self._sighted: dict[Key, bool] = {}
 
@@ -77,25 +74,6 @@ class Run:
         for machine in known.values():
             variants.register(machine)
         return known
-
-    @cached_property
-    def _all_dialects(self) -> tuple[Dialect | TextDialect, ...]:
-        found = self.config.hook.pytest_iommu_dialects(config=self.config)
-        return tuple(dialect for dialects in found for dialect in dialects)
-
-    @property
-    def dialects(self) -> tuple[Dialect, ...]:
-        """The dialects of dumps with files for each domain; other plugins' first, they know their kernel better."""
-        return tuple(one for one in self._all_dialects if not isinstance(one, TextDialect))
-
-    @property
-    def texts(self) -> tuple[TextDialect, ...]:
-        """The dialects of other kernels' files."""
-        return tuple(one for one in self._all_dialects if isinstance(one, TextDialect))
-
-    def chosen(self, dialect: str) -> bool:
-        """Whether --iommu-dialect leaves that one in."""
-        return not self.settings.dialects or dialect in self.settings.dialects
 
     @cached_property
     def kind(self) -> TargetKind:
@@ -136,10 +114,7 @@ class Run:
                 able = ", ".join(one.name for one in self.machines.values() if one.arch == arch)
                 what = f"--iommu-target={self.settings.target} has {arch} machines: {able}"
                 raise SetupError(f"--iommu-machine={name} is an {machine.arch} machine; {what}")
-        known = [one.name for one in self._all_dialects]
-        for name in self.settings.dialects:
-            if name not in known:
-                raise SetupError(f"--iommu-dialect: no dialect {name!r}; there are: {', '.join(known)}")
+        self.dialects.check_names()
 
     @property
     def allowed(self) -> list[Key]:
@@ -242,34 +217,12 @@ class Run:
         return None
 
     def dialect(self, key: Key, guest: Guest) -> Dialect:
-        """What the kernel's dump is written in: NO_DUMP without one.
-
-        CheckFailed (LAY-1) where there is none although the reference implementation was built in.
-        """
-        if key not in self._dialects:
-            names = guest.run([ops.list_directory(DEBUGFS)]).results[0]
-            entries = {name.rstrip("/@") for name in names.data.decode().splitlines()} if names.ok else set()
-            self._dialects[key] = next(
-                (one for one in self.dialects if self.chosen(one.name) and one.probe(entries)), NO_DUMP
-            )
-        found = self._dialects[key]
-        if found is NO_DUMP and any(self.chosen(one.name) for one in self.dialects):
-            what = f"no page-table dump in {DEBUGFS} that any dialect knows"
-            kernel = self.kernels.get(key.kernel)
-            if kernel is not None and kernel.reference and self.lacks(key, config=["IOMMU_PTDUMP_DEBUGFS"]) is None:
-                raise CheckFailed(f"{what}, but the reference implementation was built in", ("LAY-1",))
-        return found
+        """As Dialects.of()."""
+        return self.dialects.of(key, guest)
 
     def spoken(self, key: Key, guest: Guest) -> tuple[TextDialect, ...]:
-        """The dialects of other kernels of which the guest's kernel has files; asked once, after boot."""
-        if key not in self._spoken:
-            from pytest_iommu.check.spoken import spoken
-
-            with suppress(CheckFailed):  # a dump of its own that must be there, and is not, is for others to say
-                self.dialect(key, guest)
-            chosen = [one for one in self.texts if self.chosen(one.name)]
-            self._spoken[key] = spoken(lambda batch: guest.run(batch).results, chosen)
-        return self._spoken[key]
+        """As Dialects.spoken()."""
+        return self.dialects.spoken(key, guest)
 
     def take(self, key: Key, fresh: bool = False) -> Guest:
         """As Pool.take()."""
@@ -292,30 +245,6 @@ class Run:
     def sees_memory(self, key: Key) -> bool:
         """Whether the memory of that key's guests can be read, as far as is known: true until one has booted."""
         return self._sighted.get(key, True)
-
-    def known_dialect(self, key: Key) -> Dialect | None:
-        """The dialect of a guest's kernel, if a test has asked for it."""
-        return self._dialects.get(key)
-
-    def configured_dialects(self, key: Key) -> str:
-        """The dialects that a kernel's configuration brings, with the rules of each; empty if that is unknown."""
-        lines = self.kernel_config(key)
-        if lines is None:
-            return ""
-        own = {"io_ptdump": "abi.md"} if "CONFIG_IOMMU_PTDUMP_DEBUGFS=y" in lines else {}
-        texts = {
-            one.name: " ".join(one.rules)
-            for one in self.texts
-            if lines & {f"CONFIG_{option}=y" for option in one.options}
-        }
-        return ", ".join(f"{name} ({rules})" for name, rules in {**own, **texts}.items() if self.chosen(name)) or "none"
-
-    def known_spoken(self, key: Key) -> str:
-        """The dialects that a guest's kernel was found to speak, by name; empty if no test has asked."""
-        if key not in self._spoken:
-            return ""
-        own = self._dialects.get(key, NO_DUMP)
-        return ", ".join([own.name] * bool(own.files) + [one.name for one in self._spoken[key]]) or "none"
 
     def kernel_said(self, key: Key) -> str:
         """The live guest's own description of its kernel; empty if the kernel was prepared here."""

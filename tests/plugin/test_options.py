@@ -99,8 +99,8 @@ class Stage:
 
     def dialects(self, chosen: Settings) -> object:
         """The dialects that are looked for."""
-        run = Run(cast(Any, None), chosen)
-        return [one.name for one in (*DIALECTS, *LIVE_TEXTS) if run.chosen(one.name)]
+        known = Run(cast(Any, None), chosen).dialects
+        return [one.name for one in (*DIALECTS, *LIVE_TEXTS) if known.chosen(one.name)]
 
     def kind(self, chosen: Settings) -> TargetKind:
         hook = SimpleNamespace(pytest_iommu_targets=lambda config: [BUILTIN])
