@@ -3,14 +3,28 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 
 pytest_plugins = ("pytester",)
 
 
 @pytest.fixture
+def _signals_are_heard() -> Iterator[None]:
+    """What a process ignores its children ignore as well, and nohup and a shell's & have some signals ignored."""
+    ignored = [one for one in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(one) is signal.SIG_IGN]
+    for one in ignored:
+        signal.signal(one, signal.SIG_DFL)
+    yield
+    for one in ignored:
+        signal.signal(one, signal.SIG_IGN)
+
+
+@pytest.fixture
 def pytester(
-    pytester: pytest.Pytester, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch, _signals_are_heard: None
 ) -> pytest.Pytester:
     """A pytest that a test starts leaves out the same plugins as this one; it does not read our pyproject.toml."""
     off = [option for option in pytestconfig.getini("addopts") if option.startswith("-pno:")]

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -243,6 +244,7 @@ def main() -> int:
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
     given, extra = parser.parse_args(words[:at]), words[at + 1 :]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that call() ends its pytest
     cache = (given.cache or paths.default_cache()).absolute()
     try:
         kinds = {
