@@ -143,10 +143,10 @@ class Device:
 
 
 def sample(
-    device: Device, table: Expected, proved: bool = False, unmapped: bool = False
+    device: Device, table: Expected, proved: bool = False, unmapped: bool = False, attached: bool = True
 ) -> list[tuple[str, tuple[str, ...]]]:
     done = Done(device.run, MACHINE, device, device)  # type: ignore[arg-type]
-    found = done.sample(Sample("d", "edu0", table, attached=True, limit=100, line=1), proved, unmapped)
+    found = done.sample(Sample("d", "edu0", table, attached=attached, limit=100, line=1), proved, unmapped)
     return [(problem.message, problem.rules) for problem in found]
 
 
@@ -182,6 +182,14 @@ def test_a_table_that_memory_has_shown_to_be_right() -> None:
         longer = sample(Device(expected()), changed(last=0x10003FFF), proved=True, unmapped=unmapped)
         assert any("succeeded, expected" in message and rules == (rule,) for message, rules in longer), longer
     assert sample(Device(expected()), expected(), proved=True) == []
+
+
+def test_a_device_that_comes_for_a_transfer_alone() -> None:
+    """Its entries may be wrong, or cached ones: the table that memory has shown to be right is not to blame."""
+    device = Device(changed(oa=SCRATCH + 0x1000, last=0x10003FFF))
+    found = sample(device, expected(), proved=True, attached=False)
+    assert found
+    assert {rules for _, rules in found} == {("ISO-1",)}, found
 
 
 def test_a_fault_that_nobody_reports() -> None:

@@ -92,8 +92,9 @@ class Done:
             command = f"dma {words} {PROBE_BYTES} seed={number}" if seen else f"probe {words} len={PROBE_BYTES}{on}"
             seed = number if seen else None
             stays = "TLB-3" if not unmapped else "TLB-2" if one.event is None else "TLB-1"
-            # Of a device that comes to the domain for this transfer alone nobody has looked at the entries.
-            blame = "" if on or not proved else "TLB-3" if seen else stays
+            # Of a device that comes to the domain for this transfer alone nobody has looked at the entries, but the
+            # table is not to blame.
+            blame = "" if not proved else "ISO-1" if on else "TLB-3" if seen else stays
             rows.append(_Row(command, one.write, one.iova, PROBE_BYTES, one.event, one.oa, seed, blame=blame))
         return self._transfer(sample.domain, sample.device, rows)
 
