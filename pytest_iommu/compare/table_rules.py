@@ -74,9 +74,9 @@ def _held(one: Difference) -> str | None:
 
 
 def _rest_of_a_group(one: Difference) -> bool:
-    """Whether an item is left of a group whose first item is gone: hardware translates by it, the walk shows it bad."""
+    """Whether an item is left of a group whose first item is gone: hardware translates by it, the walk does not."""
     held = _held(one)
-    return one.expected in (None, SILENT) and held is not None and held.split()[2:3] == ["bad"]
+    return one.expected in (None, SILENT) and held is not None and held.split()[2:3] in (["bad"], ["part"])
 
 
 def _too_much(one: Difference) -> bool:

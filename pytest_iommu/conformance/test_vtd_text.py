@@ -16,9 +16,11 @@ from pytest_iommu.check.iommu_handle import Domain, Iommu
 from pytest_iommu.check.races.storm import nothing_raced
 from pytest_iommu.check.races.storm_log import StormLog, parse_storm
 from pytest_iommu.check.reading import joined
-from pytest_iommu.check.witnesses.vtd_file import VtdFile, path_of
+from pytest_iommu.check.witnesses.other_dumps import parsed
+from pytest_iommu.check.witnesses.vtd_file import NAME, VtdFile, path_of
 from pytest_iommu.compare.printed_memory import requester
 from pytest_iommu.compare.printed_rules import findings
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.core.printed import Row, Table
 from pytest_iommu.dialects.vtd import VTD
 from pytest_iommu.guest import ops
@@ -58,12 +60,25 @@ def table_of(guest: GuestHandle, device: str = DEVICE) -> str:
     return guest.read(path_of(guest.machine.device(device).address)).decode()
 
 
+def hold(domain: Domain, vtd: ContextTable, guest: GuestHandle) -> None:
+    """Compare the file of the device, which is on that domain, with what is mapped. CheckFailed names the rules."""
+    __tracebackhide__ = True
+    path = path_of(guest.machine.device(DEVICE).address)
+    file = VtdFile(DEVICE, domain.name, path, domain.model.snapshot())
+    files: dict[str, bytes] = {}
+    if guest.dialect_or_none.files:
+        files[f"{domain.name}.entries.txt"] = guest.read(domain.path("entries"))
+    failures = file.check(guest.run(file.ops).results, vtd, files)
+    if failures:
+        raise joined(failures, files)
+
+
 @pytest.mark.iommu_rules("STE-2", "HW-1")
 def test_entries_are_those_in_memory(vtd: ContextTable, attached: Domain, iommu_guest: GuestHandle) -> None:
     """dmar_translation_struct: words of each entry, and no entry is left out."""
     attached.map(BASE, OA, "2M")
     text = iommu_guest.read(CONTEXTS).decode()
-    dump = VTD.parse({"dmar_translation_struct": text})
+    dump = parsed(VTD, {"dmar_translation_struct": text})
     assert not findings(dump)
     shown = set()
     for one in dump.contexts:
@@ -92,15 +107,7 @@ def test_every_row_of_a_table(attached: Domain, vtd: ContextTable, iommu: Iommu,
     tasks += [attached.to_map(BASE + at * 2 * M, OA + at * 2 * M, 2 * M, "rw", 2 * M) for at in range(2, 8)]
     tasks += [attached.to_map(0x1F00000000, OA, PAGE), attached.to_map(last + 1 - PAGE, OA, PAGE, "r")]
     iommu.do(*tasks)
-    file = VtdFile(
-        *(DEVICE, attached.name, path_of(iommu_guest.machine.device(DEVICE).address)), attached.model.snapshot()
-    )
-    files: dict[str, bytes] = {}
-    if iommu_guest.dialect_or_none.files:
-        files[f"{attached.name}.entries.txt"] = iommu_guest.read(attached.path("entries"))
-    failures = file.check(iommu_guest.run(file.ops).results, vtd, files)
-    if failures:
-        raise joined(failures, files)
+    hold(attached, vtd, iommu_guest)
 
 
 @pytest.mark.iommu_rules("RNG-6")
@@ -112,10 +119,12 @@ def test_a_device_without_a_domain_has_no_table(attached: Domain, iommu: Iommu, 
     assert table_of(iommu_guest) == ""
 
 
-@pytest.mark.iommu_rules("CON-1", "CON-2")
+@pytest.mark.iommu_rules("CON-1", "CON-2", "CON-4")
 @pytest.mark.iommu_boot_mode("races")
 @pytest.mark.parametrize("cell", [PAGE, 2 * M], ids=["4k", "2m"])
-def test_a_reader_in_a_storm(cell: int, attached: Domain, iommu: Iommu, iommu_guest: GuestHandle) -> None:
+def test_a_reader_in_a_storm(
+    cell: int, attached: Domain, vtd: ContextTable, iommu: Iommu, iommu_guest: GuestHandle
+) -> None:
     """Each row is one of the states of its cell, and what nobody changes is in every read.
 
     The kernel says of this file that it races with unmap. Tables of 4K cells go while it walks them.
@@ -124,29 +133,32 @@ def test_a_reader_in_a_storm(cell: int, attached: Domain, iommu: Iommu, iommu_gu
     attached.map(BASE - 2 * M, OA, "8K")
     end = BASE + CELLS * gap
     attached.map(end, OA + M, "4K", "r")
+    hold(attached, vtd, iommu_guest)
     iommu.command(f"storm {attached.name} {BASE:#x} {cell:#x} cells={CELLS} gap={gap:#x} ops={CHANGES} more={MORE}")
     path = path_of(iommu_guest.machine.device(DEVICE).address)
     texts = [ops.text_of(one) for one in iommu_guest.run([ops.read_file(path)] * READS, 60.0).results]
     iommu_guest.run([ops.write_file(f"{MODULE}/control", f"enough {attached.name}\n".encode())])
     log = parse_storm(iommu_guest.read(f"{MODULE}/storm").decode())
     iommu.command(f"calm {attached.name}")
-    tables = [table for text in texts for table in VTD.parse({"domain_translation_struct": text}).tables]
+    tables = [table for text in texts for table in parsed(VTD, {NAME: text}).tables]
     assert len(tables) == READS
     for table in tables:
-        assert list(_wrong(table, log, end)) == []
+        for rule, what in _wrong(table, log, end):
+            raise CheckFailed(f"VT-d's own dump of {DEVICE}: {what}", (rule,), verdict=Verdict.DUMP)
     if len({tuple(row[1:] for row in table.rows) for table in tables}) == 1:
         nothing_raced(f"all of {READS} reads are the same")
 
 
-def _wrong(table: Table, log: StormLog, end: int) -> Iterator[str]:
+def _wrong(table: Table, log: StormLog, end: int) -> Iterator[tuple[str, str]]:
+    """Yield which rule a read breaks, and how."""
     seen = [row for row in table.rows if not BASE <= row.first < end]
     wanted = [(BASE - 2 * M, OA), (BASE - 2 * M + PAGE, OA + PAGE), (end, OA + M)]
     if [(row.first, row.oa) for row in seen] != wanted:
-        yield f"what nobody changes is {[(hex(row.first), hex(row.oa or 0)) for row in seen]}"
+        yield "CON-2", f"what nobody changes is {[(hex(row.first), hex(row.oa or 0)) for row in seen]}"
     for row in table.rows:
         if BASE <= row.first < end and not _a_state(row, log):
             where = f"0x{row.first:x} leads to 0x{row.oa or 0:x} {row.prot}"
-            yield f"line {row.line}: {where}, which no state of its cell has"
+            yield "CON-4", f"line {row.line}: {where}, which no state of its cell has"
 
 
 def _a_state(row: Row, log: StormLog) -> bool:

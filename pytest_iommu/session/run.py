@@ -23,8 +23,8 @@ from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.state import BootState, Touched
 from pytest_iommu.report.failure_folder import Folder
 from pytest_iommu.session import handover
-from pytest_iommu.session.dialects import Dialects
 from pytest_iommu.session.hookcalls import of_plugin, tell
+from pytest_iommu.session.kernel_dialects import Dialects
 from pytest_iommu.session.pool import MOST, Pool
 from pytest_iommu.targets.registry import BUILD_OPTIONS, TargetKind
 

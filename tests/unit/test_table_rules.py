@@ -9,12 +9,13 @@ from pytest_iommu.compare.difference import SILENT, Difference, Rank
 from pytest_iommu.compare.table_rules import table_rule
 
 REST = "0 0x0000000031238000 bad   -  0x0000000912377000 raw 0x7000000912377e01"
+PART = REST.replace("bad ", "part")
 TABLE = "1 0x0000000031200000 table -  0x0000000045670000 raw 0x0000000045670003"
 
 
 @pytest.mark.parametrize(
     ("line", "unmapped", "rule"),
-    [(REST, True, "TAB-4"), (REST, False, "TAB-6"), (TABLE, True, "TAB-6")],
+    [(REST, True, "TAB-4"), (PART, True, "TAB-4"), (REST, False, "TAB-6"), (TABLE, True, "TAB-6")],
 )
 def test_what_an_unmap_leaves(line: str, unmapped: bool, rule: str) -> None:
     """Items of a group whose first one is gone still translate; a table that stays does not."""

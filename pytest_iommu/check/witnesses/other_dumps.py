@@ -56,7 +56,7 @@ def judge(guest: GuestHandle, dialect: TextDialect) -> Printed:
 def _settled(guest: GuestHandle, dialect: TextDialect) -> tuple[list[dict[str, str]], Printed]:
     before = read(lambda batch: guest.run(batch).results, dialect)
     for _ in range(TRIES):
-        dumps = tuple(_parsed(dialect, _shown(guest, dialect, texts)) for texts in before if texts)
+        dumps = tuple(parsed(dialect, _shown(guest, dialect, texts)) for texts in before if texts)
         walks = tuple(_walks(guest, dumps))
         after = read(lambda batch: guest.run(batch).results, dialect)
         if after == before:
@@ -65,7 +65,8 @@ def _settled(guest: GuestHandle, dialect: TextDialect) -> tuple[list[dict[str, s
     raise SetupError(f"the files of {dialect.name} are another each time that they are read")
 
 
-def _parsed(dialect: TextDialect, texts: Mapping[str, str]) -> PrintedDump:
+def parsed(dialect: TextDialect, texts: Mapping[str, str]) -> PrintedDump:
+    """Parse the texts of a kernel. CheckFailed, with the rule of the place, if they do not match the grammar."""
     from pytest_iommu.dialects import DumpSyntaxError
 
     try:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 """Maximum number of findings to show."""
 NAME = "domain_translation_struct"
+WITNESS = "as mapped"
 
 
 def path_of(address: str) -> str:
@@ -64,7 +65,8 @@ class VtdFile:
         files[f"{self.domain}.{self.device}.{NAME}.txt"] = first.data
         text = ops.text_of(first)
         dumped = files.get(f"{self.domain}.entries.txt", b"").decode(errors="replace")
-        found = list(self._findings(text, iommu, IO_PTDUMP.read({"entries": dumped})[0].entries if dumped else None))
+        entries = IO_PTDUMP.read({"entries": dumped})[0].entries if dumped else None
+        found = list(dict.fromkeys(self._findings(text, iommu, entries)))
         if not found:
             return []
         rules = tuple(dict.fromkeys(one.rule for one in found))
@@ -83,14 +85,23 @@ class VtdFile:
         if dump is None or len(tables) != 1:
             yield Finding("RNG-6", NAME, 1, f"{len(tables)} tables of a device that is on one domain")
             return
-        yield from findings(dump)
         table = tables[0]
-        yield from against(table, self.expected.ranges, "as mapped")
+        # A row at a wrong IOVA contradicts the rows that belong there, so this comes first.
+        yield from self._strangers(table)
+        yield from findings(dump)
+        yield from against(table, self.expected.ranges, WITNESS)
         yield from top_against(table, iommu)
         if table.rows and table.format != self.expected.config.format:
             yield Finding("ENT-1", NAME, table.line, f"items of {table.format}, not of {self.expected.config.format}")
         elif entries is not None:
             yield from unlike(table, entries)
+
+    def _strangers(self, table: Table) -> Iterator[Finding]:
+        starts = [one.first for one in self.expected.ranges]
+        for row in table.rows:
+            at = bisect_right(starts, row.first) - 1
+            if at < 0 or self.expected.ranges[at].last < row.first:
+                yield Finding("RNG-1", table.file, row.line, f"0x{row.first:x} is not mapped {WITNESS}")
 
 
 def unlike(table: Table, entries: Sequence[Entry]) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from pytest_iommu.core.key import Key
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.dialects import DIALECTS, IO_PTDUMP, NO_DUMP, Dialect
 from pytest_iommu.guest.ops import Code
-from pytest_iommu.session.dialects import Dialects
+from pytest_iommu.session.kernel_dialects import Dialects
 
 USUAL = Key("smmuv3", "plain")
 BARE = Key("smmuv3", "plain", "without-debugfs")
