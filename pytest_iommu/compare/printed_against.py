@@ -82,6 +82,9 @@ def _columns(table: Table, row: Row, here: int, one: Range, witness: str) -> Ite
         have, want = (_letters(prot, row.columns) for prot in (row.prot, one.prot))
         if have != want:
             yield Finding("PRT-1", table.file, row.line, f"prot is {have}, {want} {witness}")
+        if row.raw and row.flags != one.flags:  # decoded from the item
+            have, want = (" ".join(flags) or "none" for flags in (row.flags, one.flags))
+            yield Finding("PRT-3", table.file, row.line, f"flags are {have}, {want} {witness}")
     elif table.leaves and any(flag in one.flags for flag in _SHOWN_FLAGS):
         shared = [flag for flag in row.flags if flag in _SHOWN_FLAGS]
         wanted = [flag for flag in one.flags if flag in _SHOWN_FLAGS]

@@ -53,7 +53,7 @@ class Vtd(TextDialect):
     files = ("domain_translation_struct", "dmar_translation_struct")
     heading = re.compile(r"Device \S+ (with pasid \S+ )?@0x|IOVA_PFN\b|IOMMU \S+: Root|B\.D\.F\b|DMA Remapping is")
 
-    rules = ("ENT-1", "RNG-1", "RNG-2", "RNG-4", "LVL-1", "LVL-2", "PRT-1", "INF-3", "STE-2")
+    rules = ("ENT-1", "RNG-1", "RNG-2", "RNG-4", "LVL-1", "LVL-2", "PRT-1", "PRT-3", "INF-3", "STE-2")
     options = ("INTEL_IOMMU_DEBUGFS",)
 
     def live(self, kernel: LiveKernel) -> Sequence[LiveFiles]:
@@ -153,7 +153,7 @@ def config_of(which: str, levels: int) -> TableConfig:
 
 def _rows(name: str, which: str, levels: int, paths: list[tuple[int, int, list[int]]]) -> list[Row]:
     fmt, config = formats.get(which), config_of(which, levels)
-    columns = "rwc" if which == "vtdss" else "rwxcp"
+    columns = "rw" if which == "vtdss" else "rwxcp"
     looks: dict[tuple[int, int], tuple[formats.Decoded | None, int]] = {}
     rows: list[Row] = []
     for number, iova, path in paths:

@@ -26,6 +26,7 @@ class AmdV1(Format):
 
     name = "amdv1"
     signature = ("levels", "vasz", "oasz")
+    flags = (Flag("FC", FORCE_COHERENT),)
     volatile = (Flag("A", ACCESSED), Flag("D", DIRTY))
 
     def configure(self, **parameters: object) -> TableConfig:
@@ -49,7 +50,7 @@ class AmdV1(Format):
         return raw | (READ if prot.read else 0) | (WRITE if prot.write else 0)
 
     def prot(self, config: TableConfig, raw: int) -> Prot:
-        return Prot(bool(raw & READ), bool(raw & WRITE), True, bool(raw & FORCE_COHERENT))
+        return Prot(bool(raw & READ), bool(raw & WRITE))
 
     def kind(self, config: TableConfig, level: int, raw: int) -> Kind | None:
         if raw == 0:

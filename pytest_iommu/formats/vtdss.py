@@ -41,6 +41,7 @@ class VtdSs(Format):
 
     name = "vtdss"
     signature = ("levels", "vasz", "oasz")
+    flags = (Flag("SNP", SNOOP),)
     volatile = (Flag("A", ACCESSED), Flag("D", DIRTY))
 
     def configure(self, **parameters: object) -> TableConfig:
@@ -59,7 +60,7 @@ class VtdSs(Format):
         return raw | (READ if prot.read else 0) | (WRITE if prot.write else 0)
 
     def prot(self, config: TableConfig, raw: int) -> Prot:
-        return Prot(bool(raw & READ), bool(raw & WRITE), True, bool(raw & SNOOP))
+        return Prot(bool(raw & READ), bool(raw & WRITE))
 
     def kind(self, config: TableConfig, level: int, raw: int) -> Kind | None:
         if raw == 0:

@@ -105,6 +105,22 @@ def test_series_can_be_built_step_by_step(series: list[Path]) -> None:
         assert used <= declared, f"{patch.name}: {used - declared}"
 
 
+def test_a_symbol_is_exported_by_the_patch_whose_module_needs_it(series: list[Path]) -> None:
+    built_in = re.compile(r"drivers/iommu/(?:iommu|iommu-pages|iommu-ptdump[a-z-]*|io-pgtable[a-z-]*)\.[ch]")
+    header = (paths.reference() / "files/drivers/iommu/iommu-ptdump.h").read_text()
+    macro = header.partition("#define IOMMU_PTD_FILE")[2]
+    exported_at_all = 0
+    for patch in series[1:]:
+        files = [part.splitlines() for part in patch.read_text().split("\ndiff --git a/")[1:]]
+        added = [(lines[0].split()[0], "\n".join(one[1:] for one in lines if one.startswith("+"))) for lines in files]
+        exported = {name for _, text in added for name in re.findall(r"(?m)^EXPORT_SYMBOL\w*\((\w+)", text)}
+        modules = "\n".join(text for name, text in added if not built_in.fullmatch(name))
+        used = set(re.findall(r"\w+", modules + (macro if "IOMMU_PTD_FILE(" in modules else "")))
+        assert exported <= used, f"{patch.name}: {exported - used}"
+        exported_at_all += len(exported)
+    assert exported_at_all > 0
+
+
 def test_v1s_file_goes_on_top_of_the_series(
     series: list[Path],
     kernel_tree: Path,

@@ -97,10 +97,10 @@ def test_what_repeats_is_counted() -> None:
 def test_a_line_is_shown_once_with_all_that_is_wrong_with_it() -> None:
     expected = table()
     texts = kernel.texts(expected)
-    wrong = texts["page_table"].replace("rwxc--", "-wxc--", 1).replace("0x0000000040000000", "0x0000000040001000", 1)
+    wrong = texts["page_table"].replace("rw----", "-w----", 1).replace("0x0000000040000000", "0x0000000040001000", 1)
     lines = compare(expected, texts | {"page_table": wrong}).text.splitlines()
     assert lines[:2] == [
-        "PRT-1  page_table: prot is -wxc--, not rwxc--",
+        "PRT-1  page_table: prot is -w----, not rw----",
         "RNG-4  page_table: the OA of 0x0 is 0x40001000, not 0x40000000",
     ]
     assert [line.split()[0] for line in lines[2:4]] == ["expected", "dumped"]

@@ -310,7 +310,7 @@ def test_hardware_marks_one_item_of_a_group() -> None:
     table.memory.words(slot + 3 * 8, [table.memory.word(slot) | 1 << 6])
     found = walk(table.memory, CONFIGS["amdv1"], table.top)
     leaves = [row.split() for row in found.text("entries").splitlines() if row.startswith("0 ")]
-    assert [(row[3], row[-1]) for row in leaves] == [("32K", "D"), ("32K", "rwxc--")]
+    assert [(row[3], row[-1]) for row in leaves] == [("32K", "D"), ("32K", "FC")]
     assert not found.torn
     assert len(found.ranges) == 1
 

@@ -102,13 +102,13 @@ def test_case_is_its_scenario(tmp_path: Path) -> None:
         "check d 0x000ffffffffff000",
         "i format: amdv1",
     ]
-    assert "p 0x0000000001000000-0x0000000001000fff 0x0000000041000000       4K 0       4K rwxc--" in two
+    assert "p 0x0000000001000000-0x0000000001000fff 0x0000000041000000       4K 0       4K rw---- FC" in two
     assert "e 1 0x0000000001000000 table -  * raw 0x6000000000000201" in two
     assert "s total 3 1 12288" in two
     assert "\ni top" not in text
     lines = [
         f"0x{0x1000000 + at * 4096:016x}-0x{0x1000FFF + at * 4096:016x} 0x{0x41000000 + at * 8192:016x}"
-        "       4K 0       4K rwxc--\n"
+        "       4K 0       4K rw---- FC\n"
         for at in range(100)
     ]
     assert f"P 100 0x{zlib.crc32(''.join(lines).encode()):08x}\n" in many
@@ -153,21 +153,21 @@ def test_export_is_complete_and_replaces_only_itself(tmp_path: Path) -> None:
 
 
 BEFORE = (
-    "0x000000003fc00000-0x000000003fdfffff 0x0000000080000000       2M 1       2M rwxc--\n"
-    "0x0000000040201000-0x0000000040201fff 0x0000000090001000       4K 0       4K rwxc--\n"
-    "0x0000000040601000-0x0000000040601fff 0x0000000090004000       4K 0       4K rwxc--\n"
+    "0x000000003fc00000-0x000000003fdfffff 0x0000000080000000       2M 1       2M rw---- FC\n"
+    "0x0000000040201000-0x0000000040201fff 0x0000000090001000       4K 0       4K rw---- FC\n"
+    "0x0000000040601000-0x0000000040601fff 0x0000000090004000       4K 0       4K rw---- FC\n"
 )
 FIRST, SECOND, THIRD = BEFORE.splitlines(keepends=True)
-CELL = "0x0000000040400000-0x00000000404fffff 0x0000800000300000       1M 0       4K rwxc--\n"
+CELL = "0x0000000040400000-0x00000000404fffff 0x0000800000300000       1M 0       4K rw---- FC\n"
 LOG = (
     "storm t iova=0x40000000 cell=0x200000 gap=0x400000 cells=2 threads=1 changes=0 error=0\n"
     "state 1 pa=0x800000100000 size=0x200000 leaf=0x1000 prot=rw\n"
     "state 4 pa=0x800000900000 size=0x100000 leaf=0x1000 prot=rwx\n"
 )
 ENTRIES = (
-    "1 0x000000003fc00000 leaf  2M 0x0000000080000000 raw 0x0000000080000001 rwxc--\n"
+    "1 0x000000003fc00000 leaf  2M 0x0000000080000000 raw 0x0000000080000001 rw---- FC\n"
     "1 0x0000000040200000 table -  0x0000000041000000 raw 0x0000000041000001\n"
-    "0 0x0000000040201000 leaf  4K 0x0000000090001000 raw 0x0000000090001001 rwxc--\n"
+    "0 0x0000000040201000 leaf  4K 0x0000000090001000 raw 0x0000000090001001 rw---- FC\n"
 )
 
 
@@ -191,7 +191,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(FIRST + SECOND + CELL + THIRD, "", id="a state of the log"),
         pytest.param(FIRST + THIRD, "CON-2", id="a sentinel lost"),
         pytest.param(FIRST + SECOND, "CON-2", id="cut at the end"),
-        pytest.param(FIRST + SECOND.replace("rwx", "r-x") + THIRD, "CON-3", id="a sentinel changed"),
+        pytest.param(FIRST + SECOND.replace("rw-", "r--") + THIRD, "CON-3", id="a sentinel changed"),
         pytest.param("0x0000000030000000" + SECOND[18:].replace("40201fff", "30000fff") + BEFORE, "CON-3", id="never"),
         pytest.param(FIRST + THIRD + SECOND, "CON-5", id="not ascending"),
         pytest.param(FIRST + SECOND + SECOND + THIRD, "CON-5", id="twice"),
@@ -199,7 +199,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(FIRST + SECOND.replace("      4K", "      8K", 1) + THIRD, "CON-4", id="a size that is not so"),
         pytest.param(FIRST + SECOND + CELL.replace("00300", "00301") + THIRD, "CON-4", id="an address of no state"),
         pytest.param(FIRST + SECOND + CELL.replace("      4K", "     64K") + THIRD, "CON-4", id="a leaf of no state"),
-        pytest.param(FIRST + SECOND + CELL.replace("rwx", "r-x") + THIRD, "CON-4", id="a prot of no state"),
+        pytest.param(FIRST + SECOND + CELL.replace("rw-", "r--") + THIRD, "CON-4", id="a prot of no state"),
         pytest.param(
             FIRST + SECOND + CELL.replace("404fffff", "40600fff").replace("  1M", "2052K") + THIRD, "CON-3", id="beyond"
         ),
@@ -226,7 +226,7 @@ def test_judge_finds(judge: Path, tmp_path: Path, text: str, rule: str) -> None:
         pytest.param(ENTRIES, "", id="as before"),
         pytest.param(
             ENTRIES.splitlines(keepends=True)[0]
-            + "1 0x0000000040033000 leaf  2M 0x0000800000133000 raw 0x0000800000100001 rwxc--\n"
+            + "1 0x0000000040033000 leaf  2M 0x0000800000133000 raw 0x0000800000100001 rw---- FC\n"
             + "".join(ENTRIES.splitlines(keepends=True)[1:]),
             "CON-4",
             id="a cut block, of no state",

@@ -105,7 +105,7 @@ def test_columns_are_decoded() -> None:
         (table, *_) = DIALECTS[name].parse({"x": text_of(CORPUS / name / "good" / file)}).tables
         return [(one.first, one.last, one.oa, one.level, one.leaf, one.prot, one.flags) for one in table.rows]
 
-    assert rows("vtd")[0] == (0x8CED0000, 0x8CED0FFF, 0x8CED0000, 0, 4096, Prot(True, True, True), ())
+    assert rows("vtd")[0] == (0x8CED0000, 0x8CED0FFF, 0x8CED0000, 0, 4096, Prot(True, True), ())
     assert rows("vtd")[-1][:5] == (0xC0000000, 0xFFFFFFFF, 0x1C0000000, 2, 1 << 30)
     assert rows("vtd", "first-stage")[1][5] == Prot(True, False, True, True)
     assert rows("vtd", "first-stage")[2][5] == Prot(True, True, False, True)

@@ -35,7 +35,7 @@ class Flat:
                 )
                 continue
             first, oa, size = int(match[1], 16), int(match[2], 16), int(match[3]) << 12
-            prot = Prot(read="r" in match[4], write="w" in match[4], execute=True)
+            prot = Prot(read="r" in match[4], write="w" in match[4])
             ranges.append(Range(first, first + size - 1, oa, 0, 4096, prot))
         # This kernel has no info, entries or stats: they stay None and are not compared.
         return Dump(ranges=tuple(ranges), texts=dict(texts)), errors

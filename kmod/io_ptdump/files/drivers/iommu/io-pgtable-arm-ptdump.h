@@ -57,20 +57,20 @@ static u8 arm_lpae_ptd_s1_prot(struct arm_lpae_io_pgtable *data,
 	struct io_pgtable_cfg *cfg = &data->iop.cfg;
 	unsigned int idx = FIELD_GET(ARM_LPAE_PTE_ATTRINDX, pte);
 	u8 attr = cfg->arm_lpae_s1_cfg.mair >> ARM_LPAE_MAIR_ATTR_SHIFT(idx);
-	u8 prot = IOMMU_PTD_READ;
+	u8 prot = IOMMU_READ;
 
 	/* With dirty tracking a clean page is read-only until it is written */
 	if (!(pte & ARM_LPAE_PTE_AP_RDONLY) ||
 	    (cfg->quirks & IO_PGTABLE_QUIRK_ARM_HD && pte & ARM_LPAE_PTE_DBM))
-		prot |= IOMMU_PTD_WRITE;
-	if (!(pte & ARM_LPAE_PTE_XN))
-		prot |= IOMMU_PTD_EXEC;
+		prot |= IOMMU_WRITE;
+	if (pte & ARM_LPAE_PTE_XN)
+		prot |= IOMMU_NOEXEC;
 	if (!(attr & 0xf0))
-		prot |= IOMMU_PTD_MMIO;
+		prot |= IOMMU_MMIO;
 	else if (attr != ARM_LPAE_MAIR_ATTR_NC)
-		prot |= IOMMU_PTD_CACHE;
+		prot |= IOMMU_CACHE;
 	if (!(pte & ARM_LPAE_PTE_AP_UNPRIV))
-		prot |= IOMMU_PTD_PRIV;
+		prot |= IOMMU_PRIV;
 	return prot;
 }
 
@@ -82,17 +82,17 @@ static u8 arm_lpae_ptd_s2_prot(struct arm_lpae_io_pgtable *data,
 	u8 prot = 0;
 
 	if (pte & ARM_LPAE_PTE_HAP_READ)
-		prot |= IOMMU_PTD_READ;
+		prot |= IOMMU_READ;
 	if (pte & ARM_LPAE_PTE_HAP_WRITE)
-		prot |= IOMMU_PTD_WRITE;
+		prot |= IOMMU_WRITE;
 	/* XN[1]; with it set XN[0] tells who may not execute */
-	if (!(pte & ARM_LPAE_PTE_UXN))
-		prot |= IOMMU_PTD_EXEC;
+	if (pte & ARM_LPAE_PTE_UXN)
+		prot |= IOMMU_NOEXEC;
 	if (!(memattr >> 4))
-		prot |= IOMMU_PTD_MMIO;
+		prot |= IOMMU_MMIO;
 	else if (memattr == (fwb ? ARM_LPAE_PTE_MEMATTR_FWB_WB :
 				   ARM_LPAE_PTE_MEMATTR_OIWB))
-		prot |= IOMMU_PTD_CACHE;
+		prot |= IOMMU_CACHE;
 	return prot;
 }
 

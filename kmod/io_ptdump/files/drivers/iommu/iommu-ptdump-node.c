@@ -6,10 +6,7 @@
  * stays inside while text is copied to user space. Whoever ends the subject
  * waits for readers that are inside, and for nothing else.
  */
-#define DEFAULT_SYMBOL_NAMESPACE "IOMMU_PTDUMP"
-
 #include <linux/debugfs.h>
-#include <linux/export.h>
 #include <linux/fs.h>
 #include <linux/init.h>
 #include <linux/sched/signal.h>
@@ -52,7 +49,6 @@ void iommu_ptd_node_add(struct iommu_ptd_node *node)
 	INIT_WORK(&node->del, node_del_work);
 	queue_work(node_wq, &node->add);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_node_add);
 
 static void node_leave(struct iommu_ptd_node *node)
 {
@@ -78,7 +74,6 @@ void iommu_ptd_node_del(struct iommu_ptd_node *node)
 	wait_for_completion(&node->idle);
 	queue_work(node_wq, &node->del);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_node_del);
 
 /*
  * Waits until the directories are those of live subjects. For a module whose
@@ -89,7 +84,6 @@ void iommu_ptd_flush(void)
 {
 	flush_workqueue(node_wq);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_flush);
 
 /*
  * @inode is one of debugfs_create_file_unsafe(): with the other variety the
@@ -116,7 +110,6 @@ int iommu_ptd_seq_open(struct inode *inode, struct file *file,
 	s->rewind = rewind;
 	return 0;
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_seq_open);
 
 int iommu_ptd_seq_release(struct inode *inode, struct file *file)
 {
@@ -125,7 +118,6 @@ int iommu_ptd_seq_release(struct inode *inode, struct file *file)
 	kref_put(&s->node->ref, node_release);
 	return seq_release_private(inode, file);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_seq_release);
 
 /* Has the subject or the reader come to its end? */
 bool iommu_ptd_seq_stopped(struct iommu_ptd_seq *s)
@@ -136,7 +128,6 @@ bool iommu_ptd_seq_stopped(struct iommu_ptd_seq *s)
 		s->error = -EINTR;
 	return s->error;
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_seq_stopped);
 
 static bool seq_advance(struct seq_file *m)
 {
@@ -176,7 +167,6 @@ void *iommu_ptd_seq_start(struct seq_file *m, loff_t *pos)
 	}
 	return seq_record(s, *pos);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_seq_start);
 
 void *iommu_ptd_seq_next(struct seq_file *m, void *v, loff_t *pos)
 {
@@ -186,7 +176,6 @@ void *iommu_ptd_seq_next(struct seq_file *m, void *v, loff_t *pos)
 	s->pos = seq_advance(m) ? *pos : -1;
 	return seq_record(s, *pos);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_seq_next);
 
 void iommu_ptd_seq_stop(struct seq_file *m, void *v)
 {
@@ -196,7 +185,6 @@ void iommu_ptd_seq_stop(struct seq_file *m, void *v)
 		node_leave(s->node);
 	s->inside = false;
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_seq_stop);
 
 /*
  * seq_file hands out the rest of its buffer without ->start(), and may seek
@@ -213,13 +201,11 @@ ssize_t iommu_ptd_seq_read_iter(struct kiocb *iocb, struct iov_iter *iter)
 {
 	return seq_dying(iocb->ki_filp) ? -EIO : seq_read_iter(iocb, iter);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_seq_read_iter);
 
 loff_t iommu_ptd_seq_llseek(struct file *file, loff_t offset, int whence)
 {
 	return seq_dying(file) ? -EIO : seq_lseek(file, offset, whence);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_seq_llseek);
 
 static int __init iommu_ptd_node_init(void)
 {

@@ -157,11 +157,12 @@ static const char *ptd_size(char *buf, size_t len, u64 size)
 
 static void ptd_show_prot(struct seq_file *m, u8 prot)
 {
-	static const char letters[] = "rwxcmp";
-	int i;
-
-	for (i = 0; letters[i]; i++)
-		seq_putc(m, prot & BIT(i) ? letters[i] : '-');
+	seq_putc(m, prot & IOMMU_READ ? 'r' : '-');
+	seq_putc(m, prot & IOMMU_WRITE ? 'w' : '-');
+	seq_putc(m, prot & IOMMU_NOEXEC ? '-' : 'x');
+	seq_putc(m, prot & IOMMU_CACHE ? 'c' : '-');
+	seq_putc(m, prot & IOMMU_MMIO ? 'm' : '-');
+	seq_putc(m, prot & IOMMU_PRIV ? 'p' : '-');
 }
 
 static void ptd_show_flags(struct seq_file *m, const struct iommu_ptd *ptd,

@@ -5,10 +5,7 @@
  * /sys/kernel/debug/iommu/domains/<id>/ is there for every domain whose page
  * table can be read, for as long as the table lives.
  */
-#define DEFAULT_SYMBOL_NAMESPACE "IOMMU_PTDUMP"
-
 #include <linux/debugfs.h>
-#include <linux/export.h>
 #include <linux/init.h>
 #include <linux/iommu.h>
 #include <linux/mm.h>
@@ -57,7 +54,7 @@ void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 
 	might_sleep();
 	domain->ptd = NULL;
-	if (IS_ERR_OR_NULL(ptd_domains_dir))
+	if (!debugfs_initialized())
 		return;
 	ptd = kzalloc_obj(*ptd);
 	if (!ptd)
@@ -79,7 +76,6 @@ void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 	domain->ptd = ptd;
 	iommu_ptd_node_add(&ptd->node);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_add);
 
 /**
  * iommu_ptd_del() - Withdraw the dump of a page table
@@ -102,14 +98,6 @@ void iommu_ptd_del(struct iommu_domain *domain)
 	xa_erase(&ptd_domains, ptd->id);
 	iommu_ptd_node_del(&ptd->node);
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_del);
-
-/* The name of the domain's directory, 0 if it has none */
-u32 iommu_ptd_id(const struct iommu_domain *domain)
-{
-	return domain->ptd ? domain->ptd->id : 0;
-}
-EXPORT_SYMBOL_GPL(iommu_ptd_id);
 
 /**
  * iommu_ptd_find() - Find the domain whose page table begins at an address
@@ -137,7 +125,6 @@ u32 iommu_ptd_find(phys_addr_t top)
 	xa_unlock(&ptd_domains);
 	return ptd ? id : 0;
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_find);
 
 /*
  * Can a walk follow an item to a table at @pa? A corrupt table must not take the
@@ -154,7 +141,6 @@ bool iommu_ptd_table_ok(phys_addr_t pa, size_t size)
 	return folio_test_iopt(folio) && folio_size(folio) >= size &&
 	       PFN_PHYS(folio_pfn(folio)) == pa;
 }
-EXPORT_SYMBOL_GPL(iommu_ptd_table_ok);
 
 static int __init iommu_ptd_init(void)
 {

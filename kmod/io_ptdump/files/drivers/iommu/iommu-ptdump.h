@@ -13,6 +13,7 @@
 #include <linux/bits.h>
 #include <linux/completion.h>
 #include <linux/container_of.h>
+#include <linux/iommu.h>
 #include <linux/kref.h>
 #include <linux/module.h>
 #include <linux/refcount.h>
@@ -22,7 +23,6 @@
 struct dentry;
 struct file;
 struct inode;
-struct iommu_domain;
 struct iov_iter;
 struct kiocb;
 struct seq_file;
@@ -37,16 +37,6 @@ enum iommu_ptd_type {
 	IOMMU_PTD_EMPTY,	/* Nothing, at the end of a path only */
 };
 
-/* struct iommu_ptd_item prot: what the leaf entry itself permits */
-enum {
-	IOMMU_PTD_READ = BIT(0),
-	IOMMU_PTD_WRITE = BIT(1),
-	IOMMU_PTD_EXEC = BIT(2),
-	IOMMU_PTD_CACHE = BIT(3),
-	IOMMU_PTD_MMIO = BIT(4),
-	IOMMU_PTD_PRIV = BIT(5),
-};
-
 /**
  * struct iommu_ptd_item - One entry of a page table
  * @iova: First IOVA that the entry covers, as a device issues it
@@ -58,7 +48,8 @@ enum {
  * @type: enum iommu_ptd_type
  * @level: Level of the table that holds the item
  * @lg2sz: log2 of the size of the whole entry in bytes
- * @prot: IOMMU_PTD_READ and so on, leaves only
+ * @prot: What a leaf itself permits, as IOMMU_READ and so on; IOMMU_NOEXEC also
+ *	where the format does not know instruction fetches
  *
  * All but @any is decoded from a single load of @raw.
  */
@@ -201,9 +192,14 @@ void iommu_ptd_add(struct iommu_domain *domain, const struct iommu_ptd_ops *ops,
 		   void *table);
 void iommu_ptd_del(struct iommu_domain *domain);
 void iommu_ptd_flush(void);
-u32 iommu_ptd_id(const struct iommu_domain *domain);
 u32 iommu_ptd_find(phys_addr_t top);
 void iommu_ptd_create_files(struct iommu_ptd_node *node);
+
+/* The name of the domain's directory, 0 if it has none */
+static inline u32 iommu_ptd_id(const struct iommu_domain *domain)
+{
+	return domain->ptd ? domain->ptd->id : 0;
+}
 
 void iommu_ptd_node_add(struct iommu_ptd_node *node);
 void iommu_ptd_node_del(struct iommu_ptd_node *node);

@@ -3,8 +3,8 @@
  * Page table dump of every format, included by iommu_pt.h.
  *
  * A format may supply:
- *  pt_dump_prot(pts) - IOMMU_PTD_READ and so on of the leaf entry that is loaded
- *  pt_dump_bits      - its flags, see struct iommu_ptd_bits
+ *  pt_iommu_get_prot(common, attrs) - the inverse of pt_iommu_set_prot()
+ *  pt_dump_bits       - flags of a leaf entry, see struct iommu_ptd_bits
  *  pt_dump_valid(pts) - false where the fields of the loaded item contradict
  *                       each other
  */
@@ -18,12 +18,16 @@
 #include "../iommu-ptdump.h"
 
 #ifdef CONFIG_IOMMU_PTDUMP_DEBUGFS
-#ifndef pt_dump_prot
-static inline u8 pt_dump_prot(const struct pt_state *pts)
+#ifndef pt_iommu_get_prot
+static inline unsigned int
+pt_iommu_get_prot(const struct pt_common *common,
+		  const struct pt_write_attrs *attrs)
 {
-	return 0;
+	return IOMMU_NOEXEC;
 }
+#endif
 
+#ifndef pt_dump_bits
 static const struct iommu_ptd_bits pt_dump_bits[] __maybe_unused = { {} };
 #endif
 
@@ -43,16 +47,6 @@ static inline u64 dump_pos_to_va(const struct pt_range *range, u64 pos)
 				 PT_VADDR_MAX :
 				 0;
 	return fvalog2_set_mod(prefix, pos, range->max_vasz_lg2);
-}
-
-static inline unsigned int dump_pos_to_index(const struct pt_state *pts, u64 pos)
-{
-	unsigned int isz_lg2 = pt_table_item_lg2sz(pts);
-
-	/* The top has as many items as the VA needs, the position is below that */
-	if (pts->level == pts->range->top_level)
-		return log2_div(pos, isz_lg2);
-	return log2_mod(log2_div(pos, isz_lg2), pt_num_items_lg2(pts));
 }
 
 /* A size that does not exist would send the walk anywhere */
@@ -99,6 +93,8 @@ static inline u64 dump_any_item(struct pt_state *pts)
 /* Fill in all that does not depend on the cursor, returns enum iommu_ptd_type */
 static inline u8 dump_decode(struct pt_state *pts, struct iommu_ptd_item *item)
 {
+	struct pt_write_attrs attrs;
+
 	item->raw = pts->entry;
 	item->level = pts->level;
 	item->lg2sz = pt_table_item_lg2sz(pts);
@@ -121,7 +117,8 @@ static inline u8 dump_decode(struct pt_state *pts, struct iommu_ptd_item *item)
 	item->raw = pts->entry;
 	item->oa = pt_entry_oa(pts);
 	item->lg2sz = pt_entry_oa_lg2sz(pts);
-	item->prot = pt_dump_prot(pts);
+	pt_attr_from_entry(pts, &attrs);
+	item->prot = pt_iommu_get_prot(pts->range->common, &attrs);
 	item->any = dump_any_item(pts);
 	return IOMMU_PTD_LEAF;
 }
@@ -150,8 +147,8 @@ static int NS(dump_walk)(void *table, struct iommu_ptd_cursor *c,
 		u64 start;
 
 		pts.table = tables[pts.level];
-		pts.index = dump_pos_to_index(&pts, c->pos);
-		pts.type = pt_load_entry_raw(&pts);
+		range.va = c->pos;
+		pt_load_single_entry(&pts);
 		if (pts.entry || c->path) {
 			item->type = dump_decode(&pts, item);
 			lg2sz = item->lg2sz;
@@ -180,13 +177,9 @@ static int NS(dump_walk)(void *table, struct iommu_ptd_cursor *c,
 			break;
 		}
 		/* Up again past the last item of the table */
-		for (; pts.level < range.top_level; pts.level++) {
+		while (pts.level < range.top_level &&
+		       !log2_mod(c->pos, pt_table_oa_lg2sz(&pts)))
 			pts.level++;
-			lg2sz = pt_table_item_lg2sz(&pts);
-			pts.level--;
-			if (log2_mod(c->pos, lg2sz))
-				break;
-		}
 	}
 	return count;
 }
