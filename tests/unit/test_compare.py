@@ -251,8 +251,9 @@ GROUP_FAULTS = {
     ),
     "the first item alone": ("LVL-2", kernel.each(lambda i: replace(i, size=1 << 12 + 9 * i.level))),
     "OA with the size bits": ("RNG-4", kernel.each(lambda i: replace(i, oa=i.oa | (i.size // 2 - 1) & ~0xFFF))),
-    "x as it was asked for": ("PRT-2", kernel.each(lambda i: replace(i, prot=replace(i.prot, execute=False)))),
-    "c lost": ("PRT-1", kernel.each(lambda i: replace(i, prot=replace(i.prot, cacheable=False)))),
+    "x of a format without it": ("PRT-1", kernel.each(lambda i: replace(i, prot=replace(i.prot, execute=True)))),
+    "FC as c": ("PRT-1", kernel.each(lambda i: replace(i, prot=replace(i.prot, cacheable=True)))),
+    "FC lost": ("PRT-3", kernel.each(lambda i: replace(i, flags=()))),
 }
 
 
