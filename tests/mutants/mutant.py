@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,11 @@ MACHINES = "smmuv3,smmuv3s1,smmuv3s2,smmuv3topo,smmuv3ids"
 LOST = ("kernel-crash", "kernel-hang")
 """Stand for a rule: a report in the kernel's log, or a kernel that answers no more, is what must be seen."""
 _RULE = re.compile(rf"[A-Z][A-Z0-9]{{1,2}}-[0-9]+|{'|'.join(LOST)}")
+
+
+def first_named(kind: str, rules: Sequence[str]) -> str:
+    """What a failed test names first: a rule; for a crash or hang its kind, for the report's word comes with it."""
+    return kind if kind in LOST or not rules else rules[0]
 
 
 class MutantError(Exception):

@@ -120,7 +120,7 @@ def conformance(
     except (OSError, ValueError):
         found = {"passed": 0, "failed": [], "artefacts": []}
     said = [(kind, rules) for _, kind, rules in found["failed"] if kind not in INFRASTRUCTURE]
-    first = Counter(rules[0] if rules else kind for kind, rules in said)
+    first = Counter(mutant.first_named(kind, rules) for kind, rules in said)
     made = frozenset(Path(name) for name in found["artefacts"])
     if said:
         return Outcome("failed", first, "", made)

@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+import mutant
 import pytest
 
 from pytest_iommu.report.summary import BROKEN, KIND
@@ -48,7 +49,7 @@ class Verdicts:
             properties = {str(name): str(value) for name, value in report.user_properties}
             rules = [rule for rule in properties.get(BROKEN, "").split(",") if rule]
             self._failed.append((report.nodeid, properties.get(KIND, "fail"), rules))
-            self._named |= (rules or [self._failed[-1][1]])[0] == os.environ.get(RULE)
+            self._named |= mutant.first_named(self._failed[-1][1], rules) == os.environ.get(RULE)
         elif report.when == "call":
             self._passed += report.passed
         limit = float(os.environ[SECONDS]) * (1 if self._named else PATIENCE)
