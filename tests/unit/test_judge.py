@@ -90,7 +90,7 @@ def test_vtd_against_memory(say: Say, saved: Saved) -> None:
     assert say(saved.file("d", text), "--ram", saved.image)[:2] == (0, "vtd: no finding in 4 rows of 1 tables\n")
     wrong = {
         text.replace("0000000040101003", "0000000040105003"): ("4: RNG-4", "OA of 0x1001000 is 0x40105000"),
-        text.replace("0000000040101003", "0000000040101001"): ("4: PRT-1", "prot is r--, rw- in memory"),
+        text.replace("0000000040101003", "0000000040101001"): ("4: PRT-1", "prot is r-, rw in memory"),
         "\n".join([*text.split("\n")[:5], "", ""]): ("5: RNG-1", "0x2000000-0x2000fff (4K) is mapped in memory"),
         text.replace("0x0000000002000 |", "0x0000000002001 |"): ("6: RNG-1", "0x2001000 is not mapped in memory"),
     }
