@@ -120,6 +120,9 @@ def _sizes(table: Table) -> Iterator[Finding]:
     if table.format in ("vtdss", "x86_64"):
         for row in table.rows:
             size = row.leaf or PAGE
+            if table.levels is not None and row.first >> 12 + 9 * table.levels:
+                why = f"0x{row.first:x} is beyond what {table.levels} levels translate"
+                yield Finding("RNG-2", table.file, row.line, why)
             if row.first % size:
                 yield Finding(
                     "LVL-2", table.file, row.line, f"0x{row.first:x} is not a multiple of {format_size(size)}"
@@ -250,6 +253,8 @@ def _headings(dump: PrintedDump) -> Iterator[Finding]:
     for table in dump.tables:
         if config_of(table) is None or table.top is None:
             continue
+        if table.top % PAGE:
+            yield Finding("INF-3", table.file, table.line, f"the top, 0x{table.top:x}, is not the address of a table")
         row = tops.get((table.name.partition(":")[2], -1 if table.pasid is None else table.pasid))
         top = None if row is None else _top(row)
         if row is not None and top is not None and top != table.top:

@@ -2,8 +2,8 @@
 """The lines of a text that was saved, mailed or copied from a log, without what carrying it has added.
 
 Accepted, if it is on every line: quotation marks of a mail, time stamps of the kernel log. Blanks at the end of a line
-are removed. Everything else that no kernel prints is an error: CR LF, characters other than ASCII, a line as long as
-no row can be, a last line without its end, and an empty file.
+are removed. Everything else that no kernel prints is an error: CR LF, characters other than ASCII, control characters
+other than a tab, a line as long as no row can be, a last line without its end, and an empty file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ SHOWN = 160
 """Characters of a wrong line that an error shows."""
 LEFT_OUT = "[...]"
 """Stands for rows that somebody has left out."""
+PCI_NAME = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]"
+_DIRECTORY = re.compile(rf"(?:^|/)({PCI_NAME})/(?:[0-9a-f]{{1,5}}/)?[^/]*$")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _QUOTED = re.compile(r"(?:> ?)+")
 _STAMP = re.compile(r"\[ {0,12}[0-9]{1,12}\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? ?")
 
@@ -25,6 +28,12 @@ _STAMP = re.compile(r"\[ {0,12}[0-9]{1,12}\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? ?")
 def fault(rule: str, file: str, number: int, line: str, why: str) -> DumpSyntaxError:
     """Return the error, with a line that can be shown."""
     return DumpSyntaxError(rule, file, number, line if len(line) <= SHOWN else f"{line[:SHOWN]}...", why)
+
+
+def device_of(name: str) -> str | None:
+    """Return the PCI device in whose directory, or in one below of a PASID, a file is; None if it is elsewhere."""
+    found = _DIRECTORY.search(name)
+    return None if found is None else found[1]
 
 
 def carried(rule: str, file: str, text: str) -> list[str]:
@@ -56,6 +65,10 @@ def _characters(rule: str, file: str, text: str, lines: list[str]) -> None:
     if not text.isascii():
         number = next(number for number, line in enumerate(lines, 1) if not line.isascii())
         raise fault(rule, file, number, lines[number - 1], "characters that are not ASCII")
+    # Python takes some of them for blanks.
+    if (control := _CONTROL.search(text)) is not None:
+        number = text.count("\n", 0, control.start()) + 1
+        raise fault(rule, file, number, lines[number - 1], f"a control character, {control[0]!r}")
 
 
 def _bare(rule: str, file: str, number: int, line: str, quoted: bool, stamped: bool) -> str:

@@ -44,7 +44,8 @@ _DOMAIN = re.compile(r"-- domain (?:<)?([0-9]{1,10}|(?:0x)?[0-9a-f]{8,16}|\(_{2,
 _GROUP = re.compile(r"- group (?:<)?[0-9]{1,10}(?:>)?")
 _DEVICE = re.compile(r"  - [!-~]{1,128}")
 _ROW = re.compile(r"([0-9a-f]{1,16}) - ([0-9a-f]{1,16})    lvl ([0-9])  stage ([A-Z0-9_]{4,32})(?: (.*))?")
-_DECIMAL = re.compile(r"[0-9]{1,10}")
+#: without leading zeros, which a pointer may have
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,9}")
 _COLUMNS = re.compile(" ".join(f"({flag}|{' ' * len(flag)})" for flag in FLAGS) + " *")
 _WIDTH = sum(len(flag) + 1 for flag in FLAGS)
 
@@ -114,6 +115,8 @@ def _domain(name: str, lines: list[str], at: int, found: Found) -> int:
         at += 1
     if at == len(lines):
         raise fault(RULE, name, at, lines[-1], f"the file ends before `{START}`")
+    if not groups:
+        raise fault(RULE, name, begun, lines[begun - 1], "a domain without a group")
     rows, end, which, whole = _rows(name, lines, at + 1)
     shown = heading[1]
     found.tables.append(
@@ -160,7 +163,9 @@ def _rows(name: str, lines: list[str], at: int) -> tuple[list[Row], int, str | N
         flags = _flags(rest or "")
         if flags is None:
             raise fault("PRT-3", name, index + 1, line, f"flags are not in the columns {' '.join(FLAGS)}")
-        first, end = int(first_text, 16), int(end_text, 16) or 1 << 64
+        first, end = int(first_text, 16), int(end_text, 16)
+        if first and not end:  # the last page of 64 bits
+            end = 1 << 64
         generic = ARM_PAGE_LEVEL - int(level)
         if generic < 0:
             raise fault("LVL-1", name, index + 1, line, f"Arm has no level {level}")

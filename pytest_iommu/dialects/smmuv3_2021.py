@@ -11,12 +11,13 @@ import re
 from collections.abc import Sequence, Set
 
 from pytest_iommu.core.printed import Row, Stream, Table
-from pytest_iommu.dialects.carried import LEFT_OUT, carried, fault
+from pytest_iommu.dialects.carried import LEFT_OUT, carried, device_of, fault
 from pytest_iommu.dialects.text_dialect import Found, LiveFiles, LiveKernel, TextDialect
 from pytest_iommu.formats import smmuv3
 
 STE_RULE, CD_RULE, ROW_RULE = "STE-2", "STE-6", "RNG-4"
 _NAME = r"([!-+\--~]{1,64})"
+_DEVICE = re.compile(rf"SMMUv3 (?:STE values|CD values|dump page table) for device:? {_NAME}")
 _STE = re.compile(rf"SMMUv3 STE values for device: {_NAME}")
 _CD = re.compile(rf"SMMUv3 CD values for device: {_NAME}, ssid: 0x([0-9a-f]{{1,5}})")
 _TABLE = re.compile(rf"SMMUv3 dump page table for device {_NAME}, stage ([12])(?:, ssid 0x([0-9a-f]{{1,5}}))?:")
@@ -33,9 +34,10 @@ class Smmuv32021(TextDialect):
     about = "the SMMUv3 debugfs RFC of January 2021"
     place = "smmuv3/{file}"
     files = ("ste", "cd", "pt_dump_s1", "pt_dump_s2")
-    heading = re.compile(r"SMMUv3 (?:STE values|CD values|dump page table) for device")
+    heading = _DEVICE
 
     rules = ("STE-2", "STE-6", "RNG-1", "RNG-2", "RNG-4")
+    options = ("ARM_SMMU_V3_DEBUGFS",)
 
     def live(self, kernel: LiveKernel) -> Sequence[LiveFiles]:
         """One dump for each device: its name is written first. What it has no file for cannot be read."""
@@ -57,9 +59,13 @@ class Smmuv32021(TextDialect):
 
     def file(self, name: str, text: str, found: Found) -> None:
         lines = carried(STE_RULE, name, text)
+        place = device_of(name)  # what was written to pci_dev before it was read
         at = 0
         while at < len(lines):
             line = lines[at]
+            heading = _DEVICE.match(line)
+            if place is not None and heading is not None and heading[1] != place:
+                raise fault(STE_RULE, name, at + 1, line, f"not of {place}, which was asked for")
             if not line:
                 at += 1
             elif (ste := _STE.fullmatch(line)) is not None:

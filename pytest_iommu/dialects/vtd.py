@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pytest_iommu import formats
 from pytest_iommu.core.model import Kind, TableConfig
 from pytest_iommu.core.printed import Context, Row, Table
-from pytest_iommu.dialects.carried import carried, fault
+from pytest_iommu.dialects.carried import PCI_NAME, carried, device_of, fault
 from pytest_iommu.dialects.grid import Grid
 from pytest_iommu.dialects.text_dialect import Found, LiveFiles, LiveKernel, TextDialect
 from pytest_iommu.formats.base import bits
@@ -27,10 +27,10 @@ LEVELS = 5
 RULE, CONTEXT_RULE = "ENT-1", "STE-2"
 _WORD = "0x[0-9a-f]{16}"
 _DEVICE = re.compile(
-    r"Device ([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])(?: with pasid ([0-9a-f]{1,5}))? @0x([0-9a-f]{1,16})"
+    rf"Device ({PCI_NAME})(?: with pasid ([0-9a-f]{{1,5}}))? @0x([0-9a-f]{{1,16}})"
     r"(?: domain ([1-9][0-9]*))?"
 )
-_BDF_OF = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_BDF_OF = re.compile(PCI_NAME)
 _PASID = re.compile(r"[0-9a-f]{1,5}")
 _ROW = re.compile(rf"0x([0-9a-f]{{13}}) \|[ \t]+({_WORD}(?:[ \t]+{_WORD}){{0,4}})")
 _ITEMS = re.compile(rf"[ \t]*({_WORD}(?:[ \t]+{_WORD}){{0,4}})")
@@ -90,6 +90,7 @@ def _paths(kernel: LiveKernel) -> Iterator[str]:
 def _tables(name: str, lines: list[str], found: Found) -> None:
     """Read domain_translation_struct."""
     device: re.Match[str] | None = None
+    place = device_of(name)
     begun, grid = 0, Grid(RULE, name, COLUMNS)
     match_row = _ROW.fullmatch
 
@@ -108,6 +109,8 @@ def _tables(name: str, lines: list[str], found: Found) -> None:
         heading = _DEVICE.fullmatch(line)
         if heading is not None:
             end(number)
+            if place not in (None, heading[1]):
+                raise fault(RULE, name, number, line, f"not of {place}, whose directory the file is in")
             device, begun, grid = heading, number, Grid(RULE, name, COLUMNS)
         elif device is None:
             raise fault(RULE, name, number, line, "expected `Device BDF [with pasid N] @0x...`")

@@ -170,6 +170,27 @@ def test_the_files_of_2021_are_written_first_and_each_device_has_its_dump() -> N
     assert [sorted(one) for one in texts] == [[], [f"{DEVICE}/{file}" for file in ("cd", "pt_dump_s1", "ste")]]
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "rule"),
+    [
+        ("smmuv3_2026_05", f"{STREAM}/8/ste", f"{STREAM}/9/ste", "STE-2"),
+        ("smmuv3_2026_05", f"{STREAM}/8/cd", f"{STREAM}/9/cd", "STE-6"),
+        ("smmuv3_2026_03", f"{STREAM}/0000:00:01.0:8/ste", f"{STREAM}/0000:00:01.0:9/ste", "STE-2"),
+        ("vtd", f"{ROOT}/iommu/intel/0000:00:14.0", f"{ROOT}/iommu/intel/0000:00:15.0", "ENT-1"),
+        ("vtd", f"{ROOT}/iommu/intel/0000:00:02.0/1", f"{ROOT}/iommu/intel/0000:00:03.0/1", "ENT-1"),
+        ("smmuv3_2021", f"{GROUPS}/1/devices/{DEVICE}", f"{GROUPS}/1/devices/0000:00:03.0", "STE-2"),
+    ],
+)
+def test_a_file_in_the_directory_of_another_is_wrong(name: str, old: str, new: str, rule: str) -> None:
+    files = {path.replace(old, new): text for path, text in KERNELS[name].items()}
+    assert files.keys() != KERNELS[name].keys()
+    if name == "smmuv3_2021":  # it answers for one device, whatever was written
+        files.update({f"{ROOT}/iommu/smmuv3/{file}": good(name, file) for file in ("ste", "cd", "pt_dump_s1")})
+    with pytest.raises(CheckFailed, match="not of ") as failed:
+        judged(Files(files), DIALECTS[name])
+    assert failed.value.rules == (rule,)
+
+
 def test_a_file_that_cannot_be_read_is_a_failure() -> None:
     guest = Files({**KERNELS["vtd"], f"{ROOT}/iommu/intel/dmar_translation_struct": "EINVAL"})
     with pytest.raises(CheckFailed, match="intel/dmar_translation_struct: EINVAL"):
