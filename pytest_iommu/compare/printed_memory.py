@@ -61,7 +61,21 @@ def table_against(table: Table, found: Walk) -> list[Finding]:
     """Compare all that the rows of a table show with the walk of it."""
     if table.format is not None and table.format != found.config.format:
         return [Finding("LVL-1", table.file, table.line, f"format is {table.format}, {found.config.format} {WITNESS}")]
-    return [*against(table, found.ranges, WITNESS), *_flags(table, found)]
+    return [*against(table, found.ranges, WITNESS), *_flags(table, found), *_points(table, found)]
+
+
+def _points(table: Table, found: Walk) -> Iterator[Finding]:
+    """Compare the addresses of rows that do not say their size with those of the leaves."""
+    if not table.points:
+        return
+    leaves = {one.iova for one in found.entries if one.kind is Kind.LEAF}
+    for row in table.rows:
+        if row.first not in leaves:
+            yield Finding("RNG-1", table.file, row.line, f"no leaf begins at 0x{row.first:x} {WITNESS}")
+    if table.whole:
+        for address in sorted(leaves - {row.first for row in table.rows}):
+            why = f"a leaf begins at 0x{address:x} {WITNESS}, which is in no row"
+            yield Finding("RNG-1", table.file, table.line, why)
 
 
 def _flags(table: Table, found: Walk) -> Iterator[Finding]:

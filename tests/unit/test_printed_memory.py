@@ -12,7 +12,9 @@ from saved_tables import SMMU, Saved
 
 from pytest_iommu.compare.printed_memory import requester, table_against, top_against, walked
 from pytest_iommu.compare.printed_rules import Finding
+from pytest_iommu.core.model import Kind
 from pytest_iommu.dialects.io_page_tables import IO_PAGE_TABLES, flags_of
+from pytest_iommu.dialects.smmuv3_2021 import SMMUV3_2021
 from pytest_iommu.dialects.vtd import VTD
 from pytest_iommu.oracle.stream_table import SmmuV3
 
@@ -68,6 +70,25 @@ def test_a_domain_whose_device_is_elsewhere_is_not_found(saved: Saved) -> None:
     for device in ("0000:00:03.0", "platform-device"):
         (table,) = IO_PAGE_TABLES.parse({"x": saved.v1_text(device)}).tables
         assert walked(table, saved.memory, SmmuV3(saved.memory, SMMU)) is None
+
+
+def test_each_row_of_2021_is_a_leaf_and_each_leaf_a_row(saved: Saved) -> None:
+    heading = f"SMMUv3 dump page table for device {DEVICE}, stage 1, ssid 0x0:\n"
+    (table,) = SMMUV3_2021.parse({"x": heading}).tables
+    found = walked(table, saved.memory, SmmuV3(saved.memory, SMMU))
+    assert found is not None
+    rows = [f"va: {one.iova:x} -> pa: {one.oa:x}\n" for one in found.entries if one.kind is Kind.LEAF]
+    assert len(rows) == 4
+
+    def rules(*rows: str) -> list[str]:
+        (table,) = SMMUV3_2021.parse({"x": "".join((heading, *rows))}).tables
+        return [one.rule for one in table_against(table, found)]
+
+    assert rules(*rows) == []
+    assert rules(*rows[1:]) == ["RNG-1"]
+    assert rules(*rows[1:], "[...]\n") == []
+    assert rules("va: 1000 -> pa: 1000\n", *rows) == ["RNG-1", "RNG-1"]
+    assert rules(rows[0].replace("pa: ", "pa: 1"), *rows[1:]) == ["RNG-4"]
 
 
 def test_vtd_says_where_its_table_is(saved: Saved) -> None:
