@@ -22,8 +22,8 @@ from pytest_iommu.images.source import Source
 from pytest_iommu.images.store import Store, StoreEntry, digest, tree_digest
 
 MODULE = paths.MODULE
-DUMPS = ("IOMMU_PTDUMP_DEBUGFS", "IO_PAGE_TABLES_DEBUGFS")
-"""Options of what we put into kernels: one without them is judged all the same."""
+DUMPS = ("IOMMU_PTDUMP_DEBUGFS", "IO_PAGE_TABLES_DEBUGFS", "IO_PTDUMP_DEBUGFS", "ARM_SMMU_V3_DEBUGFS")
+"""Options of dumps that no released kernel has, ours and others: a kernel without them is judged all the same."""
 _LINE = re.compile(r"^\s+\[?[A-Z][A-Z0-9_]+\b")
 _GENERATED = re.compile(r"^(include|arch/\w+/include)/|^\.config|^(Makefile|source)$|/\.git")
 _DEFAULT_LINES = 1300

@@ -20,6 +20,7 @@ from told import Told
 
 from pytest_iommu.core import machines, process
 from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.dialects import LIVE_TEXTS
 from pytest_iommu.images import config, kernel, source
 from pytest_iommu.images.progress import Progress
 from pytest_iommu.images.store import Store
@@ -371,6 +372,19 @@ def test_output_is_logged_and_returned(tmp_path: Path) -> None:
     assert done == process.Finished(3, ("one", "two", "three"))
     assert (tmp_path / "logs/x.log").read_text() == "one\ntwo\nthree"
     assert stat.S_ISREG((tmp_path / "logs/x.log").stat().st_mode)
+
+
+def test_the_options_of_all_dumps_are_switched_on() -> None:
+    """So that the kernel of a tree that has one of them has its files; there is no message where a tree has not."""
+    switched_on = {
+        name
+        for machine in machines.names()
+        for name, value in config.merged(machines.get(machine), "plain", ()).items()
+        if value == "y"
+    }
+    options = {option for one in LIVE_TEXTS for option in one.options}
+    assert options <= switched_on
+    assert options - {"INTEL_IOMMU_DEBUGFS"} <= set(kernel.DUMPS) <= switched_on
 
 
 def test_a_renamed_symbol_is_not_missed(tmp_path: Path) -> None:
