@@ -27,7 +27,7 @@ CONFORMANCE := --pyargs pytest_iommu.conformance --iommu-target=qemu
 # Texts that `make fuzz` gives to the parsers of dialects, over all of them.
 FUZZ ?= 1000000
 
-.PHONY: conformance conformance-others kernels races test check conformance-all bench fuzz kunit series mutants fresh setup clean distclean
+.PHONY: conformance conformance-others kernels races test check conformance-all bench fuzz kunit series trees mutants fresh setup clean distclean
 
 conformance: setup
 	$(BIN)/pytest $(CONFORMANCE) --iommu-machine=$(MACHINES) --iommu-flavour=$(FLAVOURS) -n $(JOBS) $(ARGS)
@@ -83,6 +83,10 @@ bench: setup
 	$(BIN)/python tools/bench $(ARGS)
 	$(BIN)/python tools/side-by-side
 	$(BIN)/python tools/parsers
+
+# Kernel trees that print the SMMUv3 series of 2021 and 2026: ten minutes for the first build, then a minute each.
+trees: setup
+	PYTEST_IOMMU_TREES=1 $(BIN)/pytest tests/qemu/test_other_trees.py --iommu-target=qemu $(ARGS)
 
 # Mutated texts of the corpus for the parsers of dialects.
 fuzz: setup

@@ -15,6 +15,7 @@ from pytest_iommu.core import paths
 MODULE = sorted(path.name for path in paths.module().glob("*.[ch]"))
 AGENT = sorted(path.name for path in paths.agent().glob("*.[ch]"))
 OWNER = sorted(path.name for path in paths.owner().glob("*.[ch]"))
+TREES = sorted((Path(__file__).parents[1] / "data" / "trees").glob("*/files/**/*.c"))
 #: what a program has of the C library's, and not the kernel's
 NOT_FOR_PROGRAMS = "PREFER_KERNEL_TYPES,PREFER_DEFINED_ATTRIBUTE_MACRO,BIT_MACRO"
 
@@ -22,6 +23,10 @@ NOT_FOR_PROGRAMS = "PREFER_KERNEL_TYPES,PREFER_DEFINED_ATTRIBUTE_MACRO,BIT_MACRO
 @pytest.mark.parametrize("name", MODULE)
 def test_checkpatch_accepts_the_module(name: str, checkpatch: Callable[..., str]) -> None:
     assert checkpatch("--file", paths.module() / name) == ""
+
+
+def test_checkpatch_accepts_the_dumps_of_other_trees(checkpatch: Callable[..., str]) -> None:
+    assert checkpatch("--file", *TREES) == ""
 
 
 def test_checkpatch_accepts_the_owner(checkpatch: Callable[..., str]) -> None:
@@ -34,6 +39,7 @@ def test_checkpatch_accepts_the_owner(checkpatch: Callable[..., str]) -> None:
         *(paths.module() / name for name in MODULE),
         *(paths.agent() / name for name in AGENT),
         *(paths.owner() / name for name in OWNER),
+        *TREES,
     ],
     ids=str,
 )
