@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from saved_tables import SMMU, Saved
 
-from pytest_iommu.compare.printed_memory import requester, table_against, top_against, walked
+from pytest_iommu.compare.printed_memory import requester, stream_against, table_against, top_against, walked
 from pytest_iommu.compare.printed_rules import Finding
 from pytest_iommu.core.model import Kind
 from pytest_iommu.dialects.io_page_tables import IO_PAGE_TABLES, flags_of
@@ -89,6 +89,19 @@ def test_each_row_of_2021_is_a_leaf_and_each_leaf_a_row(saved: Saved) -> None:
     assert rules(*rows[1:], "[...]\n") == []
     assert rules("va: 1000 -> pa: 1000\n", *rows) == ["RNG-1", "RNG-1"]
     assert rules(rows[0].replace("pa: ", "pa: 1"), *rows[1:]) == ["RNG-4"]
+
+
+@pytest.mark.parametrize(("word", "wrong"), [(0, []), (1 << 31, ["STE-2"])])
+def test_a_descriptor_that_its_stream_does_not_lead_to_must_be_invalid(
+    saved: Saved, word: int, wrong: list[str]
+) -> None:
+    """The files of 2021 show the driver's table, whatever the stream table entry says."""
+    words = "".join(f"0x{one:016x}\n" for one in (word, *([0] * 7)))
+    text = f"SMMUv3 CD values for device: 0000:00:03.0, ssid: 0x0\n{words}"
+    (stream,) = SMMUV3_2021.parse({"x": text}).streams
+    smmu = SmmuV3(saved.memory, SMMU)
+    assert smmu.cd(24) is None
+    assert [one.rule for one in stream_against(stream, smmu, 24)] == wrong
 
 
 def test_vtd_says_where_its_table_is(saved: Saved) -> None:
