@@ -48,3 +48,5 @@ def test_what_the_kernel_prints_is_right(dialect: TextDialect, iommu_guest: Gues
     iommu_guest.run([ops.write_file(f"{MODULE}/control", b"reset\n")])
     printed = judge(iommu_guest, dialect)
     assert any(dump.tables or dump.streams or dump.contexts for dump in printed.dumps), "nothing is shown"
+    if "RNG-1" in dialect.rules and not any(table.rows for table in printed.tables):
+        pytest.skip(f"{dialect.name}: no device has anything mapped, so no table has a row")

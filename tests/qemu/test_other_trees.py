@@ -86,7 +86,7 @@ def run(pytester: pytest.Pytester, iommu_settings: Settings, capfd: pytest.Captu
         pytest.param(MAY, None, "smmuv3", id=MAY),
         pytest.param(MAY, None, "smmuv3s2", id=f"{MAY}-stage-2"),
         pytest.param(MARCH, OF_THE_RFC, "smmuv3", id=f"{MARCH}-mended"),
-        pytest.param(OF_2021, None, "smmuv3", id=OF_2021),
+        pytest.param(OF_2021, None, "smmuv3topo", id=OF_2021),
         pytest.param(OF_2021, None, "smmuv3s2", id=f"{OF_2021}-stage-2"),
     ],
 )
@@ -99,30 +99,37 @@ def test_a_tree_is_recognised_and_right(dialect: str, change: Change | None, mac
 
 
 @pytest.mark.parametrize(
-    ("dialect", "change", "rule", "why"),
+    ("dialect", "change", "rule", "why", "machine"),
     [
         pytest.param(
             *(MAY, ("le64_to_cpu(data[i]));", "le64_to_cpu(data[i]) | (i == 6));"), "STE-2"),
-            *("STE[6] is 0x0000000000000001, 0x0000000000000000 in memory",),
+            *("STE[6] is 0x0000000000000001, 0x0000000000000000 in memory", "smmuv3"),
             id="wrong-word",
         ),
         pytest.param(
             *(MAY, ("stream->id >= 1ULL", "stream->id < 1ULL"), "STE-2"),
-            *("an error sentence instead of an entry",),
+            *("an error sentence instead of an entry", "smmuv3"),
             id="error-as-content",
         ),
         pytest.param(
-            *(MARCH, None, "STE-2", "S1ContextPtr is 0xc0, but the words say"),
+            *(MARCH, None, "STE-2", "S1ContextPtr is 0xc0, but the words say", "smmuv3"),
             id="the-rfc-as-posted",
         ),
         pytest.param(
-            *(OF_2021, ("item & GENMASK_ULL(47, 12)", "item & GENMASK_ULL(47, 12) & ~BIT(12)"), "RNG-4", "OA of"),
-            id="address-bit-lost",
+            *(OF_2021, ("here, address);", "here, address + SZ_4K);"), "RNG-4", "OA of", "smmuv3topo"),
+            id="next-page",
+        ),
+        pytest.param(
+            *(OF_2021, ('else\n\t\t\tseq_printf(m, "va:', 'else if (i & 1)\n\t\t\tseq_printf(m, "va:'), "RNG-1"),
+            *("which is in no row", "smmuv3topo"),
+            id="every-second-row",
         ),
     ],
 )
-def test_a_fault_breaks_its_rule(dialect: str, change: Change | None, rule: str, why: str, run: Run) -> None:
-    failed = run(dialect, change)[f"{RIGHT}[{dialect}]"]
+def test_a_fault_breaks_its_rule(
+    dialect: str, change: Change | None, rule: str, why: str, machine: str, run: Run
+) -> None:
+    failed = run(dialect, change, machine)[f"{RIGHT}[{dialect}]"]
     assert failed["outcome"] == "failed", failed
     assert failed["broke"][0] == rule, failed
     assert why in json.dumps(failed), failed
