@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
@@ -199,6 +200,13 @@ def test_the_way_out_of_a_section_is_the_readers_own() -> None:
     made, gdb = inside_a_section([Stop(1)])
     made.leave(UNLOCK, SYMBOLS, 1.0)
     assert gdb.said == ["set EXECUTE 1118", "set EXECUTE 1144", "go", "clear"]
+
+
+def test_where_calls_that_have_returned_are_in_the_chain_the_first_one_counts() -> None:
+    made, gdb = inside_a_section([Stop(1)])
+    made._processor = SimpleNamespace(**{**vars(arm64), "EXACT": False})  # type: ignore[assignment]
+    made.leave(UNLOCK, SYMBOLS, 1.0)
+    assert gdb.said == ["set EXECUTE 1118", "set EXECUTE 1144", "set EXECUTE 1234", "go", "clear"]
 
 
 def test_a_section_that_is_not_left() -> None:

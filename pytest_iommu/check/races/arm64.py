@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 #: gdb's numbers of registers: after x0 to x30 come sp and pc
 FRAME, LINK, STACK, COUNTER = 29, 30, 31, 32
+EXACT = True
 STOPS_BEFORE = True
 SAVED = 8 * (COUNTER + 1)
 """Size of x0 to x30, sp and pc in bytes. struct user_pt_regs has them in gdb's order

@@ -26,14 +26,17 @@ INTERRUPTED = 1 << 10
 class Processor(Protocol):
     """An architecture. ``COUNTER`` and ``STACK`` are gdb's numbers of the program counter and the stack pointer.
 
-    ``STOPS_BEFORE``: a watchpoint stops before the access, otherwise right after its instruction. ``FRAME_COUNTER`` is
-    where in what ``frame()`` finds the program counter is, which the processor loads when the interrupt returns.
+    ``EXACT``: chain() has no calls that have returned. ``STOPS_BEFORE``: a watchpoint stops before the access, and
+    otherwise right after its instruction. ``FRAME_COUNTER`` is where in what ``frame()`` finds the program counter is,
+    which the processor loads when the interrupt returns.
     """
 
     @property
     def COUNTER(self) -> int: ...  # noqa: N802
     @property
     def STACK(self) -> int: ...  # noqa: N802
+    @property
+    def EXACT(self) -> bool: ...  # noqa: N802
     @property
     def STOPS_BEFORE(self) -> bool: ...  # noqa: N802
     @property

@@ -190,15 +190,17 @@ class Trap:
     def leave(self, function: int, symbols: Symbols, timeout: float) -> None:
         """After catch(): continue to the instruction behind the reader's next call of ``function``.
 
-        The innermost function of the call chain that contains such a call counts. NotReached if none does, or if the
-        call does not return within ``timeout`` seconds.
+        The innermost function of the call chain that contains such a call counts; where the chain has calls that have
+        returned, whichever is reached first. NotReached if none does, or if the call does not return within ``timeout``
+        seconds.
         """
         chain = self._processor.chain(lambda number: self._gdb.register(CPU, number), self.word)
+        behind: list[int] = []
         for body in dict.fromkeys(map(symbols.around, chain)):
-            behind = self._processor.behind_calls(self._read(body), body.start, function)
-            if behind:
+            behind += self._processor.behind_calls(self._read(body), body.start, function)
+            if behind and self._processor.EXACT:
                 break
-        else:
+        if not behind:
             raise NotReached(f"no function in the reader's call chain calls 0x{function:x}")
         for back in behind:
             self._gdb.set(Point.EXECUTE, back, 4)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 #: gdb's numbers of registers: rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8 to r15, rip
 STACK, COUNTER = 7, 16
+EXACT = False
 STOPS_BEFORE = False
 #: struct pt_regs (arch/x86/include/asm/ptrace.h): r15 to rdi, orig_ax, ip
 _ORDER = (15, 14, 13, 12, 6, 1, 11, 10, 9, 8, 0, 2, 3, 4, 5)
