@@ -73,20 +73,27 @@ def _of_program(name: str) -> bool:
     return name.partition("::")[0].endswith(paths.PROGRAMS)
 
 
-def next_scope(queue: Iterable[str], first: bool) -> str:
-    """What a worker gets next, of all that is left; ``first``: it has had nothing yet.
+def next_scope(queue: Iterable[str], last: str) -> str:
+    """What a worker gets next, of all that is left; ``last`` is what it has had last, empty for nothing.
 
     It begins with scenarios: the first verdict comes as soon as a guest has booted. Then comes what takes longest, and
     left for the end one worker would do it alone: programs of the kselftest, then tests in Python, the smallest shard
-    before, for what boots another kernel or a guest of its own is among them.
+    before, for what boots another kernel or a guest of its own is among them. Of scenarios it goes on with its
+    machine, or with that of which most is left: with more machines than guests of a worker each change is a boot.
     """
     left = list(queue)
     programs = [scope for scope in left if _of_program(scope)]
     files = [scope for scope in left if ".py " in scope]
     scenarios = [scope for scope in left if scope not in {*programs, *files}]
-    if scenarios and (first or not (programs or files)):
-        return scenarios[0]
-    return (programs or files)[-1]
+    if not scenarios or (last and (programs or files)):
+        return (programs or files)[-1]
+    groups = Counter(map(_group, scenarios))
+    wanted = _group(last) if _group(last) in groups else max(groups, key=groups.__getitem__)
+    return next(scope for scope in scenarios if _group(scope) == wanted)
+
+
+def _group(scope: str) -> str:
+    return scope.rpartition(" ")[0]
 
 
 class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type marker
@@ -103,7 +110,8 @@ class GuestScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist has n
         super().schedule()
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        self.workqueue.move_to_end(next_scope(self.workqueue, not self.assigned_work.get(node)), last=False)
+        had = next(reversed(self.assigned_work.get(node, {})), "")
+        self.workqueue.move_to_end(next_scope(self.workqueue, had), last=False)
         super()._assign_work_unit(node)
 
     def remove_node(self, node: WorkerController) -> str | None:

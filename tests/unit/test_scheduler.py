@@ -58,14 +58,25 @@ def test_the_first_verdicts_are_scenarios_and_long_work_comes_next() -> None:
     queue = ["c/k.iommu-ksft::a", "c/k.iommu-ksft::b", "smmuv3 0", "t/a.py 0", "smmuv3 1", "t/a.py 1", "smmuv3 2"]
     taken = []
     while queue:
-        taken.append(next_scope(queue, first=len(taken) < 2))
+        taken.append(next_scope(queue, taken[-2] if len(taken) > 1 else ""))
         queue.remove(taken[-1])
     assert taken == [
         *("smmuv3 0", "smmuv3 1", "c/k.iommu-ksft::b", "c/k.iommu-ksft::a"),
         *("t/a.py 1", "t/a.py 0", "smmuv3 2"),
     ]
-    assert next_scope(["t/a.py 0", "t/a.py 1"], first=True) == "t/a.py 1"
-    assert next_scope(["c/k.iommu-ksft::a"], first=True) == "c/k.iommu-ksft::a"
+    assert next_scope(["t/a.py 0", "t/a.py 1"], "") == "t/a.py 1"
+    assert next_scope(["c/k.iommu-ksft::a"], "") == "c/k.iommu-ksft::a"
+
+
+def test_a_worker_stays_with_its_machine() -> None:
+    """One that has no more work there goes to the machine of which most is left."""
+    queue = ["vtd 0", "amd 0", "riscv 0", "vtd 1", "amd 1", "vtd 2", "riscv 1", "vtd 3", "riscv 2", "vtd 4"]
+    taken: list[str] = []
+    while queue:
+        taken.append(next_scope(queue, taken[-2] if len(taken) > 1 else ""))
+        queue.remove(taken[-1])
+    assert taken[:5] == [f"vtd {number}" for number in range(5)]
+    assert taken[5:] == ["riscv 0", "amd 0", "riscv 1", "amd 1", "riscv 2"]
 
 
 def test_workers_are_as_many_as_there_is_memory_for() -> None:
