@@ -13,7 +13,7 @@ from pytest_iommu.check.races import arm64, x86
 from pytest_iommu.check.races.arm64 import COUNTER, FRAME, LINK, behind_calls, loaded
 from pytest_iommu.check.races.symbols import Symbols
 from pytest_iommu.check.races.trap import NotReached, Trap
-from pytest_iommu.core.protocol import Op, Reply
+from pytest_iommu.core.protocol import Op, Reply, Result
 from pytest_iommu.guest.gdb import Point, Stop
 
 STACK, TOP = 31, 0x6000
@@ -273,6 +273,25 @@ def test_x86_stops_after_the_access() -> None:
         *("clear", "go [0]", "halt", "go"),
         *("halt", f"set READ {frame + 0x80:x}", "go", "detach"),
     ]
+
+
+def test_x86_is_held_once_its_clock_has_been_replaced() -> None:
+    clocks = [b"tsc-early\n", b"tsc-early\n", b"tsc\n"]
+    gdb = FakeGdb([])
+    asked: list[int] = []
+
+    def run(batch: Sequence[Op]) -> Reply:
+        assert gdb.said == []
+        asked.append(len(batch))
+        return Reply((Result(0, clocks.pop(0)),))
+
+    for _ in range(2):
+        gdb.said.clear()
+        Trap(gdb, run, x86).attach()  # type: ignore[arg-type]
+    assert (asked, clocks, gdb.said) == ([1, 1, 1], [], ["attach"])
+    clocks.append(b"tsc-early\n")
+    gdb.said.clear()
+    assert not x86.settle(run, SimpleNamespace(left=0.0, piece=0.0))  # type: ignore[arg-type]
 
 
 def test_x86_waits_for_the_load_of_what_is_replaced() -> None:

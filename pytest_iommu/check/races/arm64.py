@@ -31,6 +31,11 @@ _LOADS = (
 )
 
 
+def settle(run: object, deadline: object) -> bool:
+    """See Processor: nothing stops all processors after boot."""
+    return True
+
+
 def loaded(code: bytes) -> tuple[int, int] | None:
     """See Processor; only of 64-bit loads that have no other effects."""
     instruction = int.from_bytes(code[:LENGTH], "little")

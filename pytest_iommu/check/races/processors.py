@@ -9,7 +9,7 @@ wherever it could use a breakpoint or a single step.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -18,6 +18,8 @@ from pytest_iommu.check.races import arm64, x86
 
 if TYPE_CHECKING:
     from pytest_iommu.core.machines import Machine
+    from pytest_iommu.core.protocol import Op, Reply
+    from pytest_iommu.core.waiting import Deadline
 
 INTERRUPTED = 1 << 10
 """An interrupt saves the registers within this many bytes below the stack pointer; struct pt_regs has 350 at most."""
@@ -41,6 +43,12 @@ class Processor(Protocol):
     def STOPS_BEFORE(self) -> bool: ...  # noqa: N802
     @property
     def FRAME_COUNTER(self) -> int: ...  # noqa: N802
+
+    def settle(self, run: Callable[[Sequence[Op]], Reply], deadline: Deadline) -> bool:
+        """Wait until the kernel has done what it does for all processors after boot; whether it has.
+
+        While one of them is held, that would never end.
+        """
 
     def loaded(self, code: bytes) -> tuple[int, int] | None:
         """Return the register that the instruction at the beginning of ``code`` loads 64 bits into, and its length.

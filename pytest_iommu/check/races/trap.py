@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from pytest_iommu.check.races.processors import INTERRUPTED
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost
@@ -31,6 +32,8 @@ PIECE = 1 << 10
 """Bytes of memory per packet."""
 
 Run = Callable[["Sequence[Op]"], "Reply"]
+_SETTLED: WeakSet[Gdb] = WeakSet()
+"""The stubs of guests that have come to rest after their boot."""
 
 
 class NotReached(Exception):
@@ -62,7 +65,11 @@ class Trap:
             raise failure or GuestLost(str(error)) from error
 
     def attach(self) -> None:
-        """Attach to the gdbstub; this stops the whole guest."""
+        """Attach to the gdbstub; this stops the whole guest. NotReached if it does not come to rest after its boot."""
+        if self._gdb not in _SETTLED:
+            if not self._processor.settle(self._run, Deadline(TIMEOUT)):
+                raise NotReached(f"the kernel has not settled in {TIMEOUT} s")
+            _SETTLED.add(self._gdb)
         self._gdb.attach()
         self._attached, self._running = True, False
 

@@ -4,7 +4,17 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytest_iommu.guest import ops
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_iommu.core.protocol import Op, Reply
+    from pytest_iommu.core.waiting import Deadline
 
 #: gdb's numbers of registers: rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8 to r15, rip
 STACK, COUNTER = 7, 16
@@ -15,8 +25,19 @@ _ORDER = (15, 14, 13, 12, 6, 1, 11, 10, 9, 8, 0, 2, 3, 4, 5)
 FRAME_COUNTER = 8 * (len(_ORDER) + 1)
 DEPTH = 1 << 8
 """Words of the stack that are looked at; a read(2) of the dump has used fewer."""
+CLOCK = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+EARLY = b"tsc-early"
 # "Intel 64 and IA-32 Architectures Software Developer's Manual", CALL: a 32-bit offset, or in a register or memory
 CALL, CALL_LENGTH, INDIRECT = 0xE8, 5, (2, 3, 4, 6, 7)
+
+
+def settle(run: Callable[[Sequence[Op]], Reply], deadline: Deadline) -> bool:
+    """See Processor. A second after boot Linux replaces its first clock, by stop_machine(), which wants all of them."""
+    while any(result.data.startswith(EARLY) for result in run([ops.read_file(CLOCK)]).results):
+        if not deadline.left:
+            return False
+        time.sleep(deadline.piece)
+    return True
 
 
 def loaded(code: bytes) -> tuple[int, int] | None:
