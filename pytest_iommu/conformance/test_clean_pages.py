@@ -11,6 +11,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_iommu.check.iommu_handle import Domain, Iommu
+from pytest_iommu.core.outcomes import CheckFailed, Verdict
 
 BASE, OA = 0x4000000000, 0x80000000
 GRANULES = (4096, 16384, 65536)
@@ -35,8 +36,12 @@ def clean(iommu: Iommu, domain: Domain, iova: int, size: int) -> None:
     """What the kernel says was dirty, and the table afterwards."""
     dirty = domain.model.clean(iova, size)
     want = f"{dirty[0]:#x}-{dirty[1]:#x}" if dirty else "none"
-    assert iommu.command(f"clean {domain.name} {iova:#x} {size:#x}")["dirty"] == want
+    line = f"clean {domain.name} {iova:#x} {size:#x}"
+    said = iommu.command(line)["dirty"]
     iommu.check(domain)
+    if said != want:
+        what = f"{line}: the kernel says that {said} was dirty, expected {want}"
+        raise CheckFailed(what, ("TAB-2",), verdict=Verdict.MAPPING, because="what read_and_clear_dirty() returns")
 
 
 def test_pages_that_are_clean_may_be_written(domain: Domain, iommu: Iommu) -> None:

@@ -247,6 +247,8 @@ def broken_rule(command: str, errno: str | None, message: str) -> tuple[str, str
         return "TAB-4", "iommu_unmap() returned another number of bytes than it was asked to unmap"
     if words[:1] == ["map"] and message.startswith(_KERNEL_REFUSED) and errno not in ("ENOMEM", "EINTR"):
         return "TAB-1", "the kernel refused a map that it must make"
+    if words[:1] == ["clean"] and message.startswith("read_and_clear_dirty("):
+        return "TAB-2", "the kernel does not make clean what is mapped"
     if words[:1] == ["share"] and message == "the DMA API refused":
         return "TAB-1", "the DMA API refused a mapping that it must make"
     return None

@@ -16,6 +16,8 @@ from pytest_iommu.scenario import broken_rule
         ("map d 0x1000 0x2000 0x1000 r", None, "", "TAB-5"),
         ("attach d edu0", None, "", None),
         ("map d 0x1000 0x2000 0x1000 r", "EEXIST", "the kernel refused 0x1000: -17", "TAB-1"),
+        ("clean d 0x1000 0x1000", "ENOENT", "read_and_clear_dirty(0x1000, 0x1000)", "TAB-2"),
+        ("clean d 0x1000 0x1000", "EOPNOTSUPP", "no dirty tracking in amdv1", None),
         ("share b edu0 0x1000 rw", "EIO", "the DMA API refused", "TAB-1"),
         ("share b edu0 0x1000 rw", "EBUSY", "a domain is attached", None),
         ("map d 0x1000 0x2000 0x1000 r", "ENOMEM", "the kernel refused 0x1000: -12", None),

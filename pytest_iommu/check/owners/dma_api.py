@@ -71,6 +71,9 @@ class DefaultDomain:
         line += f" at={at:#x}" * bool(at) + " pages=apart" * apart + f" to={registers_of}" * bool(registers_of)
         said = self._iommu.command(line)
         made = Shared(name, int(said["iova"], 0), size, tuple(int(one, 0) for one in said["pages"].split(",")))
+        if made.iova % self.page != at:
+            what = f"{line}: the device is told 0x{made.iova:x}, expected an address 0x{at:x} bytes into a page"
+            raise CheckFailed(what, ("TAB-1",), verdict=Verdict.MAPPING, because="what the DMA API returns")
         # Registers are neither coherent nor memory.
         prot = ALLOWED[direction].replace("c", "m") if registers_of else ALLOWED[direction]
         # The DMA API maps what is contiguous in memory at once, so leaves may be larger than a page.
