@@ -214,7 +214,7 @@ static int parse_memory(struct ptt_shared *s, struct ptt_args *args, struct ptt_
 	s->nr = DIV_ROUND_UP(at + size, PAGE_SIZE);
 	s->apart = pages;
 	if ((s->coherent && (at || pages || other)) || (other && (at || pages)))
-		return ptt_fail(reply, -EINVAL, "coherent, to= and at= or pages= exclude each other");
+		return ptt_fail(reply, -EINVAL, "coherent, to=, at= or pages=, not all");
 	if (!other)
 		return 0;
 	dev = ptt_find_device(other);

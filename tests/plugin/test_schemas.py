@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from test_scenario_keys import CHANGES, case, context_of
+from scenario_changes import CHANGES, case
+from test_scenario_keys import context_of
 
 from pytest_iommu import cli, formats
 from pytest_iommu.commands.cmd_schema import SCHEMAS
