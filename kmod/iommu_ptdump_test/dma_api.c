@@ -75,15 +75,20 @@ static int parse_direction(struct ptt_shared *s, const char *text, struct ptt_re
 	return 0;
 }
 
-/* Bytes of all the memory, that of pages between the pieces included */
+/* Bytes from the beginning of one page that is mapped to that of the next */
+static size_t stride(const struct ptt_shared *s)
+{
+	return s->apart ? 2 * PAGE_SIZE : PAGE_SIZE;
+}
+
 static size_t data_size(const struct ptt_shared *s)
 {
-	return s->nr * PAGE_SIZE * (s->apart ? 2 : 1);
+	return s->nr * stride(s);
 }
 
 static struct page *page_of(const struct ptt_shared *s, unsigned int nr)
 {
-	void *at = s->data + nr * PAGE_SIZE * (s->apart ? 2 : 1);
+	void *at = s->data + nr * stride(s);
 
 	return is_vmalloc_addr(at) ? vmalloc_to_page(at) : virt_to_page(at);
 }
@@ -202,8 +207,10 @@ static int parse_memory(struct ptt_shared *s, struct ptt_args *args, struct ptt_
 	u64 size, at = 0;
 	int ret;
 
-	ret = ptt_parse_number(args->word[3], &size) ?:
-	      ptt_arg_number(args, PTT_AT, 0, PAGE_SIZE - 1, &at, reply);
+	ret = ptt_arg_number(args, PTT_AT, 0, PAGE_SIZE - 1, &at, reply);
+	if (ret)
+		return ret;
+	ret = ptt_parse_number(args->word[3], &size);
 	if (ret || !size || size > MAX_PAGES * PAGE_SIZE - at)
 		return ptt_fail(reply, ret ?: -ERANGE, "SIZE %.31s is not in 1 to %u pages",
 				args->word[3], MAX_PAGES);
