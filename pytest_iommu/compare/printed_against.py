@@ -33,7 +33,7 @@ def against(table: Table, ranges: Sequence[Range], witness: str) -> list[Finding
                 at += 1
                 continue
             if at == len(ranges) or here < ranges[at].first:
-                found.append(Finding("RNG-1", table.file, row.line, f"0x{here:x} is not mapped {witness}"))
+                found.append(_unmapped(table, row, here, witness))
                 if at == len(ranges):
                     break
                 here = ranges[at].first
@@ -46,6 +46,19 @@ def against(table: Table, ranges: Sequence[Range], witness: str) -> list[Finding
     if table.whole and not table.points and not any(row.mapped is None for row in table.rows):
         found += _missing(table, ranges, reached, witness)
     return found
+
+
+def strangers(table: Table, ranges: Sequence[Range], witness: str) -> Iterator[Finding]:
+    """Report the rows that begin where nothing is mapped, as against() does among other findings."""
+    starts = [one.first for one in ranges]
+    for row in table.rows:
+        at = bisect_right(starts, row.first) - 1
+        if at < 0 or ranges[at].last < row.first:
+            yield _unmapped(table, row, row.first, witness)
+
+
+def _unmapped(table: Table, row: Row, address: int, witness: str) -> Finding:
+    return Finding("RNG-1", table.file, row.line, f"0x{address:x} is not mapped {witness}")
 
 
 def _missing(table: Table, ranges: Sequence[Range], reached: Sequence[int], witness: str) -> Iterator[Finding]:

@@ -15,13 +15,13 @@ import pytest
 
 from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.iommu_handle import Iommu
-from pytest_iommu.check.owners.default_domains import IDENTITY, type_of
+from pytest_iommu.check.owners.default_domains import table_of
 from pytest_iommu.check.owners.directories import DOMAINS, directories
 from pytest_iommu.check.owners.drivers import plugged_in
 from pytest_iommu.check.owners.guest_program import Owner
-from pytest_iommu.check.witnesses.in_ram import InRam, ranges_of
-from pytest_iommu.core.model import Dump, Range, TableConfig
-from pytest_iommu.core.outcomes import CheckFailed, Verdict
+from pytest_iommu.check.witnesses.in_ram import ranges_of
+from pytest_iommu.core.model import Dump, Range
+from pytest_iommu.core.outcomes import CheckFailed
 from pytest_iommu.core.waiting import Deadline
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import DomainRow
@@ -89,22 +89,6 @@ def busy(guest: GuestHandle) -> Iterator[None]:
     with Owner(guest) as owner:
         owner.tell(f"reader r {RANDOM}")
         yield
-
-
-def table_of(guest: GuestHandle, name: str) -> tuple[InRam, TableConfig, int]:
-    """The witness, with configuration and top of the table that the IOMMU walks for a device of a driver."""
-    witness = guest.in_ram
-    if witness is None or witness.iommu is None:
-        pytest.skip("needs a guest whose memory the host can see, with an IOMMU")
-    device = guest.machine.device(name)
-    if type_of(guest, f"/sys/bus/pci/devices/0000:{device.address}") == IDENTITY:
-        pytest.skip(f"needs a default domain with a table: that of {name} is {IDENTITY}")
-    found = witness.iommu.table(device.sid)
-    if found is None:
-        raise CheckFailed(
-            f"the entries of {name} lead to no table", ("HW-1",), verdict=Verdict.ENTRIES, table=witness.root
-        )
-    return witness, *found
 
 
 def in_ram(guest: GuestHandle, name: str) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.owners.default_domains import table_of
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.oracle.guest_memory import walk
 
@@ -23,13 +24,9 @@ IN_USE = "serial0"
 )
 def test_what_is_no_memory_is_mapped_as_registers(machine: str, iommu_guest: GuestHandle) -> None:
     """It is not cached, nor executed (iommu_dma_get_msi_page())."""
-    witness, board = iommu_guest.in_ram, iommu_guest.machine
-    if witness is None or witness.iommu is None:
-        pytest.skip("needs a guest whose memory the host can see, with an IOMMU")
-    found = witness.iommu.table(board.device(IN_USE).sid)
-    if found is None:
-        pytest.skip(f"needs a default domain with a table: that of {IN_USE} has none")
-    rows = walk(witness.memory, *found).ranges
+    witness, config, top = table_of(iommu_guest, IN_USE)
+    board = iommu_guest.machine
+    rows = walk(witness.memory, config, top).ranges
     others = [row for row in rows if not board.ram <= row.oa < board.ram + board.memory]
     if not others:
         pytest.skip(f"nothing but memory is mapped for {IN_USE}: its interrupts do not go through the table")

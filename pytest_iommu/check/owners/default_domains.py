@@ -10,7 +10,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_iommu.check.guest_handle import GuestHandle
-from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.check.witnesses.in_ram import InRam
+from pytest_iommu.core.model import TableConfig
+from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.guest import ops
 
 GROUPS = "/sys/kernel/iommu_groups"
@@ -44,6 +46,22 @@ def group_of(guest: GuestHandle, device: str) -> str:
 def type_of(guest: GuestHandle, device: str) -> str:
     """Return the type of a device's default domain; ``device`` is its directory in sysfs."""
     return guest.read(f"{group_of(guest, device)}/type").decode().strip()
+
+
+def table_of(guest: GuestHandle, name: str) -> tuple[InRam, TableConfig, int]:
+    """The witness, with configuration and top of the table that the IOMMU walks for a device of a driver."""
+    witness = guest.in_ram
+    if witness is None or witness.iommu is None:
+        pytest.skip("needs a guest whose memory the host can see, with an IOMMU")
+    device = guest.machine.device(name)
+    if type_of(guest, f"/sys/bus/pci/devices/0000:{device.address}") == IDENTITY:
+        pytest.skip(f"needs a default domain with a table: that of {name} is {IDENTITY}")
+    found = witness.iommu.table(device.sid)
+    if found is None:
+        raise CheckFailed(
+            f"the entries of {name} lead to no table", ("HW-1",), verdict=Verdict.ENTRIES, table=witness.root
+        )
+    return witness, *found
 
 
 def _without_dma(lines: frozenset[str] | None) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_iommu.compare.printed_against import against
+from pytest_iommu.compare.printed_against import against, strangers
 from pytest_iommu.compare.printed_memory import top_against
 from pytest_iommu.compare.printed_rules import Finding, findings
 from pytest_iommu.core.model import Entry, Kind
@@ -87,7 +87,7 @@ class VtdFile:
             return
         table = tables[0]
         # A row at a wrong IOVA contradicts the rows that belong there, so this comes first.
-        yield from self._strangers(table)
+        yield from strangers(table, self.expected.ranges, WITNESS)
         yield from findings(dump)
         yield from against(table, self.expected.ranges, WITNESS)
         yield from top_against(table, iommu)
@@ -95,13 +95,6 @@ class VtdFile:
             yield Finding("ENT-1", NAME, table.line, f"items of {table.format}, not of {self.expected.config.format}")
         elif entries is not None:
             yield from unlike(table, entries)
-
-    def _strangers(self, table: Table) -> Iterator[Finding]:
-        starts = [one.first for one in self.expected.ranges]
-        for row in table.rows:
-            at = bisect_right(starts, row.first) - 1
-            if at < 0 or self.expected.ranges[at].last < row.first:
-                yield Finding("RNG-1", table.file, row.line, f"0x{row.first:x} is not mapped {WITNESS}")
 
 
 def unlike(table: Table, entries: Sequence[Entry]) -> Iterator[Finding]:
