@@ -92,7 +92,8 @@ class IommuRegisters:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine that guests run on. ``memory`` in bytes; ``append`` is the kernel command line's fixed part.
+    """One machine that guests run on. ``memory`` in bytes; ``append`` is the kernel command line's fixed part,
+    ``append_icount`` what is added to it where time is counted by instructions.
 
     ``qemu_args_since`` maps QEMU's major versions to what is there in place of ``qemu_args`` from that version on.
 
@@ -127,6 +128,7 @@ class Machine:
     config: tuple[str, ...]
     required: tuple[str, ...]
     append: str
+    append_icount: str
     devices: tuple[Device, ...]
     agent: Device
     stages: Mapping[str, Stage] = field(hash=False)
@@ -295,7 +297,7 @@ def _described(path: Path) -> Value:
 
 
 _QEMU = ("binary", "package", "machine", "args", "since", "cpu", "cpus", "memory", "icount")
-_KERNEL = ("make-arch", "cross", "target", "image", "config", "required", "append", "lines")
+_KERNEL = ("make-arch", "cross", "target", "image", "config", "required", "append", "append-icount", "lines")
 _TOP = (
     *("name", "base", "arch", "description", "qemu", "kernel", "smmu", "iommu", "ids", "ecam", "ram", "scratch"),
     *("nothing", "devices", "agent", "stages", "device-tree"),
@@ -329,6 +331,7 @@ def load(path: Path) -> Machine:
         config=_words(kernel.need("config")),
         required=_words(kernel.need("required")),
         append=kernel.need("append").text(),
+        append_icount=kernel.get("append-icount", Value.text, ""),
         devices=tuple(_device(one) for one in top.need("devices").list()),
         agent=_device(top.need("agent"), "agent"),
         stages=_by_name(top.need("stages"), _stage),

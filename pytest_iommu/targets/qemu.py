@@ -90,8 +90,9 @@ class Boot:
     def words(self) -> str:
         """The kernel's command line."""
         machine = self.machine
+        counted = machine.append_icount if self.icount else ""
         # An oops ends the guest: results after it prove nothing. A WARN only fails its own test.
-        words = [machine.append, machine.limit, "oops=panic", self.boot_mode.append, self.append]
+        words = [machine.append, counted, machine.limit, "oops=panic", self.boot_mode.append, self.append]
         return " ".join(filter(None, words))
 
     @property

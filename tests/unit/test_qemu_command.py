@@ -25,6 +25,17 @@ def test_which_threads_run_the_processors(mode: str, icount: str | None, accel: 
     assert (after(argv, "-icount"), after(argv, "-accel")) == (icount, accel)
 
 
+@pytest.mark.parametrize(
+    ("mode", "counted"),
+    [("functional", True), ("counted", True), ("lockdown", True), ("races", False), ("held", False)],
+)
+@pytest.mark.parametrize("machine", ["vtd", "vtdsm2", "amd"])
+def test_words_for_a_clock_of_instructions_are_for_no_other(machine: str, mode: str, counted: bool) -> None:
+    """Where time is the host's, Linux on x86 may use the local APIC's timer."""
+    boot = Boot(machines.get(machine), ["qemu"], "Image", "initrd", boot_mode=BOOT_MODES[mode])
+    assert ("noapictimer" in boot.words.split()) == counted == bool(boot.icount)
+
+
 def after(argv: list[str], option: str) -> str | None:
     """The value of an option."""
     return argv[argv.index(option) + 1] if option in argv else None
