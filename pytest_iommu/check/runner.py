@@ -20,9 +20,9 @@ from pytest_iommu.check.plugging import plug
 from pytest_iommu.check.witnesses import accounting
 from pytest_iommu.check.witnesses.accounting import Accounting
 from pytest_iommu.check.witnesses.attachments import Attachments
-from pytest_iommu.check.witnesses.caches import Caches
 from pytest_iommu.check.witnesses.dma import Done
 from pytest_iommu.check.witnesses.in_ram import forget, in_ram
+from pytest_iommu.check.witnesses.stream_attachments import StreamAttachments
 from pytest_iommu.check.witnesses.streams import Streams, Wanted
 from pytest_iommu.check.witnesses.vtd_file import VtdFile, path_of
 from pytest_iommu.core.outcomes import CheckFailed, GuestLost, KernelCrash, KernelHang, Verdict
@@ -70,7 +70,7 @@ class Scenario:
         self._in_ram = in_ram(guest, machine)
         self._smmu = self._in_ram.smmu if self._in_ram is not None else None
         self._hardware = any(domain.hardware for domain in instance.domains.values())
-        self._caches = self._watch()
+        self._attachments = self._watch()
         self._groups: dict[str, str] | None = None
         self._later: list[CheckFailed] = []
         self._done = Done(self._send, machine, guest.memory, self._in_ram.iommu if self._in_ram is not None else None)
@@ -81,13 +81,13 @@ class Scenario:
         self.problems: list[CheckFailed] = []
         self.files: dict[str, bytes] = {}
 
-    def _watch(self) -> Caches | Attachments | None:
+    def _watch(self) -> Attachments | None:
         """The witness of the IOMMU's entries, where a device can be attached to a domain of the scenario."""
         if not self._hardware or self._in_ram is None or self._in_ram.iommu is None:
             return None
         if self._smmu is None:
             return Attachments(self._machine, self._in_ram.iommu)
-        return Caches(self._machine, self._smmu)
+        return StreamAttachments(self._machine, self._smmu)
 
     def execute(self) -> None:
         """Run all phases. CheckFailed lists all differences."""
@@ -271,9 +271,9 @@ class Scenario:
         # Read even without access to memory, so that a recording sees the same batches.
         looks = self._hardware and bool(phase.script or phase.plugs)
         groups = self._device_groups(bool(phase.plugs)) if looks else {}
-        caches = self._caches if looks else None
-        if caches is not None:
-            caches.before(groups)
+        attachments = self._attachments if looks else None
+        if attachments is not None:
+            attachments.before(groups)
         after = self._after(phase) if at_once else []
         reply = self._send([*batch, *(op for job in after for op in job.ops)])
         results = list(reply.results)
@@ -281,12 +281,11 @@ class Scenario:
             self._commands(phase, results[:2])
             if self.problems:
                 return
-        if caches is not None:
+        if attachments is not None:
             # What DMA then does says more, and comes first.
-            self._later += caches.after(phase)
-        if isinstance(caches, Attachments):
+            self._later += attachments.after(phase)
             # Of two tables with one id, DMA goes by whichever is cached.
-            self.problems += caches.shared(phase)
+            self.problems += attachments.shared(phase)
         results = results[len(batch) :]
         if not at_once:
             after = self._after(phase)

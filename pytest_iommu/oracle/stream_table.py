@@ -98,6 +98,11 @@ class SmmuV3(Registers):
         """Return where the descriptor of last_cd() is."""
         return self._pointers.get(sid)
 
+    def forget(self, sids: Iterable[int]) -> None:
+        """These streams are of a device that has gone: so has the memory of last_cd()."""
+        for sid in sids:
+            self._pointers.pop(sid, None)
+
     def ste_address(self, sid: int) -> int | None:
         """Return the address of a stream's entry; None if the table has no place for it."""
         config = [self._register(STRTAB_BASE_CFG)]
@@ -187,7 +192,8 @@ class SmmuV3(Registers):
             want = stream_model.ste_fields_without_table(passes, self.hardware)
             for text in stream_model.differing(ste.words, want, stream_model.STE):
                 yield "HW-1" if passes else "HW-5", f"the STE: {text}"
-        if cd is not None and cd.valid:
+        led = ste is not None and ste.config == "only S1_TRANS"
+        if cd is not None and cd.valid and not led:
             yield "HW-5", "the CD is valid, and no STE leads to it"
 
     def tag(self, requester: int) -> int | None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the IOMMU's entries say of a device that changes hands: after a driver, a process or sysfs has moved it.
 
-Scenarios judge the same after each attach and detach of the test module (witnesses/attachments.py, caches.py).
+Scenarios judge the same after each attach and detach of the test module (witnesses/attachments.py).
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who is on which domain by the IOMMU's own entries, on machines whose IOMMU is not an SMMUv3.
+"""Who is on which domain by the IOMMU's own entries.
 
 A device that has been detached or unplugged must be blocked, with nothing left in its entries (HW-5), and tables that
 differ must have domain ids that differ (HW-3): what is cached is found by them. The IOMMU must have been told of all
-changes (TLB-4, flushes.py). For an SMMUv3, caches.py does the same.
+changes (TLB-4, flushes.py). stream_attachments.py has what is more to it on an SMMUv3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pytest_iommu.check.witnesses.flushes import Invalidations
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
@@ -62,20 +62,22 @@ class Attachments:
         self._iommu = iommu
         self._told = Invalidations(machine, iommu)
         self._devices = DeviceGroups(machine)
+        #: what came since the last call of before() or after(); None if some of it is lost
+        self._commands: Sequence[Any] | None = None
 
     def before(self, groups: Mapping[str, str]) -> None:
-        """``groups`` maps devices' PCI addresses to groups."""
-        self._told.before()
+        """Remember how things are, and where the queue is. ``groups`` maps devices' PCI addresses to groups."""
+        self._commands = self._told.before()
         self._devices.update(groups)
 
     def after(self, phase: Phase) -> list[CheckFailed]:
         """Compare the entries of devices without a domain, and the commands, with what has happened in the phase."""
         found = self._failures(self._left(self._devices.domains(phase.attached)))
-        commands = self._told.after()
-        return found if commands is None else [*found, *self._told.failures(phase.lost, commands)]
+        self._commands = self._told.after()
+        return found if self._commands is None else [*found, *self._told.failures(phase.lost, self._commands)]
 
     def shared(self, phase: Phase) -> list[CheckFailed]:
-        """Compare the domain ids of devices whose tables differ after the phase."""
+        """Compare the domain ids of devices whose tables differ; call it once, after ``after``."""
         return self._failures(("HW-3", text) for text in self._shared(self._devices.domains(phase.attached)))
 
     def _failures(self, found: Iterable[Wrong]) -> list[CheckFailed]:

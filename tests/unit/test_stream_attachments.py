@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from synthetic_memory import SyntheticMemory
 
-from pytest_iommu.check.witnesses.caches import Caches
+from pytest_iommu.check.witnesses.stream_attachments import StreamAttachments
 from pytest_iommu.core import machines
 from pytest_iommu.guest.testmodule import parse_groups
 from pytest_iommu.oracle.command_queue import CMDQ_BASE, CMDQ_PROD
@@ -43,7 +43,7 @@ class Kernel:
         self.prod = 0
         self.ste(8, ABORT)
         self.ste(16, ABORT)
-        self.caches = Caches(MACHINE, SmmuV3(self.memory, SMMU))
+        self.attachments = StreamAttachments(MACHINE, SmmuV3(self.memory, SMMU))
 
     def ste(self, sid: int, *words: int) -> None:
         self.memory.words(self.table + sid * 64, [*words, *[0] * (8 - len(words))])
@@ -71,15 +71,16 @@ class Kernel:
     def after(self, attached: dict[str, str], lost: Sequence[Lost] = ()) -> list[tuple[str, tuple[str, ...]]]:
         """What the witness says of a phase, and begin the next."""
         phase = Phase((), "x\n", {}, (), (), (), (), (), (), tuple(lost), tuple(attached.items()))
-        found = [(one.message, one.rules) for one in self.caches.after(phase)]
-        self.caches.before(GROUPS)
+        failures = [*self.attachments.after(phase), *self.attachments.shared(phase)]
+        found = [(one.message, one.rules) for one in failures]
+        self.attachments.before(GROUPS)
         return found
 
 
 @pytest.fixture
 def kernel() -> Kernel:
     made = Kernel()
-    made.caches.before(GROUPS)
+    made.attachments.before(GROUPS)
     return made
 
 
@@ -117,11 +118,11 @@ def test_leaves_that_are_still_cached(kernel: Kernel, ends: bool) -> None:
 def test_what_is_left_of_a_device_that_has_gone(kernel: Kernel) -> None:
     kernel.attach()
     kernel.after({"edu0": "d"})
-    text = "edu0 is detached, but the STE of stream 8 is only S1_TRANS, expected ABORT"
+    text = "edu0 is detached: the STE: Config is 0x5, must be 0x0"
     assert kernel.after({}) == [(text, ("HW-5",))]
     kernel.ste(8, ABORT)
     kernel.command(CFGI_STE, SYNC)
-    text = "edu0 has left its domain of stage 1, but the CD of stream 8 is valid"
+    text = "edu0 is detached: the CD is valid, and no STE leads to it"
     assert kernel.after({}) == [(text, ("HW-5",))]
     kernel.cd(1, valid=False)
     assert kernel.after({}) == []
@@ -139,15 +140,15 @@ def test_the_cd_of_a_device_that_has_gone_to_stage_2(kernel: Kernel) -> None:
 def test_a_device_that_was_pulled_out(kernel: Kernel) -> None:
     kernel.attach()
     kernel.after({"edu0": "d"})
-    kernel.caches.before({"00:02.0": "2"})
+    kernel.attachments.before({"00:02.0": "2"})
     kernel.memory.words(kernel.cds, [1 << 31] * 8)  # somebody else's memory
     phase = Phase((), "", {}, (), (), (), (), (), ())
-    text = "edu0 is unplugged, but the STE of stream 8 is only S1_TRANS, expected ABORT"
-    assert next((one.message, one.rules) for one in kernel.caches.after(phase)) == (text, ("HW-5",))
+    text = "edu0 is unplugged: the STE: Config is 0x5, must be 0x0"
+    assert next((one.message, one.rules) for one in kernel.attachments.after(phase)) == (text, ("HW-5",))
     kernel.ste(8, ABORT)
     kernel.command(CFGI_STE, SYNC, FLUSH, SYNC)
-    kernel.caches.before({"00:02.0": "2"})
-    assert kernel.caches.after(phase) == []
+    kernel.attachments.before({"00:02.0": "2"})
+    assert kernel.attachments.after(phase) == []
 
 
 def test_an_id_of_two_domains(kernel: Kernel) -> None:
