@@ -86,6 +86,9 @@ struct ptt_storm_thread {
  * @round: from the cells of one round to those of the next, or 0
  * @late: us that the first thread is behind the others in each round
  * @arrived: how often a thread has waited for the others
+ * @ping: what the first thread asks the second, whether it runs right now
+ * @pong: what the second has answered
+ * @go: how often they ran at once
  * @enough: those that follow are no longer needed
  * @shape: of each state
  * @state: of each cell
@@ -111,6 +114,9 @@ struct ptt_storm {
 	u64 round;
 	unsigned int late;
 	atomic_t arrived;
+	u32 ping;
+	u32 pong;
+	unsigned int go;
 	bool enough;
 	struct ptt_shape shape[PTT_STORM_STATES];
 	u8 *state;

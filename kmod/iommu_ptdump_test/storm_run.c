@@ -12,11 +12,16 @@
 #include <linux/math64.h>
 #include <linux/sched/task.h>
 #include <linux/sort.h>
+#include <linux/time64.h>
 
 #include "storm.h"
 
 /* us between changes that only go on for the sake of slow readers */
 #define PTT_STORM_SLOW	100u
+
+/* ns in which another processor answers that runs right now, and how long it is tried */
+#define PTT_STORM_AT_ONCE	(20 * NSEC_PER_USEC)
+#define PTT_STORM_LONG		(10 * NSEC_PER_MSEC)
 
 /* xorshift64*, so that a seed gives the same operations on every kernel */
 static u32 next_random(struct ptt_storm_thread *t, u32 below)
@@ -155,6 +160,39 @@ static bool meet(struct ptt_storm *s, unsigned int nr)
 }
 
 /*
+ * A busy host runs virtual processors in turn, and what lasts microseconds is
+ * over before the next one's turn. So the first thread goes on, for the @nr-th
+ * time, when the second, on another processor, has just answered at once; with
+ * less than two cores, when it has tried long enough.
+ */
+static bool run_at_once(struct ptt_storm_thread *t, unsigned int nr)
+{
+	struct ptt_storm *s = t->storm;
+	u64 begin = ktime_get_ns(), asked = begin, now;
+	u32 ping = READ_ONCE(s->ping) + 1;
+
+	if (!t->index)
+		WRITE_ONCE(s->ping, ping);
+	while (READ_ONCE(s->go) < nr) {
+		if (kthread_should_stop() || READ_ONCE(s->error))
+			return false;
+		cpu_relax();
+		if (t->index == 1) {
+			WRITE_ONCE(s->pong, READ_ONCE(s->ping));
+		} else if (!t->index && READ_ONCE(s->pong) == ping) {
+			now = ktime_get_ns();
+			if (now - asked < PTT_STORM_AT_ONCE ||
+			    now - begin > PTT_STORM_LONG)
+				WRITE_ONCE(s->go, nr);
+			asked = now;
+			WRITE_ONCE(s->ping, ++ping);
+		}
+		cond_resched();
+	}
+	return true;
+}
+
+/*
  * All threads map at the same moment where there is no table yet, each its own
  * cell, and race to install the tables that lead to their cells.
  */
@@ -167,6 +205,8 @@ static void change_in_rounds(struct ptt_storm_thread *t)
 	for (round = 0; round < s->nr_cells / s->nr_threads; round++) {
 		cell = round * s->nr_threads + t->index;
 		if (!meet(s, round + 2))
+			break;
+		if (s->nr_threads > 1 && !s->late && !run_at_once(t, round + 1))
 			break;
 		if (s->late && !t->index)
 			usleep_range(s->late, s->late + s->late / 4);
