@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,30 @@ def test_every_new_file_belongs_to_a_step() -> None:
     steps = [read_hook(hook) for hook in sorted((paths.reference() / "hooks").glob("*.patch"))]
     listed = [name for step in steps for name in step.new_files]
     assert sorted(listed) == sorted(there)
+
+
+def changed(text: str) -> Counter[str]:
+    """The lines that a diff adds and removes."""
+    return Counter(re.findall(r"(?m)^(?:\+(?!\+\+ )|-(?!-- ?)).*\S.*$", text))
+
+
+def test_no_change_of_a_hook_is_lost(series: list[Path]) -> None:
+    """What stands behind a damaged header is a comment to git apply."""
+    hooks = sorted((paths.reference() / "hooks").glob("*.patch"))
+    for hook, patch in zip(hooks, series[1:], strict=True):
+        wanted = changed(hook.read_text().partition("\n---\n")[2])
+        assert wanted
+        assert not wanted - changed(patch.read_text()), hook.name
+
+
+def test_every_new_source_is_built(series: list[Path]) -> None:
+    """A header that nobody includes, or a file that no Makefile names, is never compiled."""
+    added = "\n".join(line for patch in series[1:] for line in changed(patch.read_text()) if line.startswith("+"))
+    sources = [path for path in (paths.reference() / "files").rglob("*.[ch]")]
+    assert len(sources) > 5
+    for path in sources:
+        use = rf'#include ".*\b{path.name}"' if path.suffix == ".h" else rf"\b{path.stem}\.o\b"
+        assert re.search(use, added), path.name
 
 
 def test_git_am_takes_it(
