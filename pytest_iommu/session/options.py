@@ -344,6 +344,16 @@ def _cache(given: Path | None, target: str) -> Path:
     return paths.require_cache(given or paths.default_cache())
 
 
+def _machines(given: str, target: str, argument: str, where: Path) -> tuple[str, ...]:
+    """Those that were named, else those of the recording that is replayed, else the target's."""
+    if target == "replay" and not given:
+        from pytest_iommu.targets.replay import recorded_machines
+
+        if recorded := recorded_machines(where / argument):
+            return recorded
+    return _names(given or _MACHINES.get(target, "smmuv3"), "--iommu-machine")
+
+
 def load(config: pytest.Config, folder: Path) -> Settings:
     """The settings of this run; ``folder`` is the run's artefact folder. SetupError on an invalid value."""
     value = {option.name: _value(config, option) for option in OPTIONS}
@@ -363,7 +373,7 @@ def load(config: pytest.Config, folder: Path) -> Settings:
         cache=_cache(value["cache"], target),
         where=config.invocation_params.dir,
         folder=folder,
-        machines=_names(value["machine"] or _MACHINES.get(target, "smmuv3"), "--iommu-machine"),
+        machines=_machines(value["machine"], target, argument, config.invocation_params.dir),
         flavours=_names(value["flavour"], "--iommu-flavour"),
         dialects=_names(value["dialect"], "--iommu-dialect") if value["dialect"] else (),
         kernel=kernel,

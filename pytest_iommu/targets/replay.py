@@ -10,6 +10,7 @@ test that is not in the recording is skipped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,16 @@ KINDS = {
 }
 
 Line = dict[str, Any]
+
+
+def recorded_machines(directory: Path) -> tuple[str, ...]:
+    """The machines that a recording has guests of; none where there is no recording, or a malformed one."""
+    found: dict[str, None] = {}
+    for index in sorted(directory.glob("index-*.jsonl")):
+        for line in index.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                found[json.loads(line)["guest"].partition("/")[0]] = None
+    return tuple(found)
 
 
 class ReplayTarget:
@@ -58,7 +69,8 @@ class ReplayTarget:
             for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
                 self._add(f"{index}:{number}", line)
         if str(key.kernel) not in self._kernels:
-            raise SetupError(f"{directory} has no recording of a guest {key}")
+            has = ", ".join(sorted(self._kernels))
+            raise SetupError(f"{directory} has no recording of a guest {key}, but of {has}")
 
     def start(self) -> ReplayGuest:
         """Return a guest; its only state is the position in the recording, which belongs to the target."""

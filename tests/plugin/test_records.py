@@ -37,3 +37,14 @@ def test_a_run_without_tests_leaves_a_recording_alone(recorded: Bench, option: s
     recorded.run("--iommu-record=again")
     recorded.run("--iommu-record=again", option)
     assert indexes(recorded.pytester.path / "again") == ["index-main.jsonl"]
+
+
+def test_the_machines_are_those_of_the_recording(recorded: Bench) -> None:
+    recorded.run("--iommu-record=again")
+    again = recorded.pytester.path / "again"
+    index = again / "index-main.jsonl"
+    index.write_text(index.read_text().replace('"smmuv3/plain', '"smmuv3topo/plain'))
+    result = recorded.pytester.runpytest_subprocess(f"--iommu-target=replay:{again}")
+    result.stdout.fnmatch_lines(["iommu: target replay, machine smmuv3topo, flavour plain"])
+    other = recorded.pytester.runpytest_subprocess(f"--iommu-target=replay:{again}", "--iommu-machine=smmuv3")
+    other.stdout.fnmatch_lines(["*has no recording of a guest smmuv3/plain, but of smmuv3topo/plain*"])
