@@ -35,7 +35,7 @@ class Locks:
     def hold(self, name: str, what: str, progress: Progress, shared: bool = False) -> Iterator[None]:
         """Hold a lock during the block. Waiting sessions are shown ``what`` it is for, as this one is shown theirs.
 
-        SetupError if the cache is not writable.
+        SetupError if the cache is not writable, or nothing can be locked there.
         """
         if name in self._held:
             if self._held[name] and not shared:
@@ -111,6 +111,10 @@ class Locks:
             except BlockingIOError:
                 os.close(descriptor)
                 return None
+            except OSError as error:
+                os.close(descriptor)
+                # ENOLCK of a file server, ENOSYS of a kernel without CONFIG_FILE_LOCKING
+                raise SetupError(f"--iommu-cache: {self.folder.parent}: flock(2) fails: {error.strerror}") from error
             except BaseException:
                 os.close(descriptor)
                 raise

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -149,6 +150,18 @@ def test_a_session_may_take_a_lock_again(tmp_path: Path) -> None:
 def _free(cache: Path, name: str) -> bool:
     with Locks(cache / "locks").try_alone(name, "a look") as alone:
         return alone
+
+
+def test_a_cache_where_nothing_can_be_locked_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with (
+        pytest.raises(SetupError, match=rf"{tmp_path}: flock\(2\) fails: No locks available"),
+        Locks(tmp_path / "locks").hold("a", "x", QUIET),
+    ):
+        pass
 
 
 def test_nothing_is_left_of_a_lock(tmp_path: Path) -> None:
