@@ -62,9 +62,10 @@ def _platform(guest: Guest, text: str, machine: Machine) -> Platform:
     if machine.iommu is None or machine.iommu.type == "smmuv3":
         ids = rows.smmus.get(machine.smmu or 0) or next(iter(rows.smmus.values()), None)
         return Platform(sizes, hardware_of("smmuv3", ids) if ids else None)
+    # Asked in any case: a recording of this guest has no memory.
+    shown = _from_sysfs(guest, machine.iommu.type)
     if guest.memory is not None:
         return Platform(sizes, iommu_at(machine.iommu, guest.memory).hardware)
-    shown = _from_sysfs(guest, machine.iommu.type)
     return Platform(sizes, hardware_of(machine.iommu.type, shown) if shown else None)
 
 

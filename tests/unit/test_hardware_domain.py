@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from model_guest import ModelGuest
+from synthetic_memory import SyntheticMemory
 
 from pytest_iommu import formats
 from pytest_iommu.check import platform
@@ -127,6 +129,22 @@ def test_it_is_asked_once() -> None:
     for _ in range(3):
         platform.platform_of(guest, SMMUV3)
     assert guest.batches == 1
+
+
+def test_a_recording_has_what_sysfs_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay has no memory to find the registers by, and asks sysfs."""
+    asked = []
+
+    class Seen(Told):
+        memory = SyntheticMemory(4096)
+
+        def _one(self, op: Op) -> Result:
+            asked.append(op.path)
+            return super()._one(op)
+
+    monkeypatch.setattr(platform, "iommu_at", lambda registers, memory: SimpleNamespace(hardware=None))
+    platform.platform_of(Seen(config(1)), machines.get("vtd"))
+    assert set(platform.SYSFS["vtd"].values()) <= set(asked)
 
 
 def test_another_smmu_than_the_machines() -> None:
