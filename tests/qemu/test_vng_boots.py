@@ -227,11 +227,11 @@ def test_local_in_the_guest(inner: Vng, chosen: Settings, iommu_guest: GuestHand
     argv += ["--iommu-target=local", f"--iommu-cache={chosen.cache}", "--iommu-json=/tmp/local.json"]
     done, written, loaded = iommu_guest.run(
         [
-            ops.run(*map(str, argv), timeout=300),
+            ops.run(*map(str, argv), timeout=3600),
             ops.read_file("/tmp/local.json"),
             ops.stat("/sys/module/iommu_ptdump_test"),
         ],
-        timeout=310,
+        timeout=3700,
     ).results
     assert done.value == 0, ops.text_of(done)
     assert loaded.ok
