@@ -75,7 +75,8 @@ def _from_sysfs(guest: Guest, type_: str) -> dict[str, int] | None:
     results = guest.run([ops.read_file(path) for path in files.values()]).results
     if not files or not all(one.ok for one in results):
         return None
-    return {name: int(ops.text_of(one), 16) for name, one in zip(files, results, strict=True)}
+    # AMD's file has both feature registers, with a colon (drivers/iommu/amd/init.c, amd_iommu_show_features()).
+    return {name: int(ops.text_of(one).partition(":")[0], 16) for name, one in zip(files, results, strict=True)}
 
 
 def linear_map(run: Callable[[Sequence[Op]], Reply]) -> Callable[[int], int] | None:

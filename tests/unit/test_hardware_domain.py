@@ -22,6 +22,7 @@ from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.dialects import IO_PTDUMP
 from pytest_iommu.guest.testmodule import parse_hardware
 from pytest_iommu.oracle.hardware_domain import hardware_config
+from pytest_iommu.oracle.iommus import hardware_of
 from pytest_iommu.oracle.stream_model import Hardware
 from pytest_iommu.scenario.variants import hardware
 
@@ -145,6 +146,22 @@ def test_a_recording_has_what_sysfs_says(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(platform, "iommu_at", lambda registers, memory: SimpleNamespace(hardware=None))
     platform.platform_of(Seen(config(1)), machines.get("vtd"))
     assert set(platform.SYSFS["vtd"].values()) <= set(asked)
+
+
+@pytest.mark.parametrize(
+    ("machine", "texts"), [("vtd", {"cap": "d2008c222f0606\n", "ecap": "f00f4a\n"}), ("amd", {"features": "29d3:0\n"})]
+)
+def test_registers_as_sysfs_prints_them(machine: str, texts: dict[str, str]) -> None:
+    class Printed(Told):
+        def _one(self, op: Op) -> Result:
+            text = texts.get(op.path.rpartition("/")[2])
+            return super()._one(op) if text is None else Result(len(text), text.encode())
+
+    described = machines.get(machine)
+    assert described.iommu is not None
+    found = platform.platform_of(Printed(config(1)), described)
+    assert found is not None
+    assert found.iommu == hardware_of(described.iommu.type, described.ids)
 
 
 def test_another_smmu_than_the_machines() -> None:
