@@ -54,19 +54,23 @@ def changed(text: str) -> Counter[str]:
     return Counter(re.findall(r"(?m)^(?:\+(?!\+\+ )|-(?!-- ?)).*\S.*$", text))
 
 
-def test_no_change_of_a_hook_is_lost(series: list[Path]) -> None:
+def hold_all_of(hook: Path, patch: Path) -> None:
     """What stands behind a damaged header is a comment to git apply."""
+    wanted = changed(hook.read_text().partition("\n---\n")[2])
+    assert wanted
+    assert not wanted - changed(patch.read_text()), hook.name
+
+
+def test_no_change_of_a_hook_is_lost(series: list[Path]) -> None:
     hooks = sorted((paths.reference() / "hooks").glob("*.patch"))
     for hook, patch in zip(hooks, series[1:], strict=True):
-        wanted = changed(hook.read_text().partition("\n---\n")[2])
-        assert wanted
-        assert not wanted - changed(patch.read_text()), hook.name
+        hold_all_of(hook, patch)
 
 
 def test_every_new_source_is_built(series: list[Path]) -> None:
     """A header that nobody includes, or a file that no Makefile names, is never compiled."""
     added = "\n".join(line for patch in series[1:] for line in changed(patch.read_text()) if line.startswith("+"))
-    sources = [path for path in (paths.reference() / "files").rglob("*.[ch]")]
+    sources = list((paths.reference() / "files").rglob("*.[ch]"))
     assert len(sources) > 5
     for path in sources:
         use = rf'#include ".*\b{path.name}"' if path.suffix == ".h" else rf"\b{path.stem}\.o\b"
@@ -158,6 +162,8 @@ def test_v1s_file_goes_on_top_of_the_series(
     assert cli.main(["export", "--io-page-tables", str(tmp_path / "more"), f"--kernel={kernel_tree}"]) == 0
     (patch,) = (tmp_path / "more").glob("*.patch")
     assert checkpatch(patch) == ""
+    (hook,) = (paths.additions()[1] / "hooks").glob("*.patch")
+    hold_all_of(hook, patch)
     base = tmp_path / "base"
     for name in re.findall(r"(?m)^--- a/(\S+)", "".join(path.read_text() for path in (*series[1:], patch))):
         if (kernel_tree / name).exists():
@@ -216,6 +222,7 @@ def test_a_fix_applies_alone_and_says_how_to_see_the_fault(
     run("git", "add", "--all", "--force", cwd=work)
     run("git", "commit", "--quiet", "--message=base", cwd=work)
     (mine,) = [path for path in export_fixes(kernel_tree, tmp_path / "out", [fix])]
+    hold_all_of(fix.hook, mine)
     run("git", "am", "--quiet", str(mine), cwd=work)
     assert run("git", "log", "--format=%s", "-1", cwd=work).strip() == fix.message.splitlines()[0]
     assert checkpatch(mine) == ""
