@@ -98,6 +98,11 @@ class SmmuV3(Registers):
         """Return where the descriptor of last_cd() is."""
         return self._pointers.get(sid)
 
+    def cd_stays(self, sid: int) -> bool:
+        """Whether the descriptor of last_cd() is valid, though the stream's entry leads to none."""
+        ste, cd = self.ste(sid), self.last_cd(sid)
+        return cd is not None and cd.valid and (ste is None or ste.config != "only S1_TRANS")
+
     def forget(self, sids: Iterable[int]) -> None:
         """These streams are of a device that has gone: so has the memory of last_cd()."""
         for sid in sids:
@@ -186,14 +191,13 @@ class SmmuV3(Registers):
 
     def wrong_without_table(self, requester: int, present: bool = True) -> Iterator[Wrong]:
         """See Iommu. The memory of a CD is freed with its device."""
-        ste, cd = self.ste(requester), self.last_cd(requester) if present else None
+        ste = self.ste(requester)
         if ste is not None:
             passes = self.state(requester) == PASSES
             want = stream_model.ste_fields_without_table(passes, self.hardware)
             for text in stream_model.differing(ste.words, want, stream_model.STE):
                 yield "HW-1" if passes else "HW-5", f"the STE: {text}"
-        led = ste is not None and ste.config == "only S1_TRANS"
-        if cd is not None and cd.valid and not led:
+        if present and self.cd_stays(requester):
             yield "HW-5", "the CD is valid, and no STE leads to it"
 
     def tag(self, requester: int) -> int | None:

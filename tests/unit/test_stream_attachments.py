@@ -43,7 +43,8 @@ class Kernel:
         self.prod = 0
         self.ste(8, ABORT)
         self.ste(16, ABORT)
-        self.attachments = StreamAttachments(MACHINE, SmmuV3(self.memory, SMMU))
+        self.smmu = SmmuV3(self.memory, SMMU)
+        self.attachments = StreamAttachments(MACHINE, self.smmu)
 
     def ste(self, sid: int, *words: int) -> None:
         self.memory.words(self.table + sid * 64, [*words, *[0] * (8 - len(words))])
@@ -149,6 +150,18 @@ def test_a_device_that_was_pulled_out(kernel: Kernel) -> None:
     kernel.command(CFGI_STE, SYNC, FLUSH, SYNC)
     kernel.attachments.before({"00:02.0": "2"})
     assert kernel.attachments.after(phase) == []
+
+
+def test_what_an_earlier_test_saw_is_no_evidence(kernel: Kernel) -> None:
+    """The device may have been away since: its descriptors are somebody else's memory."""
+    kernel.attach()
+    kernel.after({"edu0": "d"})
+    kernel.detach()
+    kernel.after({})
+    kernel.memory.words(kernel.cds, [1 << 31] * 8)
+    kernel.attachments = StreamAttachments(MACHINE, kernel.smmu)
+    kernel.attachments.before(GROUPS)
+    assert kernel.after({}) == []
 
 
 def test_an_id_of_two_domains(kernel: Kernel) -> None:

@@ -78,7 +78,6 @@ class Entries:
         if self._smmu is None:
             return
         for sid, ste in self._smmu.streams(self._sids).items():
-            cd = self._smmu.last_cd(sid)
-            if ste.config == "only S2_TRANS" and cd is not None and cd.valid:
+            if ste.config == "only S2_TRANS" and self._smmu.cd_stays(sid):
                 text = f"{self._device} {why}, but the CD of stream {sid} is valid"
                 raise CheckFailed(text, ("HW-5",), verdict=Verdict.ENTRIES, table=SmmuV3.root)

@@ -28,6 +28,9 @@ class StreamAttachments(Attachments):
         super().__init__(machine, smmu)
         self._smmu = smmu
         self._ids = Ids(smmu.hardware)
+        # The guest's SMMU serves all its tests, and what an earlier one saw may be other memory by now.
+        for one in machine.devices:
+            smmu.forget(one.sids)
 
     def before(self, groups: Mapping[str, str]) -> None:
         """See Attachments."""
@@ -42,8 +45,7 @@ class StreamAttachments(Attachments):
         yield from super()._left(domains)
         for device in sorted(domains):
             for sid in dict.fromkeys(self._machine.device(device).sids):
-                ste, cd = self._smmu.ste(sid), self._smmu.last_cd(sid)
-                if ste is not None and ste.config != "only S1_TRANS" and cd is not None and cd.valid:
+                if self._smmu.cd_stays(sid):
                     yield "HW-5", f"{device} has left its domain of stage 1, but the CD of stream {sid} is valid"
 
     def _shared(self, domains: Mapping[str, str]) -> Iterator[str]:
