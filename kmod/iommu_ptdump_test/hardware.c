@@ -40,7 +40,7 @@ int ptt_show_hardware(struct seq_file *s)
 	/* A seq_file is from a slab cache, so it is in the linear map */
 	u64 linear = (uintptr_t)s - virt_to_phys(s);
 
-	seq_printf(s, "kernel page=%lu va_bits=%u linear=0x%llx\n", PAGE_SIZE, PTT_VA_BITS,
-		   linear);
+	seq_printf(s, "kernel page=%lu va_bits=%u linear=0x%llx own_tables=%u\n", PAGE_SIZE,
+		   PTT_VA_BITS, linear, ptt_own_tables());
 	return bus_for_each_dev(&platform_bus_type, NULL, s, show_smmu_v3);
 }

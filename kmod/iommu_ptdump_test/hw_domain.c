@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Domains of real IOMMUs: made by the core for a device, and what their page table is. */
-#include <linux/bits.h>
 #include <linux/device.h>
 #include <linux/err.h>
-#include <linux/io.h>
 #include <linux/io-pgtable.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <uapi/linux/iommufd.h>
 
-#include "hw.h"
-#include "smmu_v3.h"
+#include "told.h"
 #if defined(PTT_HAS_SMMU_V3) && IS_ENABLED(CONFIG_ARM_SMMU_V3)
 #define WITH_SMMU_V3
 #include "arm/arm-smmu-v3/arm-smmu-v3.h"
@@ -19,9 +16,7 @@
 static void hw_free(struct ptt_domain *d)
 {
 	iommu_domain_free(d->domain);
-#ifndef WITH_SMMU_V3
-	kfree(d->arm_cfg);
-#endif
+	kfree(d->told);
 }
 
 #ifdef WITH_SMMU_V3
@@ -39,50 +34,13 @@ static bool describe_smmu_v3(struct ptt_domain *d, struct ptt_device *dev)
 		return false;
 	smmu_domain = container_of(d->domain, struct arm_smmu_domain, domain);
 	pgtable = io_pgtable_ops_to_pgtable(smmu_domain->pgtbl_ops);
-	d->stage = smmu_domain->stage == ARM_SMMU_DOMAIN_S1 ? 1 : 2;
-	d->arm_cfg = &pgtable->cfg;
+	ptt_describe_arm(d, smmu_domain->stage == ARM_SMMU_DOMAIN_S1 ? 1 : 2, &pgtable->cfg);
 	return true;
 }
 #else
-/* What the hardware is told while the group is attached to the domain; the stage or -errno */
-static int read_while_attached(struct ptt_domain *d, struct ptt_device *dev, void __iomem *regs,
-			       struct io_pgtable_cfg *cfg)
-{
-	struct iommu_fwspec *fwspec = dev_iommu_fwspec_get(&dev->pdev->dev);
-	struct ptt_group *group = dev->group;
-	int ret, again;
-
-	if (!fwspec || !fwspec->num_ids)
-		return -ENODEV;
-	ptt_group_pause(group);
-	ret = iommu_attach_group(d->domain, group->group);
-	if (!ret) {
-		ret = ptt_smmu_v3_cfg(regs, fwspec->ids[0], cfg);
-		iommu_detach_group(d->domain, group->group);
-	}
-	again = ptt_group_resume(group);
-	return again ?: ret;
-}
-
-/* Without the driver's header the domain is opaque, but the hardware is not */
 static bool describe_smmu_v3(struct ptt_domain *d, struct ptt_device *dev)
 {
-	void __iomem *regs = ptt_smmu_v3_map(dev->pdev->dev.iommu->iommu_dev->dev->parent);
-	struct io_pgtable_cfg *cfg;
-	int stage;
-
-	if (IS_ERR_OR_NULL(regs))
-		return false;
-	cfg = kzalloc_obj(*cfg);
-	stage = cfg ? read_while_attached(d, dev, regs, cfg) : -ENOMEM;
-	iounmap(regs);
-	if (stage < 0) {
-		kfree(cfg);
-		return false;
-	}
-	d->stage = stage;
-	d->arm_cfg = cfg;
-	return true;
+	return false;
 }
 #endif
 
@@ -102,6 +60,35 @@ static struct iommu_domain *alloc_paging(struct device *dev, u64 stage)
 	if (domain == ERR_PTR(-EOPNOTSUPP))
 		domain = iommu_paging_domain_alloc(dev);
 	return domain;
+}
+
+/* An Arm table of the stage that hardware is told as @cfg */
+void ptt_describe_arm(struct ptt_domain *d, unsigned int stage, const struct io_pgtable_cfg *cfg)
+{
+	d->format = stage == 1 ? "arm_64_lpae_s1" : "arm_64_lpae_s2";
+	d->stage = stage;
+	d->ias = cfg->ias;
+	d->oas = cfg->oas;
+	d->arm_cfg = cfg;
+}
+
+/* ptt_own_tables() - whether x86's driver has page tables of its own instead of generic_pt's */
+bool ptt_own_tables(void)
+{
+	struct iommu_domain *domain;
+	struct ptt_device *dev;
+	bool own = false;
+
+	list_for_each_entry(dev, &ptt_devices, node) {
+		if (!IS_ENABLED(CONFIG_X86) || !dev->group)
+			continue;
+		domain = alloc_paging(&dev->pdev->dev, 0);
+		if (IS_ERR(domain))
+			continue;
+		own = own || !ptt_is_generic_pt(domain);
+		iommu_domain_free(domain);
+	}
+	return own;
 }
 
 /**
@@ -138,11 +125,8 @@ int ptt_hw_domain(struct ptt_domain *d, struct ptt_args *args, struct ptt_reply 
 	d->free = hw_free;
 	strscpy(d->dev_name, dev->name);
 
-	if (describe_smmu_v3(d, dev)) {
-		d->format = d->stage == 1 ? "arm_64_lpae_s1" : "arm_64_lpae_s2";
-		d->ias = d->arm_cfg->ias;
-		d->oas = d->arm_cfg->oas;
-	} else if (!ptt_describe_generic_pt(d)) {
+	if (!describe_smmu_v3(d, dev) && !ptt_describe_generic_pt(d) &&
+	    !ptt_describe_amd_v1(d, dev) && !ptt_describe_told(d, dev)) {
 		hw_free(d);
 		return ptt_fail(reply, -EOPNOTSUPP, "unknown kind of page table");
 	}

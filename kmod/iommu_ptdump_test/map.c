@@ -196,12 +196,15 @@ int ptt_check_map(struct ptt_domain *d, const struct ptt_call *span, struct ptt_
 
 /*
  * Leaves of a forced size. map_pages() is asked for many at a time, unless the
+ * driver takes larger ones then (generic_pt and VT-d's own tables do), or the
  * core's own accounting (iommu_debug_map()) has to see each.
  */
-static int map_leaves(struct iommu_domain *domain, u64 iova, u64 pa, u64 size, u64 leaf,
-		      int prot, u64 *mapped)
+static int map_leaves(struct ptt_domain *d, u64 iova, u64 pa, u64 size, u64 leaf, int prot,
+		      u64 *mapped)
 {
-	bool one_by_one = ptt_is_generic_pt(domain) || IS_ENABLED(CONFIG_IOMMU_DEBUG_PAGEALLOC);
+	struct iommu_domain *domain = d->domain;
+	bool chooses = ptt_is_generic_pt(domain) || (d->told && d->table);
+	bool one_by_one = chooses || IS_ENABLED(CONFIG_IOMMU_DEBUG_PAGEALLOC);
 	u64 leaves = 0;
 	size_t done;
 	int ret;
@@ -239,7 +242,7 @@ int ptt_map_one(struct ptt_domain *d, const struct ptt_call *span, u64 n, int pr
 
 	if (!span->leaf)
 		return iommu_map(d->domain, iova, pa, span->size, prot, PTT_GFP);
-	ret = map_leaves(d->domain, iova, pa, span->size, span->leaf, prot, &mapped);
+	ret = map_leaves(d, iova, pa, span->size, span->leaf, prot, &mapped);
 	if (ret && mapped)
 		iommu_unmap(d->domain, iova, mapped);
 	return ret;

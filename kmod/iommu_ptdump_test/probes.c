@@ -69,6 +69,17 @@ static __maybe_unused unsigned int ptt_probe(struct arm_smmu_domain *domain)
 }
 #endif
 
+/* AMD's domains, with page tables of the driver's own */
+#ifdef PTT_PROBE_AMD_V1
+#include "amd/amd_iommu_types.h"
+
+static __maybe_unused u64 *ptt_probe(struct protection_domain *domain, int *mode)
+{
+	*mode = domain->pd_mode == PD_MODE_V1 ? domain->iop.mode : PAGE_MODE_NONE;
+	return domain->iop.root;
+}
+#endif
+
 /* The C interface of the reference implementation; another dump has another one, or none */
 #ifdef PTT_PROBE_DUMP
 #include <linux/io-pgtable.h>

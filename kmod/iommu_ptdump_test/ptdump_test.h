@@ -127,6 +127,8 @@ struct ptt_status *ptt_status_get(void);
 void ptt_status_put(struct ptt_status *status);
 void ptt_status_drop(void);
 
+struct ptt_table;
+
 struct ptt_aperture {
 	u64 first;
 	u64 last;
@@ -150,6 +152,8 @@ struct ptt_aperture {
  * @sw: software table, cannot be attached
  * @plants: items that were overwritten, the newest first
  * @arm_cfg: what the hardware of an Arm table is to be told, NULL for others
+ * @table: where the table is now; NULL for those of Arm and of generic_pt
+ * @told: what hardware was told of it, where its driver tells nothing, else NULL
  */
 struct ptt_domain {
 	struct list_head node;
@@ -168,6 +172,8 @@ struct ptt_domain {
 	bool sw;
 	struct list_head plants;
 	const struct io_pgtable_cfg *arm_cfg;
+	bool (*table)(const struct ptt_domain *d, struct ptt_table *table);
+	struct ptt_told *told;
 };
 
 /**
@@ -228,6 +234,7 @@ struct ptt_table {
 };
 
 /* table.c */
+int ptt_read_words(phys_addr_t at, u64 *words, unsigned int nr);
 bool ptt_get_table(const struct ptt_domain *d, struct ptt_table *table);
 
 /* dump.c */
@@ -332,6 +339,7 @@ int ptt_cmd_translate(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_hw_register(void);
 void ptt_hw_unregister(void);
 int ptt_hw_domain(struct ptt_domain *d, struct ptt_args *args, struct ptt_reply *reply);
+bool ptt_own_tables(void);
 int ptt_cmd_attach(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_detach(struct ptt_args *args, struct ptt_reply *reply);
 int ptt_cmd_replace(struct ptt_args *args, struct ptt_reply *reply);

@@ -15,6 +15,7 @@
 #include <linux/sizes.h>
 #include <linux/string.h>
 
+#include "ptdump_test.h"
 #include "smmu_v3.h"
 
 #define STRTAB_BASE		0x80
@@ -72,20 +73,6 @@ void __iomem *ptt_smmu_v3_map(struct device *dev)
 	return regs ?: IOMEM_ERR_PTR(-ENOMEM);
 }
 
-/* Words that the SMMU reads; it and the CPU see the same, see ptt_smmu_v3_cfg() */
-static int read_words(phys_addr_t at, u64 *words, unsigned int nr)
-{
-	__le64 *from = memremap(at, nr * sizeof(*words), MEMREMAP_WB);
-	unsigned int i;
-
-	if (!from)
-		return -EFAULT;
-	for (i = 0; i < nr; i++)
-		words[i] = le64_to_cpu(READ_ONCE(from[i]));
-	memunmap(from);
-	return 0;
-}
-
 static int read_ste(void __iomem *regs, u32 sid, u64 *ste)
 {
 	u32 how = readl(regs + STRTAB_BASE_CFG);
@@ -97,7 +84,7 @@ static int read_ste(void __iomem *regs, u32 sid, u64 *ste)
 	if ((u64)sid >> FIELD_GET(STRTAB_LOG2SIZE, how))
 		return -ENOENT;
 	if (FIELD_GET(STRTAB_FMT, how) == STRTAB_FMT_2LVL) {
-		ret = read_words(base + (sid >> split) * sizeof(l1), &l1, 1);
+		ret = ptt_read_words(base + (sid >> split) * sizeof(l1), &l1, 1);
 		if (ret)
 			return ret;
 		base = l1 & STRTAB_ADDR;
@@ -105,7 +92,7 @@ static int read_ste(void __iomem *regs, u32 sid, u64 *ste)
 		if (!base)
 			return -ENOENT;
 	}
-	return read_words(base + sid * WORDS * sizeof(*ste), ste, WORDS);
+	return ptt_read_words(base + sid * WORDS * sizeof(*ste), ste, WORDS);
 }
 
 /* The descriptor without a SSID */
@@ -115,14 +102,14 @@ static int read_cd(const u64 *ste, u64 *cd)
 	int ret;
 
 	if (FIELD_GET(STE0_S1CDMAX, ste[0]) && FIELD_GET(STE0_S1FMT, ste[0])) {
-		ret = read_words(at, cd, 1);
+		ret = ptt_read_words(at, cd, 1);
 		if (ret)
 			return ret;
 		if (!(cd[0] & L1CD_V))
 			return -ENOENT;
 		at = cd[0] & L1CD_L2PTR;
 	}
-	ret = read_words(at, cd, WORDS);
+	ret = ptt_read_words(at, cd, WORDS);
 	return ret ?: cd[0] & CD0_V ? 0 : -ENOENT;
 }
 

@@ -4,6 +4,7 @@
  * writes into registers and descriptors. The dump under test is not asked.
  */
 #include <linux/bits.h>
+#include <linux/io.h>
 #include <linux/io-pgtable.h>
 #include <linux/sizes.h>
 
@@ -64,6 +65,20 @@ static void arm_table(const struct io_pgtable_cfg *cfg, bool s1, struct ptt_tabl
 	table->grows = false;
 }
 
+/* ptt_read_words() - of what hardware reads and the CPU has written; 0 or -EFAULT */
+int ptt_read_words(phys_addr_t at, u64 *words, unsigned int nr)
+{
+	__le64 *from = memremap(at, nr * sizeof(*words), MEMREMAP_WB);
+	unsigned int i;
+
+	if (!from)
+		return -EFAULT;
+	for (i = 0; i < nr; i++)
+		words[i] = le64_to_cpu(READ_ONCE(from[i]));
+	memunmap(from);
+	return 0;
+}
+
 /**
  * ptt_get_table() - where a domain's page table is now
  * @d: domain
@@ -73,8 +88,9 @@ static void arm_table(const struct io_pgtable_cfg *cfg, bool s1, struct ptt_tabl
  */
 bool ptt_get_table(const struct ptt_domain *d, struct ptt_table *table)
 {
-	if (!d->arm_cfg)
-		return ptt_generic_pt_table(d, table);
-	arm_table(d->arm_cfg, d->stage == 1, table);
-	return true;
+	if (d->arm_cfg) {
+		arm_table(d->arm_cfg, d->stage == 1, table);
+		return true;
+	}
+	return d->table ? d->table(d, table) : ptt_generic_pt_table(d, table);
 }

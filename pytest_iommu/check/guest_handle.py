@@ -77,6 +77,8 @@ class GuestHandle:
         self._guest = self._guests.take(self.key, fresh)
         self._end: IommuError | None = None
         self.touched = Touched.NOTHING
+        #: why no other test may get this guest, although nothing can be seen in it
+        self.spoilt = ""
 
     @property
     def alive(self) -> bool:
@@ -121,6 +123,12 @@ class GuestHandle:
     def hardware_table(self, stage: str) -> TableConfig:
         """What the page table of a hardware domain of that stage is like here; skips where there is no such stage."""
         return platform.hardware_table(self._guest, self.machine, stage, self._guests.sizes(self.key))
+
+    @property
+    def own_tables(self) -> bool:
+        """Whether domains have page tables of the driver's own, see Sizes; False where no test module says so."""
+        found = platform.platform_of(self._guest, self.machine)
+        return found is not None and found.kernel.own_tables
 
     def placed(self, instance: Instance) -> Instance:
         """Return the instance with hardware domains as this guest has them; skips if it has none like these."""

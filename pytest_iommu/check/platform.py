@@ -19,10 +19,13 @@ from pytest_iommu.core.flavours import Sizes
 from pytest_iommu.core.model import format_size
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 from pytest_iommu.formats import ConfigError
+from pytest_iommu.formats.vtdss import READABLE
 from pytest_iommu.guest import ops
 from pytest_iommu.guest.testmodule import HARDWARE, parse_hardware
+from pytest_iommu.oracle.iommu import PERMISSION
 from pytest_iommu.oracle.iommus import IommuHardware, hardware_of, iommu_at
 from pytest_iommu.scenario import variants
+from pytest_iommu.scenario.schema import DmaStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +61,7 @@ def platform_of(guest: Guest, machine: Machine) -> Platform | None:
 
 def _platform(guest: Guest, text: str, machine: Machine) -> Platform:
     rows = parse_hardware(text)
-    sizes = Sizes(rows.page, rows.va_bits)
+    sizes = Sizes(rows.page, rows.va_bits, rows.own_tables)
     if machine.iommu is None or machine.iommu.type == "smmuv3":
         ids = rows.smmus.get(machine.smmu or 0) or next(iter(rows.smmus.values()), None)
         return Platform(sizes, hardware_of("smmuv3", ids) if ids else None)
@@ -114,7 +117,14 @@ def placed(instance: Instance, guest: Guest, machine: Machine) -> Instance:
         if granule != domain.config.granule:
             pages, have = map(variants.granule_word, (domain.config.granule, granule))
             pytest.skip(f"its hardware domains have {pages} pages, but this kernel creates them with {have}")
+    readable = any(READABLE in domain.config.features for domain in there.domains.values())
+    if readable and any(isinstance(step, DmaStep) and _refused_read(step) for step in instance.case.steps):
+        pytest.skip("a device can read all that this kernel maps for it")
     return there
+
+
+def _refused_read(step: DmaStep) -> bool:
+    return step.event == PERMISSION and not step.write
 
 
 WHY = "by the IOMMU's ID registers and the kernel's configuration"

@@ -23,10 +23,14 @@ _ADDED: dict[str, Path] = {}
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What of a kernel's configuration shapes its hardware domains: bytes of a page, bits of a virtual address."""
+    """What of a kernel shapes its hardware domains: bytes of a page, bits of a virtual address.
+
+    ``own_tables``: their tables are the driver's own, as VT-d's before generic_pt.
+    """
 
     page: int = 4096
     va_bits: int = 48
+    own_tables: bool = False
 
     @classmethod
     def of(cls, text: str) -> Sizes:

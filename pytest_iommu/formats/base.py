@@ -17,6 +17,8 @@ from pytest_iommu.core.model import Kind, Prot, TableConfig
 
 ITEM_BYTES = 8
 NO_PROT = Prot()
+KEEPS_TABLES = "keeps_tables"
+"""Feature of a table of which unmap() frees no part, as AMD's before generic_pt."""
 INCOHERENT = "incoherent"
 """Feature of a table that hardware does not read through the CPU's caches (PT_FEAT_DMA_INCOHERENT).
 

@@ -30,13 +30,15 @@ READ, WRITE, PAGE_SIZE, ACCESSED, DIRTY, SNOOP, ADDRESS = (
 )
 FLUSHED = bits(10)
 """Software bit 0 (fmt/vtdss.h): see INCOHERENT."""
+READABLE = "readable"
+"""Feature of a table whose leaves can all be read, whatever was asked for."""
 MAX_LEAF_LEVEL = 2
 
 
 class VtdSs(Format):
     """``levels`` 3 to 5, ``vasz`` and ``oasz`` in bits, options ``force_coherence`` and ``force_writeable``.
 
-    Hardware domains may have the feature INCOHERENT.
+    Hardware domains may have the features INCOHERENT and READABLE.
     """
 
     name = "vtdss"
@@ -57,7 +59,8 @@ class VtdSs(Format):
 
     def request_bits(self, config: TableConfig, prot: Prot) -> int:
         raw = SNOOP if "force_coherence" in config.features else 0
-        return raw | (READ if prot.read else 0) | (WRITE if prot.write else 0)
+        read = prot.read or READABLE in config.features
+        return raw | (READ if read else 0) | (WRITE if prot.write else 0)
 
     def prot(self, config: TableConfig, raw: int) -> Prot:
         return Prot(bool(raw & READ), bool(raw & WRITE))

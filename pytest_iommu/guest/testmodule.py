@@ -118,18 +118,20 @@ def parse_domains(text: str) -> dict[str, DomainRow]:
 class HardwareRows:
     """The module's `hardware` file: bytes of a page, bits of VA; base address -> ID registers by name.
 
-    ``linear`` is what the kernel's linear map adds to a physical address, modulo 2^64.
+    ``linear`` is what the kernel's linear map adds to a physical address, modulo 2^64. ``own_tables``: domains have
+    page tables of the driver's own.
     """
 
     page: int
     va_bits: int
     linear: int
     smmus: dict[int, dict[str, int]]
+    own_tables: bool = False
 
 
 def parse_hardware(text: str) -> HardwareRows:
     """Parse the module's `hardware` file. SetupError for a malformed one."""
-    page = va_bits = linear = 0
+    page = va_bits = linear = own = 0
     smmus: dict[int, dict[str, int]] = {}
     try:
         for line in text.splitlines():
@@ -137,13 +139,14 @@ def parse_hardware(text: str) -> HardwareRows:
             values = {key: int(value, 0) for key, _, value in (word.partition("=") for word in words)}
             if kind == "kernel":
                 page, va_bits, linear = values["page"], values["va_bits"], values["linear"]
+                own = values.get("own_tables", 0)  # recordings of an older module have no such word
             elif kind == "smmuv3":
                 smmus[values.pop("base")] = values
     except (ValueError, KeyError) as error:
         raise SetupError(f"malformed line in the test module's hardware file: {line!r}") from error
     if not page or not va_bits:
         raise SetupError(f"the test module's hardware file does not describe the kernel: {text!r}")
-    return HardwareRows(page, va_bits, linear, smmus)
+    return HardwareRows(page, va_bits, linear, smmus, bool(own))
 
 
 def parse_groups(text: str) -> dict[str, str]:

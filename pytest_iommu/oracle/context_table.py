@@ -19,6 +19,7 @@ from pytest_iommu.formats import ConfigError, vtd_commands
 from pytest_iommu.formats import vtd_entries as vtd
 from pytest_iommu.formats.base import INCOHERENT
 from pytest_iommu.formats.invalidations import DomainTag, Invalidation
+from pytest_iommu.formats.vtdss import READABLE
 from pytest_iommu.oracle.command_queue import CommandLog
 from pytest_iommu.oracle.entry_changes import announced
 from pytest_iommu.oracle.entry_words import Seen, differing, values
@@ -102,6 +103,15 @@ class VtdHardware:
                 levels = (walks[0] - 12) // 9
                 return self._sized(formats.configure(name, levels=levels, vasz=min(width, self.mgaw), oasz=OAS))
         raise ConfigError("this VT-d has no width of addresses that Linux can use (CAP.SAGAW, CAP.MGAW)")
+
+    def own_config(self, name: str) -> TableConfig:
+        """Return the same of a driver with tables of its own: __domain_mapping() in intel/iommu.c of Linux 6.12.
+
+        Nothing in an item says that it was flushed, and a leaf of the second stage can always be read.
+        """
+        config = self.config(name)
+        readable = {READABLE} if name == "vtdss" else set()
+        return replace(config, features=config.features - {INCOHERENT} | readable)
 
     def _sized(self, config: TableConfig) -> TableConfig:
         first = (1 << 21, *([1 << 30] * self.first_1g))

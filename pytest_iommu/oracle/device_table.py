@@ -8,7 +8,7 @@ Linux writes: amd_iommu_set_dte_v1() and amd_iommu_make_clear_dte() in drivers/i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from pytest_iommu import formats
@@ -16,6 +16,7 @@ from pytest_iommu.core.model import Event, TableConfig
 from pytest_iommu.core.protocol import Faults, Memory
 from pytest_iommu.formats import ConfigError, amd_commands, amd_iommu
 from pytest_iommu.formats.amd_iommu import DTE
+from pytest_iommu.formats.base import KEEPS_TABLES
 from pytest_iommu.formats.invalidations import Invalidation
 from pytest_iommu.oracle.command_queue import CommandLog
 from pytest_iommu.oracle.entry_words import Seen, differing, values
@@ -47,6 +48,14 @@ class AmdHardware:
         if name != "amdv1":
             raise ConfigError(f"nobody knows how Linux makes a table of format {name} for an AMD IOMMU")
         return formats.configure(name, levels=3, vasz=min(64, 21 + 9 * (self.levels - 1)), oasz=OAS)
+
+    def own_config(self, name: str) -> TableConfig:
+        """Return the same of a driver with tables of its own: v1_alloc_pgtable() in amd/io_pgtable.c of Linux 6.12.
+
+        Whatever the hardware's levels are, it takes all IOVAs.
+        """
+        config = self.config(name)
+        return replace(config, ias=64, features=config.features | {KEEPS_TABLES})
 
 
 class DeviceTable(SingleEntry):
@@ -88,11 +97,12 @@ class DeviceTable(SingleEntry):
         return {amd_commands.DTE: range(place, place + size)}
 
     def seen(self, name: str, words: Sequence[int]) -> Seen:
-        """See Iommu. Without V everything passes; with V and without TV nothing does."""
+        """See Iommu. Without V everything passes, and nothing else counts."""
+        if _state(words) == BLOCKS:
+            return ()
         if not DTE["V"].of(words):
             return values(words, DTE, ("V",))
-        counts = ("Mode", "Host page table root", "GV", "IR", "IW", "DomainID")
-        return values(words, DTE, counts) if DTE["TV"].of(words) else ()
+        return values(words, DTE, ("Mode", "Host page table root", "GV", "IR", "IW", "DomainID"))
 
     def table(self, requester: int) -> tuple[TableConfig, int] | None:
         """See Iommu."""
@@ -125,17 +135,9 @@ class DeviceTable(SingleEntry):
         return "HW-1"
 
     def state(self, requester: int) -> str:
-        """See Iommu. Without V everything passes, with V and without TV nothing does."""
+        """See Iommu."""
         dte = self.words(requester)
-        if dte is None:
-            return BLOCKS
-        if not DTE["V"].of(dte):
-            return PASSES
-        if not DTE["TV"].of(dte):
-            return BLOCKS
-        if DTE["Mode"].of(dte) == amd_iommu.PASSES and not DTE["GV"].of(dte):
-            return PASSES if DTE["IR"].of(dte) or DTE["IW"].of(dte) else BLOCKS
-        return TRANSLATES
+        return BLOCKS if dte is None else _state(dte)
 
     def wrong_without_table(self, requester: int, present: bool = True) -> Iterator[Wrong]:
         """See Iommu. Kernels block with TV and neither IR nor IW, or without TV."""
@@ -183,3 +185,14 @@ class DeviceTable(SingleEntry):
     def names_of(self, event: str) -> tuple[str, ...]:
         """See Iommu. Which of the two it was is in flags that QEMU does not set."""
         return REFUSED, "IO_PAGE_FAULT"
+
+
+def _state(dte: Sequence[int]) -> str:
+    """See Iommu (2.2.2.1). Without V everything passes, with V and without TV nothing does."""
+    if not DTE["V"].of(dte):
+        return PASSES
+    if not DTE["TV"].of(dte):
+        return BLOCKS
+    if DTE["Mode"].of(dte) == amd_iommu.PASSES and not DTE["GV"].of(dte):
+        return PASSES if DTE["IR"].of(dte) or DTE["IW"].of(dte) else BLOCKS
+    return TRANSLATES

@@ -11,12 +11,16 @@ from __future__ import annotations
 from pytest_iommu import formats
 from pytest_iommu.core.flavours import Sizes
 from pytest_iommu.core.model import TableConfig
+from pytest_iommu.oracle.context_table import VtdHardware
+from pytest_iommu.oracle.device_table import AmdHardware
 from pytest_iommu.oracle.iommus import IommuHardware
 from pytest_iommu.oracle.stream_model import Hardware
 
 
 def hardware_config(name: str, hardware: IommuHardware, sizes: Sizes) -> TableConfig:
     """The table of a domain in that format. ConfigError if the IOMMU has none that such a kernel can use."""
+    if isinstance(hardware, (VtdHardware, AmdHardware)) and sizes.own_tables:
+        return hardware.own_config(name)
     if not isinstance(hardware, Hardware):
         return hardware.config(name)
     granule = _granule(hardware.granules, sizes.page)

@@ -14,6 +14,7 @@ IOMMU = """
 #include <stddef.h>
 #define __maybe_unused __attribute__((unused))
 typedef unsigned int u32;
+typedef unsigned long u64;
 struct device;
 struct iommu_domain;
 struct iommu_iotlb_gather { int freelist; };
@@ -40,12 +41,19 @@ struct pt_common { unsigned int max_vasz_lg2; };
 struct pt_iommu *iommupt_from_domain(struct iommu_domain *domain);
 void pt_iommu_deinit(struct pt_iommu *iommu);
 """
+AMD = """
+struct iommu_domain { int type; };
+enum { PAGE_MODE_NONE, PD_MODE_V1 };
+struct protection_domain { struct iommu_domain domain; struct { u64 *root; int mode; } iop; int pd_mode; };
+"""
 # What kbuild does before and after it includes a Kbuild, as far as that matters here.
 MAKEFILE = """
 srctree := {fake}
 src := {module}
 CC := gcc
 LINUXINCLUDE := -I{fake}/include
+CONFIG_INTEL_IOMMU := {x86}
+CONFIG_AMD_IOMMU := {x86}
 KBUILD_CFLAGS := -Werror=implicit-function-declaration -Werror=incompatible-pointer-types -Werror=int-conversion
 include {tree}/scripts/Makefile.compiler
 include {module}/Kbuild
@@ -69,9 +77,10 @@ class Kernel:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def probed(self) -> tuple[set[str], list[str]]:
-        """What is defined, and the objects of the module."""
-        self.put("Makefile", MAKEFILE.format(fake=self.path, module=paths.module(), tree=self.tree))
+    def probed(self, x86: str = "") -> tuple[set[str], list[str]]:
+        """What is defined, and the objects of the module; ``x86`` is y for a kernel with the IOMMUs of that."""
+        made = MAKEFILE.format(fake=self.path, module=paths.module(), tree=self.tree, x86=x86)
+        self.put("Makefile", made)
         done = subprocess.run(["make", "-s"], cwd=self.path, capture_output=True, text=True, check=True)
         defined, objects = done.stdout.splitlines()
         return {word.removeprefix("-DPTT_HAS_") for word in defined.split()}, objects.split()
@@ -115,7 +124,24 @@ def test_headers_without_those_of_drivers(kernel: Kernel) -> None:
     assert {"generic_pt.o", "no_sw_generic_pt.o"} <= set(objects)
 
 
+def test_a_driver_of_amd_with_tables_of_its_own(kernel: Kernel) -> None:
+    """What they are is in its header; where VT-d's are is in the registers."""
+    assert "vtd.o" in kernel.probed("y")[1]
+    assert "vtd.o" not in kernel.probed()[1]
+    kernel.put("drivers/iommu/amd/amd_iommu_types.h", AMD)
+    defined, objects = kernel.probed("y")
+    assert defined == {"AMD_V1"}
+    assert "amd_v1.o" in objects
+    assert "amd_v1.o" not in kernel.probed()[1]
+    # what it is like since generic_pt
+    kernel.put("drivers/iommu/amd/amd_iommu_types.h", AMD.replace("u64 *root; int mode;", "int nid;"))
+    defined, objects = kernel.probed("y")
+    assert defined == set()
+    assert "amd_v1.o" not in objects
+
+
 def test_every_object_of_the_module_has_a_source(kernel: Kernel) -> None:
-    objects = kernel.probed()[1]
+    kernel.put("drivers/iommu/amd/amd_iommu_types.h", AMD)
+    objects = kernel.probed("y")[1]
     sources = {path.stem for path in paths.module().glob("*.c")}
     assert {Path(name).stem for name in objects} | {"probes", "generic_pt", "sw_generic_pt"} == sources

@@ -130,6 +130,20 @@ def test_a_device_table_entry_is_read_in_halves() -> None:
     assert mixture([[old, (0, 0, 0, 0), new]], seen, iommu.unit) == "V 0x0 (before none, after none)"
 
 
+def test_a_device_table_entry_that_refuses_everything_has_no_fields() -> None:
+    """With TV and neither IR nor IW, as Linux 6.12 leaves it for a moment under the old domain id."""
+    iommu, old = amd().iommu, (0x5000000 | 3 << 61 | 3 << 9 | 3, 0x17, 0xFFFF, 0xFF)
+    seen = partial(iommu.seen, "device table entry")
+    refuses = [(1, *old[1:]), (3, *old[1:]), (3, 0, *old[2:])]
+
+    assert mixture([[old, *refuses]], seen, iommu.unit) is None
+    assert mixture([[*reversed(refuses), old]], seen, iommu.unit) is None
+    passes = (3 | 3 << 61, *old[1:])
+    found = mixture([[old, passes, *refuses]], seen, iommu.unit)
+    assert found is not None
+    assert "Mode 0x0 (before 0x3, after none)" in found
+
+
 def test_a_pasid_entry_is_not_cleared_while_it_is_present() -> None:
     iommu, whole = scalable(first=True).iommu, (2 << 2 | 1 << 6 | 1, 0x17, 0x5000000, 0, 0, 0, 0, 0)
     absent = (whole[0] & ~1, *whole[1:])

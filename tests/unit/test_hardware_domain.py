@@ -20,6 +20,8 @@ from pytest_iommu.core.model import TableConfig
 from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.core.protocol import Op, Result
 from pytest_iommu.dialects import IO_PTDUMP
+from pytest_iommu.formats.base import INCOHERENT, KEEPS_TABLES
+from pytest_iommu.formats.vtdss import READABLE
 from pytest_iommu.guest.testmodule import parse_hardware
 from pytest_iommu.oracle.hardware_domain import hardware_config
 from pytest_iommu.oracle.iommus import hardware_of
@@ -123,6 +125,23 @@ def test_what_the_module_reports() -> None:
     linear = platform.linear_map(guest.run)
     assert linear is not None
     assert linear(0x40000000) == 0xFFFFFF8000000000
+
+
+def test_a_kernel_with_tables_of_its_drivers_own() -> None:
+    """What AMD's driver and VT-d's had before generic_pt; recordings of older modules say nothing of it."""
+    rows = parse_hardware(TEXT.replace("linear=", "own_tables=1 linear="))
+    assert rows.own_tables
+    assert not parse_hardware(TEXT).own_tables
+    own = Sizes(own_tables=True)
+    ids = {"cap": 0xD2008C222F0606, "ecap": 0x880000F00F4A}
+    second, first = (hardware_config(name, hardware_of("vtd", ids), own) for name in ("vtdss", "x86_64"))
+    assert second.features == {READABLE}
+    assert INCOHERENT in hardware_config("vtdss", hardware_of("vtd", ids), Sizes()).features
+    assert INCOHERENT not in first.features
+    assert first.features == hardware_config("x86_64", hardware_of("vtd", ids), Sizes()).features - {INCOHERENT}
+    amd = hardware_config("amdv1", hardware_of("amd", {"efr": 0x21D3}), own)
+    assert (amd.ias, amd.levels) == (64, 3)
+    assert KEEPS_TABLES in amd.features
 
 
 def test_it_is_asked_once() -> None:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import kernel_walk
 import pytest
 
 from pytest_iommu.core.model import Kind, LevelStats, Prot, Range
 from pytest_iommu.formats import configure, get
+from pytest_iommu.formats.base import KEEPS_TABLES
+from pytest_iommu.formats.vtdss import READABLE
 from pytest_iommu.oracle import MappingError, TableModel, cut
 
 RW, RO = Prot.from_letters("rw"), Prot.from_letters("r")
@@ -125,6 +128,28 @@ def test_tables_of_generic_pt_go_when_the_unmap_covers_them() -> None:
     assert tables(model) == [1, 1, 1]
     model.map(2 * M, 0x40200000, 2 * M, RW)
     assert tables(model) == [1, 1, 0]
+
+
+def test_tables_that_stay() -> None:
+    """AMD's of Linux 6.12 go where a larger leaf takes their place, and with the domain."""
+    config = replace(CONFIGS["amdv1"], features=CONFIGS["amdv1"].features | {KEEPS_TABLES})
+    model = TableModel(config)
+    model.map(2 * M, 0x40001000, 2 * M, RW)
+    model.unmap(2 * M, 2 * M)
+    assert tables(model) == [1, 1, 1]
+    model.map(2 * M, 0x40200000, 2 * M, RW)
+    assert tables(model) == [1, 1, 0]
+
+
+def test_leaves_that_can_all_be_read() -> None:
+    """VT-d's of Linux 6.12."""
+    readable = replace(CONFIGS["vtdss"], features=frozenset({READABLE}))
+    have = []
+    for config in (CONFIGS["vtdss"], readable):
+        model = TableModel(config)
+        model.map(0, 0x40000000, 4 * K, Prot.from_letters("w"))
+        have += [(row.prot.read, row.prot.write) for row in model.snapshot().ranges]
+    assert have == [(False, True), (True, True)]
 
 
 def test_a_growing_top() -> None:
