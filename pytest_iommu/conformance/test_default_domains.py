@@ -19,6 +19,7 @@ from pytest_iommu.check.owners.default_domains import (
     group_of,
     group_types,
     require_dma_domains,
+    set_type,
     type_of,
 )
 from pytest_iommu.check.owners.directories import DOMAINS, directories
@@ -111,7 +112,7 @@ def test_an_identity_domain_has_no_directory(iommu_guest: GuestHandle) -> None:
     try:
         iommu_guest.write(type_file, translated)
         before, counted = directories(iommu_guest), types(iommu_guest)
-        iommu_guest.write(type_file, IDENTITY)
+        set_type(iommu_guest, type_file, IDENTITY)
         without = directories(iommu_guest)
         assert without < before
         assert len(before - without) == 1

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.iommu_handle import Iommu
-from pytest_iommu.check.owners.default_domains import IDENTITY, LAZY, STRICT, group_of
+from pytest_iommu.check.owners.default_domains import IDENTITY, LAZY, STRICT, group_of, set_type
 from pytest_iommu.check.owners.device_entries import Entries
 from pytest_iommu.check.owners.dma_api import ALLOWED, DefaultDomain
 from pytest_iommu.check.witnesses.transfers import BYTES
@@ -138,7 +138,7 @@ def test_an_identity_domain_maps_nothing(iommu_guest: GuestHandle, iommu: Iommu)
     kind, at_boot = f"{group_of(iommu_guest, place)}/type", default.kind
     name = place.rpartition("/")[2]
     iommu_guest.write(f"{DRIVER}/unbind", name)
-    iommu_guest.write(kind, IDENTITY)
+    set_type(iommu_guest, kind, IDENTITY)
     iommu_guest.write(f"{DRIVER}/bind", name)
     try:
         said = iommu.command(f"share b {DEVICE} {default.page:#x} rw")

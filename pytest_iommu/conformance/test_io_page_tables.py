@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from pytest_iommu.check.guest_handle import GuestHandle
-from pytest_iommu.check.owners.default_domains import GROUPS, IDENTITY, INFO, group_of, group_types
+from pytest_iommu.check.owners.default_domains import GROUPS, IDENTITY, INFO, group_of, group_types, set_type
 from pytest_iommu.check.spoken import ROOT
 from pytest_iommu.check.witnesses.other_dumps import judge
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
@@ -110,7 +110,7 @@ def test_a_domain_without_a_table_is_left_out(iommu_guest: GuestHandle) -> None:
     iommu_guest.write(f"{MODULE}/control", "reset\n")
     before = listed(iommu_guest)
     with without_driver(iommu_guest, "edu1", "iommu_ptdump_test") as type_file:
-        iommu_guest.write(type_file, IDENTITY)
+        set_type(iommu_guest, type_file, IDENTITY)
         group = type_file.split("/")[-2]
         assert group in before
         assert listed(iommu_guest) == {name: devices for name, devices in before.items() if name != group}
@@ -143,7 +143,7 @@ def test_a_domain_goes_while_it_is_read(flavour: str, iommu_guest: GuestHandle) 
             got += done(iommu_guest, ops.read(SLOT, wanted - len(got)))
         assert got == text[:wanted]
         with without_driver(iommu_guest, DEVICE, "virtio-pci") as type_file:
-            iommu_guest.write(type_file, IDENTITY)
+            set_type(iommu_guest, type_file, IDENTITY)
             while part := done(iommu_guest, ops.read(SLOT, 4096)):
                 got += part
     finally:

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_iommu.check.guest_handle import GuestHandle
 from pytest_iommu.check.iommu_handle import Iommu
-from pytest_iommu.check.owners.default_domains import IDENTITY, STRICT, group_of, require_dma_domains, type_of
+from pytest_iommu.check.owners.default_domains import IDENTITY, STRICT, group_of, require_dma_domains, set_type, type_of
 from pytest_iommu.check.owners.device_entries import Entries
 from pytest_iommu.check.owners.drivers import group, node, vfio
 from pytest_iommu.check.owners.editing import IOMMUFD, LOW, TYPE1, buffer
@@ -56,7 +56,7 @@ def default(iommu_guest: GuestHandle) -> Iterator[Change]:
     def change(kind: str) -> None:
         if bound():
             iommu_guest.write(f"{DRIVER}/unbind", name)
-        iommu_guest.write(file, kind)
+        set_type(iommu_guest, file, kind)
 
     yield change
     if iommu_guest.alive and not bound():

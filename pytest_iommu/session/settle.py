@@ -80,3 +80,5 @@ def _settle(item: pytest.Item, run: Run, guest: Guest) -> None:
         what = f"{item.nodeid} left its guest changed, which is replaced: {'; '.join(changes)}"
         run.pool.discard(guest, what)
         warnings.warn(GuestLeftChanged(what), stacklevel=1)
+    elif isinstance(handle, GuestHandle) and handle.spoilt:
+        run.pool.discard(guest, handle.spoilt)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_iommu.check.guest_handle import GuestHandle
+from pytest_iommu.check.witnesses import passed
 from pytest_iommu.check.witnesses.in_ram import InRam
 from pytest_iommu.core.model import TableConfig
 from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
@@ -46,6 +47,16 @@ def group_of(guest: GuestHandle, device: str) -> str:
 def type_of(guest: GuestHandle, device: str) -> str:
     """Return the type of a device's default domain; ``device`` is its directory in sysfs."""
     return guest.read(f"{group_of(guest, device)}/type").decode().strip()
+
+
+def set_type(guest: GuestHandle, type_file: str, kind: str) -> None:
+    """Change the type of a default domain; the group's devices have no driver. ``type_file`` is the group's.
+
+    Where QEMU would pass a device's DMA from then on, no other test gets the guest.
+    """
+    guest.write(type_file, kind)
+    if kind == IDENTITY and passed.goes_on(guest.in_ram.iommu if guest.in_ram is not None else None):
+        guest.spoilt = passed.WHY
 
 
 def table_of(guest: GuestHandle, name: str) -> tuple[InRam, TableConfig, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_iommu.check.witnesses import passed
 from pytest_iommu.check.witnesses.dma import BEFORE, pattern
 from pytest_iommu.core.outcomes import CheckFailed, Verdict
 
@@ -37,6 +38,8 @@ class Transfers:
         """Transfers of a device of the guest. Skips where the host cannot see the guest's memory."""
         if guest.in_ram is None or guest.in_ram.iommu is None:
             pytest.skip("needs a guest whose memory the host can see, with an IOMMU")
+        if passed.is_passed(guest.run, guest.machine, guest.in_ram.iommu, device):
+            pytest.skip(passed.WHY)
         return cls(iommu, guest.in_ram, device, guest.machine.device(device).sid)
 
     def hold(self, how: str, iova: int, refused: str = "", *, at: int | None = None, rule: str = "ISO-1") -> None:
