@@ -210,6 +210,7 @@ def test_modules_of_an_image(place: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_modules_take_kmod(host: Callable[..., VngHost], programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (programs / "depmod").unlink()
     monkeypatch.setattr(vng, "SBIN", "/nowhere")
+    monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(SetupError, match="apt install kmod"):
         host().argv(Path("qemu"))
 
