@@ -8,6 +8,7 @@ That its tables are those of the domains is judged in every scenario with a devi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -32,6 +33,8 @@ CONTEXTS = f"{DEBUGFS}/intel/dmar_translation_struct"
 K, M = 1 << 10, 1 << 20
 PAGE = 4 * K
 BASE, OA = 0x40000000, 0x18000000
+FREED = "VT-d's debugfs reads tables that were freed (docs/findings.md)"
+"""Without the reference implementation, which selects RCU for these tables."""
 CELLS, CHANGES, MORE, READS = 24, 4000, 100000, 40
 
 pytestmark = pytest.mark.iommu_needs(machine="emulated", devices=(DEVICE,))
@@ -143,6 +146,8 @@ def test_a_reader_in_a_storm(
     tables = [table for text in texts for table in parsed(VTD, {NAME: text}).tables]
     assert len(tables) == READS
     for table in tables:
+        if not iommu_guest.dialect_or_none.files and any(map(partial(_of_another_cell, log), table.rows)):
+            pytest.xfail(FREED)
         for rule, what in _wrong(table, log, end):
             raise CheckFailed(f"VT-d's own dump of {DEVICE}: {what}", (rule,), verdict=Verdict.DUMP)
     if len({tuple(row[1:] for row in table.rows) for table in tables}) == 1:
@@ -161,9 +166,17 @@ def _wrong(table: Table, log: StormLog, end: int) -> Iterator[tuple[str, str]]:
             yield "CON-4", f"line {row.line}: {where}, which no state of its cell has"
 
 
-def _a_state(row: Row, log: StormLog) -> bool:
+def _a_state(row: Row, log: StormLog, cell: int | None = None) -> bool:
+    """Whether the row is one of the states of its cell, or what such a state would be in another ``cell``."""
     number, offset = divmod(row.first - BASE, log.gap)
+    number = number if cell is None else cell
     return row.prot is not None and any(
         (row.oa, row.prot.write) == (state.pa + number * log.cell + offset, state.prot.write) and offset < state.size
         for state in log.states
     )
+
+
+def _of_another_cell(log: StormLog, row: Row) -> bool:
+    """Whether the reader was in a table that was freed, and has become the table of another cell."""
+    inside = BASE <= row.first < BASE + log.cells * log.gap
+    return inside and not _a_state(row, log) and any(_a_state(row, log, cell) for cell in range(log.cells))

@@ -7,11 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_iommu.check.races.storm_log import parse_storm
 from pytest_iommu.conformance.helpers import beside, meminfo
 from pytest_iommu.conformance.test_boots import OURS, complaints
 from pytest_iommu.conformance.test_cost import Pair, counters
 from pytest_iommu.conformance.test_no_memory import QUIET, Allocations
+from pytest_iommu.conformance.test_vtd_text import BASE, _of_another_cell
 from pytest_iommu.core.key import Key
+from pytest_iommu.core.model import Prot
+from pytest_iommu.core.printed import Row
 from pytest_iommu.core.protocol import Reply, Result
 from pytest_iommu.session.run import RUN
 
@@ -85,3 +89,24 @@ def test_a_flavour_that_the_run_does_not_have_is_named() -> None:
     item = SimpleNamespace(config=SimpleNamespace(stash={RUN: run}))
     with pytest.raises(pytest.skip.Exception, match=r"--iommu-flavour=plain,nodump"):
         beside(item, SimpleNamespace(key=key), "plain")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("oa", "prot", "freed"),
+    [
+        pytest.param(0x8000000001000 + (1 << 21), "rw", False, id="a state of its own cell"),
+        pytest.param(0x8000000001000 + (3 << 21), "rw", True, id="a state of another cell"),
+        pytest.param(0x8000000001000 + (3 << 21), "r", False, id="with other permissions"),
+        pytest.param(0x8000000001000 + (24 << 21), "rw", False, id="of a cell that there is not"),
+        pytest.param(0x8000000002000 + (3 << 21), "rw", False, id="of another page of that cell"),
+    ],
+)
+def test_a_row_of_another_cell(oa: int, prot: str, freed: bool) -> None:
+    """VT-d's debugfs: only this says that the reader was in a freed table that is another cell's now."""
+    state = "state {} pa=0x8000000001000 size=0x200000 leaf=0x1000 prot=rw\n"
+    head = f"storm d iova={BASE:#x} cell=0x200000 gap=0x400000 round=0x0 cells=24 threads=2 changes=0 error=0\n"
+    log = parse_storm(head + "".join(map(state.format, range(1, 5))))
+    at = BASE + 0x400000
+    row = Row(1, at, at + 0xFFF, oa, 0, 0x1000, Prot.from_letters(prot))
+    assert _of_another_cell(log, row) == freed
+    assert not _of_another_cell(log, row._replace(first=BASE - 0x1000)), "beside the storm"
