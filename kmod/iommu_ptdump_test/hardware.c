@@ -34,7 +34,7 @@ static int show_smmu_v3(struct device *dev, void *data)
 	return 0;
 }
 
-/* ptt_show_hardware() - one line for the kernel, and one an SMMUv3 */
+/* ptt_show_hardware() - one line for the kernel, and one an SMMUv3; ptt_lock held */
 int ptt_show_hardware(struct seq_file *s)
 {
 	/* A seq_file is from a slab cache, so it is in the linear map */

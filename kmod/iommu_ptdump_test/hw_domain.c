@@ -72,12 +72,12 @@ void ptt_describe_arm(struct ptt_domain *d, unsigned int stage, const struct io_
 	d->arm_cfg = cfg;
 }
 
-/* ptt_own_tables() - whether x86's driver has page tables of its own instead of generic_pt's */
+/* ptt_own_tables() - whether x86's driver has page tables of its own; ptt_lock held */
 bool ptt_own_tables(void)
 {
 	struct iommu_domain *domain;
 	struct ptt_device *dev;
-	bool own = false;
+	bool own;
 
 	list_for_each_entry(dev, &ptt_devices, node) {
 		if (!IS_ENABLED(CONFIG_X86) || !dev->group)
@@ -85,10 +85,11 @@ bool ptt_own_tables(void)
 		domain = alloc_paging(&dev->pdev->dev, 0);
 		if (IS_ERR(domain))
 			continue;
-		own = own || !ptt_is_generic_pt(domain);
+		own = !ptt_is_generic_pt(domain);
 		iommu_domain_free(domain);
+		return own;
 	}
-	return own;
+	return false;
 }
 
 /**

@@ -124,7 +124,13 @@ DEFINE_SHOW_ATTRIBUTE(devices);
 
 static int hardware_show(struct seq_file *s, void *unused)
 {
-	return ptt_show_hardware(s);
+	int ret = mutex_lock_killable(&ptt_lock);
+
+	if (ret)
+		return ret;
+	ret = ptt_show_hardware(s);
+	mutex_unlock(&ptt_lock);
+	return ret;
 }
 DEFINE_SHOW_ATTRIBUTE(hardware);
 
