@@ -169,7 +169,7 @@ def test_a_table_that_is_freed_under_the_walk(
     On a busy machine somebody else may get it first, and what that puts there is no table.
     """
     expected(iommu_guest, request, WrongText, DumpSyntaxError)
-    other = iommu.table("vtdss")
+    other = iommu.domain(stage=next(iter(iommu_guest.machine.stages)))
     # Whatever level its page becomes, the reader comes to the item that is used there.
     first, step = sum(256 << shift for shift in (12, 21, 30)), BLOCK
     taken = f"map {other.name} {first:#x} {OTHER:#x} {PAGE:#x} rw count={OTHERS} istep={step:#x} pstep={PAGE:#x}"
@@ -184,7 +184,7 @@ def test_a_table_that_is_freed_is_followed(
     """Its page becomes another domain's table of pages: where they lead, the reader looks for a table."""
     expected(iommu_guest, request, KernelCrash)
     target.domain.map(BLOCKS, BLOCKS_OA, GIGABYTE, leaf=BLOCK)
-    other = iommu.table("vtdss")
+    other = iommu.domain(stage=next(iter(iommu_guest.machine.stages)))
     # All tables are there but one: for the second page.
     first = sum(256 << shift for shift in (12, 21, 30))
     other.map(first, OTHER, PAGE)
