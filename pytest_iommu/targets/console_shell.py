@@ -103,11 +103,12 @@ class ConsoleShell:
                 self._send(b"\n" + encode(b"0000", QUIT))
             elif found == 1:
                 self._say(b"quit")
+            elif named and password is None and found in (2, 3):
+                # A slow board may have taken what was meant for an agent as the answer to its question.
+                raise SetupError(f"{self.name} asks {user} for a password: set ${PASSWORD_VARIABLE}")
             elif named and (found == 2 or (found == 4 and named == TRIES_TO_LOG_IN)):
                 raise SetupError(f"{self.name} does not let {user} in: is ${PASSWORD_VARIABLE} right?")
-            elif found == 3 and named:
-                if password is None:
-                    raise SetupError(f"{self.name} asks {user} for a password: set ${PASSWORD_VARIABLE}")
+            elif found == 3 and named and password is not None:
                 self._say(password.encode())
             elif found == 4:
                 self._say(user.encode())

@@ -36,6 +36,11 @@ while :; do printf 'board login: '; read -r user; [ -n "$user" ] || continue
 printf 'Password: '; stty -echo; read -r word; stty echo; echo
 if [ "$user $word" = "root secret" ]; then PS1='board# ' sh -i; else echo 'Login incorrect'; fi; done
 """
+# What it asks is read together with what it says of the answer.
+SLOW_LOGIN = """
+while :; do printf 'board login: '; read -r user; [ -n "$user" ] || continue
+sleep 1; read -r word; printf 'Password: \\nLogin incorrect\\n'; done
+"""
 
 pytestmark = pytest.mark.skipif(platform.machine() not in running.ARCHES, reason="no agent for this machine")
 
@@ -140,6 +145,16 @@ def test_a_board_with_a_login(
         while b"board login: " not in one.said[seen:]:
             assert not deadline.over
             time.sleep(0.05)
+
+
+def test_a_slow_board_that_asks_for_a_password(
+    target: Callable[..., RunningTarget], board: Callable[..., Board], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes what is said again, since no answer came in time, for a password that is not right."""
+    monkeypatch.setattr(console_shell, "ANSWER", 0.05)
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    with pytest.raises(SetupError, match=rf"asks root for a password: set \${PASSWORD_VARIABLE}"):
+        target(board(SLOW_LOGIN)).start()
 
 
 def test_what_the_kernel_says_in_between(target: Callable[..., RunningTarget], board: Callable[..., Board]) -> None:
