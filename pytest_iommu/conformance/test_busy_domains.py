@@ -7,6 +7,7 @@ written there is seen in memory at the address that the dump gives.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
@@ -45,9 +46,18 @@ class Rings:
         found = [row["path"] for row in guest.ask_qemu("x-query-virtio") if row["name"] == NAME]
         assert len(found) == 1, f"one {NAME} is needed, there are {found}"
         self._path, self._queue = found[0], 0
-        status = self._status()
         #: IOVAs of the three rings
-        self.iovas = [status[f"vring-{part}"] for part in ("desc", "avail", "used")]
+        self.iovas = self._places()
+
+    def _places(self) -> list[int]:
+        """Wait until the driver has told the device, which it does some time after the device is there."""
+        deadline = Deadline(PATIENCE)
+        while True:
+            status = self._status()
+            found = [status[f"vring-{part}"] for part in ("desc", "avail", "used")]
+            if any(found) or deadline.over:
+                return found
+            time.sleep(0.01)
 
     def _status(self) -> dict[str, int]:
         status: dict[str, int] = self._guest.ask_qemu("x-query-virtio-queue-status", path=self._path, queue=self._queue)

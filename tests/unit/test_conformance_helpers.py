@@ -10,6 +10,7 @@ import pytest
 from pytest_iommu.check.races.storm_log import parse_storm
 from pytest_iommu.conformance.helpers import beside, meminfo
 from pytest_iommu.conformance.test_boots import OURS, complaints
+from pytest_iommu.conformance.test_busy_domains import NAME, Rings
 from pytest_iommu.conformance.test_cost import Pair, counters
 from pytest_iommu.conformance.test_no_memory import QUIET, Allocations
 from pytest_iommu.conformance.test_vtd_text import BASE, _of_another_cell
@@ -110,3 +111,15 @@ def test_a_row_of_another_cell(oa: int, prot: str, freed: bool) -> None:
     row = Row(1, at, at + 0xFFF, oa, 0, 0x1000, Prot.from_letters(prot))
     assert _of_another_cell(log, row) == freed
     assert not _of_another_cell(log, row._replace(first=BASE - 0x1000)), "beside the storm"
+
+
+def test_rings_that_the_driver_has_not_made_yet() -> None:
+    """A device that was plugged in is there before its driver has told it where they are."""
+    told = iter([(0, 0, 0), (0, 0, 0), (0xFFFFE000, 0xFFFFD000, 0xFFFFC000)])
+
+    def ask_qemu(command: str, **_: object) -> object:
+        if command == "x-query-virtio":
+            return [{"path": "/rng", "name": NAME}]
+        return dict(zip(("vring-desc", "vring-avail", "vring-used"), next(told), strict=True))
+
+    assert Rings(SimpleNamespace(ask_qemu=ask_qemu)).iovas == [0xFFFFE000, 0xFFFFD000, 0xFFFFC000]  # type: ignore[arg-type]
