@@ -196,15 +196,15 @@ int ptt_check_map(struct ptt_domain *d, const struct ptt_call *span, struct ptt_
 
 /*
  * Leaves of a forced size. map_pages() is asked for many at a time, unless the
- * driver takes larger ones then (generic_pt and VT-d's own tables do), or the
+ * table may take larger ones then (any but io-pgtable's), or the
  * core's own accounting (iommu_debug_map()) has to see each.
  */
 static int map_leaves(struct ptt_domain *d, u64 iova, u64 pa, u64 size, u64 leaf, int prot,
 		      u64 *mapped)
 {
 	struct iommu_domain *domain = d->domain;
-	bool chooses = ptt_is_generic_pt(domain) || (d->told && d->table);
-	bool one_by_one = chooses || IS_ENABLED(CONFIG_IOMMU_DEBUG_PAGEALLOC);
+	bool one_by_one = ptt_is_generic_pt(domain) || d->table ||
+			  IS_ENABLED(CONFIG_IOMMU_DEBUG_PAGEALLOC);
 	u64 leaves = 0;
 	size_t done;
 	int ret;

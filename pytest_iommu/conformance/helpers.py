@@ -34,6 +34,7 @@ AGE = 6000
 #: seconds of the host for two scans, each of which goes over all of the kernel's memory twice
 PATIENCE = 240
 GROUPS = "/sys/fs/cgroup"
+FREED = "VT-d's debugfs reads tables that were freed (docs/findings.md)"
 #: the agent's job that writes under a limit, and how long it may take, in seconds
 WRITER, WRITING = 0, 60
 
@@ -41,6 +42,11 @@ WRITER, WRITING = 0, 60
 def make(iommu: Iommu, kind: str, granule: int | None = None) -> Domain:
     """A domain of one of KINDS; with ``granule`` skips where a hardware domain has another one."""
     return iommu.domain(stage=kind, granule=granule) if kind in ("s1", "s2") else iommu.table(kind)
+
+
+def reads_freed_tables(guest: GuestHandle) -> bool:
+    """Whether VT-d's debugfs does so in this kernel: the reference implementation selects RCU for these tables."""
+    return not guest.dialect_or_none.files
 
 
 def await_stuck(guest: GuestHandle, job: int, name: str) -> None:

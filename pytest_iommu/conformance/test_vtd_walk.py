@@ -20,6 +20,7 @@ from pytest_iommu.check.platform import linear_map
 from pytest_iommu.check.races import processors
 from pytest_iommu.check.races.trap import CPU, Trap
 from pytest_iommu.check.witnesses.vtd_file import NAME, path_of
+from pytest_iommu.conformance.helpers import FREED, reads_freed_tables
 from pytest_iommu.core.outcomes import CheckFailed, KernelCrash, Verdict
 from pytest_iommu.core.printed import Row
 from pytest_iommu.dialects import DumpSyntaxError
@@ -154,10 +155,9 @@ def _items(row: Row) -> str:
 
 
 def expected(guest: GuestHandle, request: pytest.FixtureRequest, *failures: type[Exception]) -> None:
-    """Without the reference implementation, which selects RCU for these tables, it must fail so."""
-    if not guest.dialect_or_none.files:
-        why = "VT-d's debugfs reads tables that were freed (docs/findings.md)"
-        request.applymarker(pytest.mark.xfail(reason=why, strict=True, raises=failures))
+    """It must fail so where tables are freed at once."""
+    if reads_freed_tables(guest):
+        request.applymarker(pytest.mark.xfail(reason=FREED, strict=True, raises=failures))
 
 
 @pytest.mark.iommu_rules("CON-1")

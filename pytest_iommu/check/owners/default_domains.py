@@ -17,7 +17,7 @@ from pytest_iommu.core.outcomes import CheckFailed, SetupError, Verdict
 from pytest_iommu.guest import ops
 
 GROUPS = "/sys/kernel/iommu_groups"
-IDENTITY, STRICT, LAZY = "identity", "DMA", "DMA-FQ"
+IDENTITY, STRICT, LAZY = passed.IDENTITY, "DMA", "DMA-FQ"
 """Types as written in sysfs."""
 
 INFO = {STRICT: "dma", LAZY: "dma-fq"}
