@@ -72,10 +72,11 @@ def start_reader(
 
     A directory is read with getdents64(2); its data are the kernel's records.
 
-    STOP ends it after the current round. ``held``: the first read(2) that returns data blocks in its copy to user
-    memory until RELEASE (userfaultfd; returns its errno if the kernel does not permit it). The job's value is the
-    number of bytes read (at most INT32_MAX), or the -errno that ended it: EMSGSIZE for more than 512 Ki read(2)s or 40
-    MiB. For its data see split_reads(), without ``keep`` split_digest().
+    STOP ends it after the current round. One that reads until STOP pauses between rounds once half of the room below is
+    used, so that the second half lasts for half a minute. ``held``: the first read(2) that returns data blocks in its
+    copy to user memory until RELEASE (userfaultfd; returns its errno if the kernel does not permit it). The job's value
+    is the number of bytes read (at most INT32_MAX), or the -errno that ended it: EMSGSIZE for more than 512 Ki read(2)s
+    or 40 MiB. For its data see split_reads(), without ``keep`` split_digest().
     """
     flags = (_HELD if held else 0) | (_KEEP if keep else 0)
     return Op(Code.START_READER, job, chunk, path, struct.pack("<3I", _cpu(cpu), rounds, flags))
@@ -93,8 +94,9 @@ def start_sharing_reader(job: int, slot: int, chunk: int = 0, cpu: int | None = 
 def start_writer(job: int, path: str, data: bytes, cpu: int | None = None, rounds: int = 1) -> Op:
     """Open an existing file and write ``data`` in one write(2), ``rounds`` times (0: until STOP) -> 0.
 
-    The first error ends it. The job's value is the number of bytes of the last write(2), or -errno. For its data, the
-    times of each write(2), see split_calls().
+    The first error ends it; EMSGSIZE for more than 512 Ki write(2)s. One that writes until STOP slows down as a reader
+    does. The job's value is the number of bytes of the last write(2), or -errno. For its data, the times of each
+    write(2), see split_calls().
     """
     return Op(Code.START_WRITER, job, 0, path, struct.pack("<2I", _cpu(cpu), rounds) + data)
 

@@ -184,6 +184,25 @@ def test_rounds_are_awaited(agent: Agent, tmp_path: Path) -> None:
     assert any(begin < one.begin and one.end < end for one in jobs.split_reads(reader.data))
 
 
+def test_a_job_without_end_does_not_run_out_before_the_other_begins(agent: Agent, tmp_path: Path) -> None:
+    """Its rounds become slow where half of its room is used: whoever is to overlap with it may be late."""
+    text, path = tmp_path / "text", tmp_path / "f"
+    with text.open("wb") as file:
+        file.truncate(21 << 20)
+    path.touch()
+    started, read, writing, wrote, stopped, reader = agent.run(
+        jobs.start_reader(0, str(text), rounds=0),
+        jobs.await_rounds([0], 0, 60000),
+        jobs.start_writer(1, str(path), b"y", rounds=0),
+        jobs.await_rounds([1], 500_000, 4000),
+        jobs.signal_job(0, Signal.STOP),
+        jobs.wait_job(0, 10000),
+    )
+    assert (started.value, read.value, writing.value, stopped.value) == (0, 1, 0, 0)
+    assert wrote.value == -errno.ETIMEDOUT
+    assert reader.value == 21 << 20
+
+
 def test_rounds_that_do_not_come(agent: Agent, fifo: Path) -> None:
     started, waited, early = agent.run(
         jobs.start_reader(0, str(fifo)), jobs.await_rounds([0], 1, 20), jobs.await_rounds([0], 1 << 31, 20)

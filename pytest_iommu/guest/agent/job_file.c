@@ -13,6 +13,8 @@
 #include "job.h"
 
 #define CHUNK 65536u
+/* What a job without end needs at least for the room it has */
+#define ROOM_NS 60000000000ull
 
 static uint8_t *memory;
 static size_t text_len;
@@ -53,6 +55,27 @@ static void add_to_digest(struct job_shared *shared, const uint8_t *text, size_t
 		lines += text[i] == '\n';
 	}
 	*new = (struct job_digest){ old->bytes + len, old->lines + lines, ~crc };
+}
+
+/* The time for which a job without end has used its room */
+static uint64_t room_used(const struct job_shared *shared)
+{
+	uint64_t records = shared->count * ROOM_NS / RECORDS_MAX;
+	uint64_t text = text_len * ROOM_NS / TEXT_MAX;
+
+	return records > text ? records : text;
+}
+
+/*
+ * A job without end must last until what it is to overlap with has begun, which
+ * a busy machine may put off. So it slows down when half of its room is used.
+ */
+static void pace(const struct job_spec *spec, struct job_shared *shared, uint64_t used_before)
+{
+	uint64_t used = room_used(shared);
+
+	if (!spec->rounds && used > ROOM_NS / 2 && used > used_before)
+		(void)job_await(&shared->stop, used - used_before);
 }
 
 static int32_t reader_setup(const struct job_spec *spec, struct job_shared *shared)
@@ -108,6 +131,7 @@ static int32_t read_once(const struct job_spec *spec, struct job_shared *shared,
 static int32_t reader_run(const struct job_spec *spec, struct job_shared *shared)
 {
 	for (uint32_t round = 0; !spec->rounds || round < spec->rounds; round++) {
+		uint64_t used = room_used(shared);
 		bool directory;
 		int32_t n;
 		int fd;
@@ -125,6 +149,7 @@ static int32_t reader_run(const struct job_spec *spec, struct job_shared *shared
 		if (n < 0)
 			return n;
 		__atomic_store_n(&shared->rounds, round + 1, __ATOMIC_RELEASE);
+		pace(spec, shared, used);
 	}
 	return clamp(total);
 }
@@ -161,6 +186,8 @@ static int32_t writer_run(const struct job_spec *spec, struct job_shared *shared
 	int32_t value = 0;
 
 	for (uint32_t round = 0; !spec->rounds || round < spec->rounds; round++) {
+		uint64_t used = room_used(shared);
+
 		/* one that is told to stop before it began has its first round, as its commands may be awaited */
 		if (round && job_is_set(&shared->stop))
 			break;
@@ -168,6 +195,7 @@ static int32_t writer_run(const struct job_spec *spec, struct job_shared *shared
 		if (value < 0)
 			return value;
 		__atomic_store_n(&shared->rounds, round + 1, __ATOMIC_RELEASE);
+		pace(spec, shared, used);
 	}
 	return value;
 }
