@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class Store:
         self.root = paths.require_cache(root)
         # Kept open: a shared lock on each manifest tells `cache prune` that this session uses the entry.
         self._used: dict[Path, IO[bytes]] = {}
+        weakref.finalize(self, _close_all, self._used)
         self.locks = Locks(self.path("locks"))
         self._numbers = itertools.count()
         self._swept = False
@@ -98,6 +100,8 @@ class Store:
         if not good:
             guard.close()
             return None
+        if path in self._used:
+            self._used[path].close()
         self._used[path] = guard
         touch(path)
         return StoreEntry(path, manifest["files"], manifest["about"])
@@ -269,6 +273,11 @@ def prune(store: Store, max_size: int, say: Callable[[str], None]) -> int:
         removed += one.size
         say(f"removed: {one.path.relative_to(store.root)}")
     return removed
+
+
+def _close_all(guards: Mapping[Path, IO[bytes]]) -> None:
+    for guard in guards.values():
+        guard.close()
 
 
 def _in_use(path: Path) -> bool:

@@ -160,3 +160,4 @@ def test_a_gdbstub_that_is_gone_is_one_error() -> None:
     for call in (gdb.halt, lambda: gdb.wait(0.1), lambda: gdb.step(0), lambda: gdb.read(0, 8), gdb.go):
         with pytest.raises(GdbError):
             call()
+    ours.close()

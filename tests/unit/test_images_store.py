@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,19 @@ def test_what_is_put_can_be_got(store: Store) -> None:
     assert entry["Image"].read_bytes() == b"image"
     assert entry["sub/config"].read_bytes() == b"config"
     assert entry.about == {"description": "Linux"}
+
+
+def test_no_file_is_left_open(tmp_path: Path) -> None:
+    """Whoever makes errors of warnings would have one in a test that has nothing to do with it."""
+    store = Store(tmp_path / "cache")
+    store.put("kernel", "abc", {"Image": b"image"}, {})
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        store.get("kernel", "abc")
+        store.get("kernel", "abc")
+        del store
+        gc.collect()
+    assert [str(warning.message) for warning in warned] == []
 
 
 @pytest.mark.parametrize("damage", ["changed", "shortened", "removed", "manifest"])

@@ -196,10 +196,12 @@ def test_what_was_plugged_tells_equal_questions_apart(directory: Path) -> None:
 
 
 def test_a_recorded_guest_has_what_it_has(directory: Path) -> None:
-    guest = Recorder(directory, "main").watch(Scripted(), KEY)
+    recorder = Recorder(directory, "main")
+    guest = recorder.watch(Scripted(), KEY)
     assert guest.name == "scripted"
     assert getattr(guest, "answers") == []  # noqa: B009
     assert not hasattr(guest, "gdb")
+    recorder.close()
 
 
 def test_an_earlier_recording_is_cleared_and_nothing_else(directory: Path) -> None:
