@@ -68,6 +68,10 @@ class SetupError(IommuError):
     kind = "setup-error"
 
 
+class SetupLost(SetupError):
+    """Something is gone that every other test of the run needs as well, such as room on a disk: the run ends."""
+
+
 class BootTimeout(SetupError):
     """A kernel did not boot in all the time that it was given."""
 

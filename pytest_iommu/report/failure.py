@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_iommu.core.outcomes import CheckFailed, IommuError
 from pytest_iommu.core.rules import RULES
 from pytest_iommu.guest import kcsan
+from pytest_iommu.report.failure_folder import INCOMPLETE
 
 if TYPE_CHECKING:
     from pytest_iommu.core.protocol import Evidence
@@ -23,7 +24,7 @@ CONSOLE = "console, last lines:"
 QEMU = "QEMU:"
 TEXT = "failure.txt"
 """Name of the file with the text of the failure."""
-_ABOUT = {"command.txt": "QEMU's command line", "ram.img": "for pytest-iommu walk"}
+_ABOUT = {"command.txt": "QEMU's command line", "ram.img": "for pytest-iommu walk", INCOMPLETE: "says why"}
 
 
 @dataclass(frozen=True, slots=True)

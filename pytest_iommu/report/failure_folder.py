@@ -8,9 +8,12 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = ".pytest-iommu"
+INCOMPLETE = "incomplete"
+"""The file that says why another one is not there."""
 NAME_LIMIT = 120
 
 
@@ -28,6 +31,14 @@ def folder_name(nodeid: str) -> str:
     return name
 
 
+def give_up(folder: Path, name: str, error: Exception) -> None:
+    """Remove a file that is half written, and say why it is not there."""
+    with suppress(OSError):
+        if name:
+            (folder / name).unlink(missing_ok=True)
+        (folder / INCOMPLETE).write_text(f"{error}\n")
+
+
 class Folder:
     """The artefacts of one run."""
 
@@ -43,6 +54,7 @@ class Folder:
         if not files or self.keep == "none" or (self.keep == "failed" and not failed):
             return None
         folder = self.path / folder_name(nodeid)
+        name = ""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._mark()
@@ -51,10 +63,7 @@ class Folder:
         except OSError as error:
             if not folder.is_dir():
                 return None
-            try:
-                (folder / "incomplete").write_text(f"{error}\n")
-            except OSError:
-                pass
+            give_up(folder, name, error)
         return folder
 
     def _mark(self) -> None:

@@ -12,9 +12,6 @@ from pytest_iommu.report.rows import Row
 NO_GUEST = "iommu_no_guest"
 """Attribute of a report: the guest, the reason, and the whole text; only on the first such test in each worker."""
 
-ENDED = "setup-error: no guest of "
-"""First words of the reason when a run ended because no guest could be provided."""
-
 
 @dataclass(slots=True)
 class NoGuests:

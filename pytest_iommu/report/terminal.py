@@ -67,7 +67,7 @@ class Reporter:
     def _finish(self, session: pytest.Session, exitstatus: int) -> None:
         """If only the set-up failed, the run has its own exit status; with --iommu-strict also a run without checks."""
         self._empty = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
-        if exitstatus == pytest.ExitCode.INTERRUPTED and (self._watch.by_maxfail or self._watch.for_no_guest):
+        if exitstatus == pytest.ExitCode.INTERRUPTED and (self._watch.by_maxfail or self._watch.for_setup):
             # With workers -x ends the run as an interruption, without them as a failure.
             exitstatus = session.exitstatus = pytest.ExitCode.TESTS_FAILED
         elif exitstatus == pytest.ExitCode.OK and self._watch.no_guests:

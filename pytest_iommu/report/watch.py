@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from pytest_iommu.core.outcomes import EXIT_SETUP
+from pytest_iommu.core.outcomes import EXIT_SETUP, SetupError
 from pytest_iommu.core.signals import Terminated
-from pytest_iommu.report.no_guests import ENDED, NoGuests
+from pytest_iommu.report.no_guests import NoGuests
 from pytest_iommu.report.rows import RUN_ROW, Collected, Finished, Row
 from pytest_iommu.report.summary import GUEST, RULES, split
 
 HANDED_BACK = "iommu"
 """Key under which a worker that ends early stores its data of tests: node id -> rules, guest."""
+
+SETUP = f"{SetupError.kind}: "
+"""First words of the reason when the set-up ended a run."""
 
 MAXFAIL = "stopping after "
 """First words of pytest's and xdist's reason when --maxfail ended a run."""
@@ -97,9 +100,9 @@ class Watch:
         self.finished.ended = str(excrepr).strip().rpartition("\n")[2]
 
     @property
-    def for_no_guest(self) -> bool:
-        """Whether the run ended because no guest could be provided."""
-        return self.finished.ended.startswith(ENDED)
+    def for_setup(self) -> bool:
+        """Whether the run ended because no guest could be provided, or something that every test needs was lost."""
+        return self.finished.ended.startswith(SETUP)
 
     @property
     def by_maxfail(self) -> bool:

@@ -22,6 +22,7 @@ from pytest_iommu.core.outcomes import (
     KernelHang,
     NoGuest,
     SetupError,
+    SetupLost,
 )
 from pytest_iommu.core.process import ended
 from pytest_iommu.core.rules import of_dump, of_memory
@@ -74,6 +75,8 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
     if error.evidence is None and needs_guest(item):
         guest = run.pool.live(key_of(item))
         error.evidence = guest.evidence() if guest is not None else None
+    if isinstance(error, SetupLost):
+        item.session.shouldstop = f"setup-error: {error.message.splitlines()[0]}"
     try:
         _describe(item, report, run, error)
     finally:

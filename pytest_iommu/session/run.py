@@ -21,7 +21,7 @@ from pytest_iommu.core.settings import Settings
 from pytest_iommu.dialects.text_dialect import TextDialect
 from pytest_iommu.guest.capabilities import capabilities
 from pytest_iommu.guest.state import BootState, Touched
-from pytest_iommu.report.failure_folder import Folder
+from pytest_iommu.report.failure_folder import Folder, give_up
 from pytest_iommu.session import handover
 from pytest_iommu.session.hookcalls import of_plugin, tell
 from pytest_iommu.session.kernel_dialects import Dialects
@@ -265,7 +265,7 @@ class Run:
 
         ``failed`` are the names of the domains that the test failed by.
         """
-        from pytest_iommu.check.witnesses.in_ram import in_ram
+        from pytest_iommu.check.witnesses.in_ram import IMAGE, in_ram
 
         guest = self.pool.live(key)
         witness = in_ram(guest, self.machine(key.machine)) if guest is not None else None
@@ -273,8 +273,9 @@ class Run:
             return
         try:
             witness.save(folder, failed)
-        except (OSError, IommuError):
-            pass  # the failure that it is for must not be hidden by this
+        except (OSError, IommuError) as error:
+            # the failure that it is for must not be hidden by this
+            give_up(folder, IMAGE, error)
 
     def close(self) -> None:
         """End all guests and finish the recording."""

@@ -20,7 +20,8 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from typing import Any
 import pytest
 
 from pytest_iommu.core.key import Key
-from pytest_iommu.core.outcomes import IommuError, SetupError
+from pytest_iommu.core.outcomes import IommuError, SetupError, SetupLost
 from pytest_iommu.core.protocol import Evidence, Guest, Op, Reply, Result
 from pytest_iommu.guest.ops import Code
 
@@ -153,8 +154,10 @@ class Recorder:
     """
 
     def __init__(self, directory: Path, worker: str, test: Callable[[], str] = current_test) -> None:
+        self._directory = directory
         self._replies = directory / "replies"
         self._test = test
+        self._lost = False
         # Line buffered: a worker that is killed leaves what it had so far.
         self._index = (directory / f"index-{worker}.jsonl").open("w", encoding="utf-8", buffering=1)
 
@@ -163,15 +166,16 @@ class Recorder:
         return _Recorded(guest, str(key), self, self._test)
 
     def answer(self, guest: str, request: Request, reply: Reply) -> None:
-        """Record one answer."""
+        """Record one answer. SetupLost if it cannot be written; what comes after that is not recorded."""
         data = pack_reply(reply)
         name = hashlib.sha256(data).hexdigest()[:32]
         path = self._replies / name
-        if not path.exists():
-            # Write under another name first: two workers may get the same answer at the same time.
-            half = path.with_name(f"{name}.{os.getpid()}")
-            half.write_bytes(data)
-            half.rename(path)
+        with self._written():
+            if not path.exists():
+                # Write under another name first: two workers may get the same answer at the same time.
+                half = path.with_name(f"{name}.{os.getpid()}")
+                half.write_bytes(data)
+                half.rename(path)
         self._line(guest, request, reply=name)
 
     def failure(self, guest: str, request: Request, error: IommuError) -> None:
@@ -186,11 +190,22 @@ class Recorder:
 
     def close(self) -> None:
         """Finish the index."""
-        self._index.close()
+        with self._written():
+            self._index.close()
 
     def _line(self, guest: str, request: Request, **answer: Any) -> None:
         line = {"guest": guest, "test": request.test, "told": request.told, "asked": request.asked, **answer}
-        self._index.write(json.dumps(line) + "\n")
+        with self._written():
+            self._index.write(json.dumps(line) + "\n")
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            lost, self._lost = self._lost, True
+            if not lost:
+                raise SetupLost(f"--iommu-record: {self._directory}: {error.strerror}") from error
 
 
 class _Recorded:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -48,3 +49,29 @@ def test_the_machines_are_those_of_the_recording(recorded: Bench) -> None:
     result.stdout.fnmatch_lines(["iommu: target replay, machine smmuv3topo, flavour plain"])
     other = recorded.pytester.runpytest_subprocess(f"--iommu-target=replay:{again}", "--iommu-machine=smmuv3")
     other.stdout.fnmatch_lines(["*has no recording of a guest smmuv3/plain, but of smmuv3topo/plain*"])
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n1"])
+def test_a_disk_that_is_full_ends_the_run_once(recorded: Bench, workers: str) -> None:
+    """Every other test would say the same."""
+    recorded.pytester.makeconftest(
+        """
+        import errno, os, pathlib
+
+        _write = pathlib.Path.write_bytes
+
+        def write(path, data):
+            if path.parent.name == "replies":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return _write(path, data)
+
+        pathlib.Path.write_bytes = write
+        """
+    )
+    result = recorded.run(workers, "--iommu-record=again", "--iommu-json=run.json")
+    assert result.ret == 6
+    tests = json.loads((recorded.pytester.path / "run.json").read_text())
+    assert [test.get("kind") for test in tests["tests"] if test["outcome"] == "failed"] == ["setup-error"]
+    assert result.stdout.str().count("\nsetup-error: --iommu-record: ") == 1
+    assert tests["run"]["ended"].startswith("setup-error: --iommu-record: ")
+    assert tests["run"]["ended"].endswith("No space left on device")

@@ -48,10 +48,14 @@ def test_latest_leads_to_the_last_run(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_does_not_hide_the_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is whole."""
+
     def full(self: Path, data: bytes) -> int:
+        self.touch()
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     folder = Folder(tmp_path / ".pytest-iommu" / "one", "failed").save(NODE, {"failure.txt": b"x"}, True)
     assert folder is not None
+    assert [path.name for path in folder.iterdir()] == ["incomplete"]
     assert "No space left" in (folder / "incomplete").read_text()
