@@ -102,6 +102,11 @@ def of_dump(rule: str) -> bool:
     return rule in DUMP or rule in V1
 
 
+def of_dma(rule: str) -> bool:
+    """Whether a device's DMA says whether a rule is kept, so that none says it where all DMA is passed."""
+    return rule in ("ISO-1", "ISO-2", "TLB-1", "TLB-2", "TLB-3")
+
+
 def of_memory(rule: str) -> bool:
     """Whether a rule is judged in the guest's memory, so that a recording or a board says nothing of it."""
     return rule in TABLES

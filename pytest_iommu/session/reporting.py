@@ -25,7 +25,7 @@ from pytest_iommu.core.outcomes import (
     SetupLost,
 )
 from pytest_iommu.core.process import ended
-from pytest_iommu.core.rules import of_dump, of_memory
+from pytest_iommu.core.rules import of_dma, of_dump, of_memory
 from pytest_iommu.guest.console import Splat, scan
 from pytest_iommu.report import blame, failure
 from pytest_iommu.report.fingerprint import fingerprint
@@ -206,7 +206,7 @@ def _must_fail(item: pytest.Item, report: pytest.TestReport) -> None:
 
 
 def only_judged(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Leave out rules that this guest cannot break: those of a dump it lacks, and of memory that cannot be read."""
+    """Leave out rules that this guest cannot break: those of a dump it lacks, of memory that cannot be read, of DMA."""
     if not needs_guest(item):
         return
     run, key = item.config.stash[RUN], key_of(item)
@@ -215,11 +215,12 @@ def only_judged(item: pytest.Item, report: pytest.TestReport) -> None:
     of_text = needs_of(item).dialect in {one.name for one in run.dialects.texts}
     no_dump = dialect is not None and not dialect.files and not of_text
     no_memory = not run.sees_memory(key)
-    if not (no_dump or no_memory):
+    no_dma = run.passes_dma(key)
+    if not (no_dump or no_memory or no_dma):
         return
 
     def kept(rule: str) -> bool:
-        return not (no_dump and of_dump(rule)) and not (no_memory and of_memory(rule))
+        return not ((no_dump and of_dump(rule)) or (no_memory and of_memory(rule)) or (no_dma and of_dma(rule)))
 
     report.user_properties = [
         (name, ",".join(filter(kept, str(value).split(","))) if name == RULES else value)

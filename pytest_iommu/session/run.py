@@ -56,6 +56,7 @@ class Run:
         self.dialects = Dialects(self)
         self._states: dict[Guest, BootState] = {}
         self._sighted: dict[Key, bool] = {}
+        self._passing: dict[Key, bool] = {}
 
     @property
     def worker(self) -> str:
@@ -246,6 +247,10 @@ class Run:
         """Whether the memory of that key's guests can be read, as far as is known: true until one has booted."""
         return self._sighted.get(key, True)
 
+    def passes_dma(self, key: Key) -> bool:
+        """Whether QEMU passes the DMA of that key's guests, so that none is judged; false until one has booted."""
+        return self._passing.get(key, False)
+
     def kernel_said(self, key: Key) -> str:
         """The live guest's own description of its kernel; empty if the kernel was prepared here."""
         return "" if key.kernel in self.kernels else capabilities(self.pool.live(key)).kernel
@@ -303,8 +308,12 @@ class Run:
             if kernel is None and self.kind.needs_kernel:
                 raise SetupError(f"no kernel was prepared for {key}; --iommu-machine and --iommu-flavour choose")
             self._targets[key] = self.kind.make(self.settings, self.machine(key.machine), key, kernel)
+        from pytest_iommu.check.witnesses.passed import passing
+
         guest = self._targets[key].start()
         self._sighted[key] = guest.memory is not None
+        if key not in self._passing:
+            self._passing[key] = passing(guest, self.machine(key.machine))
         return self._watched(guest, key)
 
     def _watched(self, guest: Guest, key: Key) -> Guest:

@@ -10,7 +10,7 @@ import pytest
 from iommu_entries import KINDS
 
 from pytest_iommu.check.owners.default_domains import IDENTITY, STRICT, set_type
-from pytest_iommu.check.witnesses import passed
+from pytest_iommu.check.witnesses import in_ram, passed
 from pytest_iommu.check.witnesses.dma import Done
 from pytest_iommu.core import machines
 from pytest_iommu.core.model import Prot
@@ -52,6 +52,14 @@ def test_of_which_devices_it_is(iommu: str, kind: str) -> None:
     found = passed.is_passed(guest.run, MACHINE, guest.in_ram.iommu, "edu0")
     assert found == (iommu in STICKY and kind == IDENTITY)
     assert guest.asked == ([TYPE] if iommu in STICKY else []), "others need not be asked"
+
+
+@pytest.mark.parametrize("iommu", KINDS)
+@pytest.mark.parametrize("kind", [IDENTITY, STRICT])
+def test_a_kernel_that_makes_identity_domains(monkeypatch: pytest.MonkeyPatch, iommu: str, kind: str) -> None:
+    guest = Asked(kind, iommu)
+    monkeypatch.setattr(in_ram, "in_ram", lambda guest, machine: guest.in_ram)
+    assert passed.passing(guest, MACHINE) == (iommu in STICKY and kind == IDENTITY)  # type: ignore[arg-type]
 
 
 def test_transfers_of_a_domain_are_left_out() -> None:

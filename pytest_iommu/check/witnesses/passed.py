@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_iommu.core.machines import Machine
-    from pytest_iommu.core.protocol import Op, Reply
+    from pytest_iommu.core.protocol import Guest, Op, Reply
     from pytest_iommu.oracle.iommu import Iommu
 
 WHY = "QEMU's VT-d in scalable mode goes on passing the DMA of a device that has been on an identity domain"
@@ -36,3 +36,14 @@ def is_passed(run: Callable[[Sequence[Op]], Reply], machine: Machine, iommu: Iom
     address = machine.device(device).address
     (kind,) = run([ops.read_file(f"/sys/bus/pci/devices/0000:{address}/iommu_group/type")]).results
     return kind.ok and ops.text_of(kind).strip() == IDENTITY
+
+
+def passing(guest: Guest, machine: Machine) -> bool:
+    """Whether this holds of a guest's devices from its boot on, since its kernel makes identity domains of itself."""
+    from pytest_iommu.check.witnesses.in_ram import in_ram
+
+    witness = in_ram(guest, machine)
+    if witness is None or not goes_on(witness.iommu):
+        return False
+    edus = [one.name for one in machine.devices if one.driver.startswith("edu") and not one.hotplug]
+    return all(is_passed(guest.run, machine, witness.iommu, name) for name in edus)
