@@ -203,6 +203,15 @@ def test_a_job_without_end_does_not_run_out_before_the_other_begins(agent: Agent
     assert reader.value == 21 << 20
 
 
+def test_a_digest_takes_no_room_for_text(agent: Agent, tmp_path: Path) -> None:
+    """A reader that keeps no text is as fast after 40 MiB as before."""
+    path = tmp_path / "f"
+    with path.open("wb") as file:
+        file.truncate(21 << 20)
+    _, read = agent.run(jobs.start_reader(0, str(path), rounds=0, keep=False), jobs.await_rounds([0], 3, 15000))
+    assert read.value >= 4
+
+
 def test_rounds_that_do_not_come(agent: Agent, fifo: Path) -> None:
     started, waited, early = agent.run(
         jobs.start_reader(0, str(fifo)), jobs.await_rounds([0], 1, 20), jobs.await_rounds([0], 1 << 31, 20)

@@ -120,10 +120,10 @@ static int32_t read_once(const struct job_spec *spec, struct job_shared *shared,
 		if (text_len + n > TEXT_MAX)
 			return -EMSGSIZE;
 		memcpy(shared->text + text_len, memory, n);
+		text_len += n;
 	}
 	if (!job_record(shared, &record))
 		return -EMSGSIZE;
-	text_len += n;
 	total += n;
 	return record.value;
 }
