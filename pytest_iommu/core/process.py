@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from pytest_iommu.core import limits, needs
-from pytest_iommu.core.outcomes import SetupError
+from pytest_iommu.core.outcomes import SetupError, SetupLost
 from pytest_iommu.core.waiting import Deadline
 
 _log = logging.getLogger(__name__)
@@ -53,9 +53,14 @@ class Finished:
     lines: tuple[str, ...]
 
 
-def disk_full(path: Path) -> SetupError:
+def no_room(error: Exception) -> bool:
+    """Whether a disk is full, or its owner's share of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(path: Path) -> SetupLost:
     """The error for a full disk; ``path`` is where it was to be written."""
-    return SetupError(
+    return SetupLost(
         f"{NO_SPACE}: {path}. A kernel source takes 2 GB, a build 200 MB. Free some, choose another place with "
         "--iommu-cache=DIR, or drop old entries with: pytest-iommu cache prune"
     )
@@ -143,7 +148,7 @@ def run(
             assert child.stdout is not None
             child.stdout.close()
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if no_room(error):
             raise disk_full(log or cwd or Path(argv[0])) from error
         raise
     finally:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from pytest_iommu.core import needs, paths
 from pytest_iommu.core.machines import Machine
 from pytest_iommu.core.outcomes import SetupError
-from pytest_iommu.core.process import disk_full
+from pytest_iommu.core.process import disk_full, no_room
 from pytest_iommu.core.settings import Settings
 from pytest_iommu.images import (
     agent,
@@ -103,7 +102,7 @@ def prepare(
             progress.note(f"ready after {time.monotonic() - began:.0f}s: {made.describe()}")
         return made
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if no_room(error):
             raise disk_full(store.root) from error
         raise SetupError(f"{error.filename or store.root}: {error.strerror}") from error
 

@@ -7,7 +7,6 @@ waiting sessions its holders, since when they hold it, and for what.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_iommu.core.outcomes import SetupError
-from pytest_iommu.core.process import disk_full
+from pytest_iommu.core.process import disk_full, no_room
 from pytest_iommu.images import progress as watching
 from pytest_iommu.images.progress import Progress
 
@@ -159,7 +158,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if no_room(error):
             raise disk_full(folder) from error
         raise SetupError(f"--iommu-cache: {folder.parent}: {error.strerror}") from error
 

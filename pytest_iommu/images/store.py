@@ -7,7 +7,6 @@ and ``qemu/`` hold the inputs. ``tmp/`` holds incomplete things, ``locks/`` the 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import itertools
@@ -25,7 +24,7 @@ from typing import IO, Any
 
 from pytest_iommu.core import paths
 from pytest_iommu.core.outcomes import SetupError
-from pytest_iommu.core.process import disk_full
+from pytest_iommu.core.process import disk_full, no_room
 from pytest_iommu.images.locks import Locks, own_directory, sweep
 from pytest_iommu.images.progress import Progress
 
@@ -165,7 +164,7 @@ class Store:
             with own_directory(work):
                 yield work
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if no_room(error):
                 raise disk_full(work) from error
             raise
         finally:
@@ -187,7 +186,7 @@ class Store:
             with tempfile.TemporaryFile(dir=self.root) as probe:
                 probe.write(b"x")
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if no_room(error):
                 raise disk_full(self.root) from error
             raise SetupError(f"--iommu-cache: {self.root}: {error.strerror}") from error
 

@@ -7,7 +7,6 @@ error in the test or a full table of open files does not.
 
 from __future__ import annotations
 
-import errno
 import inspect
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 
 import pytest_iommu
 from pytest_iommu.core.outcomes import CheckFailed, ForeignError, GuestAnswered, IommuError, SetupError, SetupLost
+from pytest_iommu.core.process import no_room
 
 PACKAGE = Path(pytest_iommu.__file__).parent
 SUITE = PACKAGE / "conformance"
@@ -38,8 +38,7 @@ def outcome_of(
         return CheckFailed(str(error))
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, (OSError, MemoryError)) and _raised_in(item, files) is PACKAGE:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return (SetupLost if full else SetupError)(f"this machine cannot provide what the run needs: {text}")
+        return (SetupLost if no_room(error) else SetupError)(f"this machine cannot provide what the run needs: {text}")
     return ForeignError(text)
 
 

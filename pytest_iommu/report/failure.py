@@ -24,7 +24,7 @@ CONSOLE = "console, last lines:"
 QEMU = "QEMU:"
 TEXT = "failure.txt"
 """Name of the file with the text of the failure."""
-_ABOUT = {"command.txt": "QEMU's command line", "ram.img": "for pytest-iommu walk", INCOMPLETE: "says why"}
+_ABOUT = {"command.txt": "QEMU's command line", "ram.img": "for pytest-iommu walk", INCOMPLETE: "why a file is missing"}
 
 
 @dataclass(frozen=True, slots=True)

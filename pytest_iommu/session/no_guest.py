@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_iommu.report.no_guests import NO_GUEST
+from pytest_iommu.report.watch import SETUP
 from pytest_iommu.session.lifecycle import key_of, needs_guest
 from pytest_iommu.session.run import RUN
 
 if TYPE_CHECKING:
     from pytest_iommu.core.key import Key
-    from pytest_iommu.core.outcomes import NoGuest
+    from pytest_iommu.core.outcomes import NoGuest, SetupError
 
 _TOLD: pytest.StashKey[set[str]] = pytest.StashKey()
 _WANTED: pytest.StashKey[set[Key]] = pytest.StashKey()
@@ -39,7 +40,12 @@ def not_run(item: pytest.Item, report: pytest.TestReport, error: NoGuest, text: 
         told.add(error.key)
         report.__dict__[NO_GUEST] = (error.key, error.reason, text())
     if all(run.pool.broken(key) for key in _wanted(item.session)):
-        item.session.shouldstop = f"setup-error: {error.message.splitlines()[0]}"
+        end_run(item.session, error)
+
+
+def end_run(session: pytest.Session, error: SetupError) -> None:
+    """Run no other test: it would meet the same error."""
+    session.shouldstop = f"{SETUP}{error.message.splitlines()[0]}"
 
 
 def _wanted(session: pytest.Session) -> set[Key]:

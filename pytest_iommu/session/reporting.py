@@ -76,7 +76,7 @@ def finish_report(item: pytest.Item, call: pytest.CallInfo[None], report: pytest
         guest = run.pool.live(key_of(item))
         error.evidence = guest.evidence() if guest is not None else None
     if isinstance(error, SetupLost):
-        item.session.shouldstop = f"setup-error: {error.message.splitlines()[0]}"
+        no_guest.end_run(item.session, error)
     try:
         _describe(item, report, run, error)
     finally:

@@ -302,18 +302,22 @@ class Run:
         return available >= int(workers) * MOST * largest
 
     def _start(self, key: Key) -> Guest:
+        from pytest_iommu.check.witnesses.passed import passing
+
         if key not in self._targets:
             self._tell_of_waits()
             kernel = self.kernels.get(key.kernel)
             if kernel is None and self.kind.needs_kernel:
                 raise SetupError(f"no kernel was prepared for {key}; --iommu-machine and --iommu-flavour choose")
             self._targets[key] = self.kind.make(self.settings, self.machine(key.machine), key, kernel)
-        from pytest_iommu.check.witnesses.passed import passing
-
         guest = self._targets[key].start()
         self._sighted[key] = guest.memory is not None
         if key not in self._passing:
-            self._passing[key] = passing(guest, self.machine(key.machine))
+            try:
+                self._passing[key] = passing(guest, self.machine(key.machine))
+            except BaseException:
+                guest.close()
+                raise
         return self._watched(guest, key)
 
     def _watched(self, guest: Guest, key: Key) -> Guest:

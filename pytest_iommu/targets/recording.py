@@ -154,7 +154,6 @@ class Recorder:
     """
 
     def __init__(self, directory: Path, worker: str, test: Callable[[], str] = current_test) -> None:
-        self._directory = directory
         self._replies = directory / "replies"
         self._test = test
         self._lost = False
@@ -205,7 +204,7 @@ class Recorder:
         except OSError as error:
             lost, self._lost = self._lost, True
             if not lost:
-                raise SetupLost(f"--iommu-record: {self._directory}: {error.strerror}") from error
+                raise SetupLost(f"--iommu-record: {self._replies.parent}: {error.strerror}") from error
 
 
 class _Recorded:
